@@ -1,0 +1,367 @@
+//! Events of the YAML parser gathered into a tree in which every node knows where it stands.
+//!
+//! Scalars keep their text: what a text means is decided where the wanted type is known (`de`).
+
+use std::collections::{HashMap, HashSet};
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span as Mark, StrInput, Tag};
+
+use super::spans::Region;
+
+/// Nodes one text may expand to, aliases counted at every use: a document is some thousands.
+const MAX_NODES: usize = 250_000;
+/// Deserialising recurses, so depth is stack.
+const MAX_DEPTH: usize = 64;
+
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) region: Region,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Kind {
+    /// `plain` is false for quoted and block scalars, which are text whatever they look like.
+    Scalar {
+        text: String,
+        plain: bool,
+    },
+    Seq(Vec<Item>),
+    Map(Vec<Entry>),
+}
+
+/// `index` is the place in the text: the list may have lost items to error recovery.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub(super) index: usize,
+    pub(super) value: Node,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) region: Region,
+    pub(super) value: Node,
+}
+
+/// Something wrong with the text itself.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) region: Region,
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+impl Node {
+    fn null(region: Region) -> Node {
+        Node {
+            region,
+            kind: Kind::Scalar {
+                text: String::new(),
+                plain: true,
+            },
+        }
+    }
+
+    fn weight(&self) -> usize {
+        1 + match &self.kind {
+            Kind::Scalar { .. } => 0,
+            Kind::Seq(items) => items.iter().map(|item| item.value.weight()).sum(),
+            Kind::Map(entries) => entries.iter().map(|entry| 1 + entry.value.weight()).sum(),
+        }
+    }
+}
+
+/// The one document in `text`. `Err` is a text that is no YAML; `faults` is YAML that we refuse, with a
+/// tree that can still be checked for more.
+pub(super) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
+    let mut builder = Builder {
+        parser: Parser::new_from_str(text),
+        places: Places::new(text),
+        anchors: HashMap::new(),
+        nodes: 0,
+        faults,
+    };
+    builder.document()
+}
+
+struct Builder<'t, 'f> {
+    parser: Parser<'t, StrInput<'t>>,
+    places: Places<'t>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+    faults: &'f mut Vec<Fault>,
+}
+
+impl<'t> Builder<'t, '_> {
+    fn next(&mut self) -> Result<(Event<'t>, Region), Fault> {
+        match self.parser.next_event() {
+            Some(Ok((event, mark))) => Ok((event, self.places.region(&mark))),
+            Some(Err(error)) => Err(self.places.scan_error(&error)),
+            None => Ok((Event::StreamEnd, self.places.end())),
+        }
+    }
+
+    fn document(&mut self) -> Result<Node, Fault> {
+        let mut root = None;
+        loop {
+            let (event, region) = self.next()?;
+            match event {
+                Event::StreamEnd => {
+                    return Ok(root.unwrap_or_else(|| Node::null(self.places.end())));
+                }
+                Event::DocumentStart(_) if root.is_some() => {
+                    return Err(Fault {
+                        region,
+                        message: "a second document starts here".to_owned(),
+                        help: Some("keep one document in one file".to_owned()),
+                    });
+                }
+                Event::StreamStart
+                | Event::DocumentStart(_)
+                | Event::DocumentEnd
+                | Event::Nothing => {}
+                event => root = Some(self.node(event, region, 0)?),
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'t>, region: Region, depth: usize) -> Result<Node, Fault> {
+        self.count(1, &region)?;
+        if depth > MAX_DEPTH {
+            return Err(Fault {
+                region,
+                message: format!("nested deeper than {MAX_DEPTH} levels"),
+                help: None,
+            });
+        }
+        let (anchor, mut node) = match event {
+            Event::Alias(anchor) => {
+                let Some(node) = self.anchors.get(&anchor).cloned() else {
+                    return Err(Fault {
+                        region,
+                        message: "an alias to a node that contains it".to_owned(),
+                        help: None,
+                    });
+                };
+                self.count(node.weight(), &region)?;
+                // The alias keeps the positions of what it names: that is where the text can be mended.
+                return Ok(node);
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let empty = region.bytes.is_empty();
+                let mut plain = style == ScalarStyle::Plain;
+                let text = if plain && empty {
+                    String::new()
+                } else {
+                    text.into_owned()
+                };
+                plain = self.tagged(tag.as_deref(), &region, plain, true);
+                (
+                    anchor,
+                    Node {
+                        region,
+                        kind: Kind::Scalar { text, plain },
+                    },
+                )
+            }
+            Event::SequenceStart(anchor, tag) => {
+                self.tagged(tag.as_deref(), &region, false, false);
+                (anchor, self.sequence(region, depth)?)
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.tagged(tag.as_deref(), &region, false, false);
+                (anchor, self.mapping(region, depth)?)
+            }
+            _ => (0, Node::null(region)),
+        };
+        if let Kind::Map(entries) = &mut node.kind {
+            self.merge(entries);
+        }
+        if anchor > 0 {
+            self.count(node.weight(), &node.region)?;
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn sequence(&mut self, mut region: Region, depth: usize) -> Result<Node, Fault> {
+        let mut items = Vec::new();
+        loop {
+            let (event, at) = self.next()?;
+            if event == Event::SequenceEnd {
+                region.bytes.end = region.bytes.end.max(at.bytes.end);
+                return Ok(Node {
+                    region,
+                    kind: Kind::Seq(items),
+                });
+            }
+            let value = self.node(event, at, depth + 1)?;
+            items.push(Item {
+                index: items.len(),
+                value,
+            });
+        }
+    }
+
+    fn mapping(&mut self, mut region: Region, depth: usize) -> Result<Node, Fault> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut lines: HashMap<String, usize> = HashMap::new();
+        loop {
+            let (event, at) = self.next()?;
+            if event == Event::MappingEnd {
+                region.bytes.end = region.bytes.end.max(at.bytes.end);
+                return Ok(Node {
+                    region,
+                    kind: Kind::Map(entries),
+                });
+            }
+            let key = self.node(event, at, depth + 1)?;
+            let (event, at) = self.next()?;
+            let value = self.node(event, at, depth + 1)?;
+            let Kind::Scalar { text, .. } = key.kind else {
+                self.faults.push(Fault {
+                    region: key.region,
+                    message: "a key must be a single word or text".to_owned(),
+                    help: None,
+                });
+                continue;
+            };
+            if let Some(first) = lines.get(&text) {
+                self.faults.push(Fault {
+                    region: key.region,
+                    message: format!("duplicate key `{text}`"),
+                    help: Some(format!(
+                        "it is first set in line {first}; keep one of the two"
+                    )),
+                });
+                continue;
+            }
+            lines.insert(text.clone(), key.region.line);
+            entries.push(Entry {
+                key: text,
+                region: key.region,
+                value,
+            });
+        }
+    }
+
+    /// `<<: *defaults`, which YAML 1.1 readers merge: keys of the mapping itself win.
+    fn merge(&mut self, entries: &mut Vec<Entry>) {
+        let Some(at) = entries.iter().position(|entry| entry.key == "<<") else {
+            return;
+        };
+        let sources = match &entries[at].value.kind {
+            Kind::Map(_) => vec![entries[at].value.clone()],
+            Kind::Seq(items) => items.iter().map(|item| item.value.clone()).collect(),
+            Kind::Scalar { .. } => return,
+        };
+        entries.remove(at);
+        let mut known: HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
+        for source in sources {
+            if let Kind::Map(more) = source.kind {
+                entries.extend(
+                    more.into_iter()
+                        .filter(|entry| known.insert(entry.key.clone())),
+                );
+            }
+        }
+    }
+
+    /// Whether the scalar is still plain under `tag`. Only the tags that change nothing for us are known.
+    fn tagged(&mut self, tag: Option<&Tag>, region: &Region, plain: bool, scalar: bool) -> bool {
+        let Some(tag) = tag else { return plain };
+        let core = tag.is_yaml_core_schema();
+        match tag.suffix.as_str() {
+            "str" if core && scalar => return false,
+            "int" | "float" | "bool" | "null" if core && scalar => return true,
+            "seq" | "map" if core && !scalar => return plain,
+            _ => {}
+        }
+        let name = if core {
+            format!("!!{}", tag.suffix)
+        } else {
+            tag.to_string()
+        };
+        let help = (name == "!!binary")
+            .then(|| "write the base64 as text and say `encoding: b64`".to_owned());
+        self.faults.push(Fault {
+            region: region.clone(),
+            message: format!("the tag `{name}` is not supported"),
+            help,
+        });
+        plain
+    }
+
+    fn count(&mut self, nodes: usize, region: &Region) -> Result<(), Fault> {
+        self.nodes += nodes;
+        if self.nodes <= MAX_NODES {
+            return Ok(());
+        }
+        Err(Fault {
+            region: region.clone(),
+            message: format!("the text expands to more than {MAX_NODES} values"),
+            help: Some("aliases count at every use".to_owned()),
+        })
+    }
+}
+
+/// The parser counts characters; Rust slices bytes.
+struct Places<'t> {
+    text: &'t str,
+    /// Byte of every character, empty when the text is ASCII and the two are the same.
+    bytes: Vec<usize>,
+}
+
+impl<'t> Places<'t> {
+    fn new(text: &'t str) -> Self {
+        let bytes = if text.is_ascii() {
+            Vec::new()
+        } else {
+            text.char_indices().map(|(byte, _)| byte).collect()
+        };
+        Places { text, bytes }
+    }
+
+    fn byte(&self, marker: &Marker) -> usize {
+        if self.bytes.is_empty() {
+            marker.index().min(self.text.len())
+        } else {
+            self.bytes
+                .get(marker.index())
+                .copied()
+                .unwrap_or(self.text.len())
+        }
+    }
+
+    fn region(&self, mark: &Mark) -> Region {
+        let start = self.byte(&mark.start);
+        let end = self.byte(&mark.end).max(start);
+        Region {
+            line: mark.start.line(),
+            column: mark.start.col() + 1,
+            bytes: start..end,
+        }
+    }
+
+    fn end(&self) -> Region {
+        Region {
+            line: 1,
+            column: 1,
+            bytes: 0..0,
+        }
+    }
+
+    fn scan_error(&self, error: &ScanError) -> Fault {
+        let at = self.byte(error.marker());
+        Fault {
+            region: Region {
+                line: error.marker().line(),
+                column: error.marker().col() + 1,
+                bytes: at..at,
+            },
+            message: format!("not YAML: {}", error.info()),
+            help: None,
+        }
+    }
+}
