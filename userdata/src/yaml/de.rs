@@ -3,188 +3,20 @@
 //! `mac: 52:54:00:12:34:56` into a string is that text, `on` into a boolean is true; `on` into an untyped
 //! value is an error, because readers differ on it.
 
-use std::fmt::Display;
-
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess,
-    SeqAccess, Unexpected, VariantAccess, Visitor, value::StrDeserializer,
+    SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
+use super::failure::{Failure, What};
+use super::key::KeyDe;
 use super::scalar::{self, Plain};
-use super::spans::{Region, Segment};
-use super::tree::{Entry, Item, Kind, Node};
+use super::spans::Segment;
+use super::tree::{Entry, Item, Kind, Node, Style};
 
 /// The struct name under which [`super::Scalar`] asks for text and quoting.
 pub(super) const SCALAR: &str = "$userdata::yaml::Scalar";
-
-/// Why a value was not accepted, with the place once it is known.
-#[derive(Debug)]
-pub(super) struct Failure {
-    /// Without the value.
-    pub(super) message: String,
-    pub(super) help: Option<String>,
-    pub(super) region: Option<Region>,
-    /// From the inside out.
-    pub(super) path: Vec<Segment>,
-    pub(super) what: What,
-}
-
-#[derive(Debug, PartialEq)]
-pub(super) enum What {
-    Value,
-    UnknownKey,
-    Missing,
-}
-
-impl Failure {
-    fn new(message: impl Into<String>) -> Self {
-        Failure {
-            message: message.into(),
-            help: None,
-            region: None,
-            path: Vec::new(),
-            what: What::Value,
-        }
-    }
-
-    fn at(mut self, region: &Region) -> Self {
-        self.region.get_or_insert_with(|| region.clone());
-        self
-    }
-
-    fn inside(mut self, segment: Segment) -> Self {
-        self.path.push(segment);
-        self
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-impl de::Error for Failure {
-    fn custom<T: Display>(message: T) -> Self {
-        Failure::new(message.to_string())
-    }
-
-    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Failure::new(format!(
-            "expected {}, found {}",
-            wanted(expected),
-            kind(found)
-        ))
-    }
-
-    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        let wanted = wanted(expected);
-        match found {
-            Unexpected::Unsigned(_) | Unexpected::Signed(_) | Unexpected::Float(_) => {
-                Failure::new(format!("the number does not fit: expected {wanted}"))
-            }
-            _ => Failure::new(format!("expected {wanted}")),
-        }
-    }
-
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        let mut failure = Failure::new(format!("expected one of {}", list(expected)));
-        failure.help = nearest(variant, expected.iter().copied()).map(did_you_mean);
-        failure
-    }
-
-    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        let mut failure = Failure::new(format!("unknown key `{field}`"));
-        failure.help = Some(match nearest(field, expected.iter().copied()) {
-            Some(known) => did_you_mean(known),
-            None if expected.is_empty() => "no keys are known here".to_owned(),
-            None => format!("known keys here: {}", list(expected)),
-        });
-        failure.what = What::UnknownKey;
-        failure
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        let mut failure = Failure::new(format!("the key `{field}` is missing"));
-        failure.what = What::Missing;
-        failure
-    }
-
-    fn duplicate_field(field: &'static str) -> Self {
-        Failure::new(format!(
-            "`{field}` is set twice, under two spellings of the key"
-        ))
-    }
-}
-
-fn did_you_mean(known: &str) -> String {
-    format!("did you mean `{known}`?")
-}
-
-fn list(names: &[&str]) -> String {
-    names
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-/// The candidate that a typing error would turn into `word`.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let plain = |s: &str| s.replace('-', "_").to_lowercase();
-    let word = plain(word);
-    candidates
-        .into_iter()
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(&word, &plain(candidate)),
-                candidate,
-            )
-        })
-        .filter(|(distance, candidate)| {
-            *distance <= (candidate.len().max(word.len()) / 3).clamp(1, 3)
-        })
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// serde's words for what was expected, in a reader's words.
-fn wanted(expected: &dyn Expected) -> String {
-    let words = expected.to_string();
-    match words.as_str() {
-        "a boolean" => "`true` or `false`".to_owned(),
-        "a string" | "str" | "string" => "text".to_owned(),
-        "a sequence" => "a list".to_owned(),
-        "a map" => "a mapping".to_owned(),
-        "u8" => "a number from 0 to 255".to_owned(),
-        "u16" => "a number from 0 to 65535".to_owned(),
-        "u32" | "u64" | "usize" => "a number, 0 or larger".to_owned(),
-        "i8" | "i16" | "i32" | "i64" => "a whole number".to_owned(),
-        "f32" | "f64" => "a number".to_owned(),
-        _ if words.starts_with("struct ") => "a mapping".to_owned(),
-        _ => words,
-    }
-}
-
-/// The kind of a value, never the value.
-fn kind(found: Unexpected<'_>) -> &'static str {
-    match found {
-        Unexpected::Bool(_) => "a boolean",
-        Unexpected::Unsigned(_) | Unexpected::Signed(_) => "a whole number",
-        Unexpected::Float(_) => "a number with a point",
-        Unexpected::Char(_) | Unexpected::Str(_) => "text",
-        Unexpected::Unit | Unexpected::Option => "nothing",
-        Unexpected::Seq => "a list",
-        Unexpected::Map => "a mapping",
-        _ => "something else",
-    }
-}
 
 #[derive(Clone, Copy)]
 pub(super) struct NodeDe<'a>(pub(super) &'a Node);
@@ -192,7 +24,10 @@ pub(super) struct NodeDe<'a>(pub(super) &'a Node);
 impl<'a> NodeDe<'a> {
     fn mismatch(self, expected: &dyn Expected) -> Failure {
         let found = match &self.0.kind {
-            Kind::Scalar { text, plain: true } if scalar::is_null(text) => Unexpected::Unit,
+            Kind::Scalar {
+                text,
+                style: Style::Plain,
+            } if scalar::is_null(text) => Unexpected::Unit,
             Kind::Scalar { .. } => Unexpected::Str(""),
             Kind::Seq(_) => Unexpected::Seq,
             Kind::Map(_) => Unexpected::Map,
@@ -201,15 +36,15 @@ impl<'a> NodeDe<'a> {
     }
 
     fn is_null(self) -> bool {
-        matches!(&self.0.kind, Kind::Scalar { text, plain: true } if scalar::is_null(text))
+        matches!(&self.0.kind, Kind::Scalar { text, style: Style::Plain } if scalar::is_null(text))
     }
 
     fn number<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
-        let Kind::Scalar { text, plain } = &self.0.kind else {
+        let Kind::Scalar { text, style } = &self.0.kind else {
             return Err(self.mismatch(&visitor));
         };
         match scalar::resolve(text) {
-            _ if !plain => {
+            _ if *style != Style::Plain => {
                 let mut failure = self.mismatch(&visitor);
                 failure.help = matches!(
                     scalar::resolve(text),
@@ -233,7 +68,14 @@ impl<'a> NodeDe<'a> {
 
     fn any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
         match &self.0.kind {
-            Kind::Scalar { text, plain: false } => visitor.visit_borrowed_str(text),
+            Kind::Scalar {
+                style: Style::Binary,
+                ..
+            } => Err(binary()),
+            Kind::Scalar {
+                text,
+                style: Style::Quoted,
+            } => visitor.visit_borrowed_str(text),
             Kind::Scalar { text, .. } => {
                 match scalar::resolve(text) {
                     Plain::Null => visitor.visit_unit(),
@@ -277,6 +119,12 @@ impl<'a> NodeDe<'a> {
     }
 }
 
+fn binary() -> Failure {
+    let mut failure = Failure::new("`!!binary` is not read here");
+    failure.help = Some("write it as text".to_owned());
+    failure
+}
+
 macro_rules! placed {
     ($self:ident, $result:expr) => {
         $result.map_err(|failure: Failure| failure.at(&$self.0.region))
@@ -295,7 +143,8 @@ macro_rules! texts {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
             placed!(self, match &self.0.kind {
-                Kind::Scalar { text, plain } if !plain || !scalar::is_null(text) => visitor.visit_borrowed_str(text),
+                Kind::Scalar { style: Style::Binary, .. } => Err(binary()),
+                Kind::Scalar { text, .. } if !self.is_null() => visitor.visit_borrowed_str(text),
                 _ => Err(self.mismatch(&visitor)),
             })
         })*
@@ -313,11 +162,17 @@ impl<'a> Deserializer<'a> for NodeDe<'a> {
         placed!(
             self,
             match &self.0.kind {
-                Kind::Scalar { text, plain: true } => match scalar::boolean(text) {
+                Kind::Scalar {
+                    text,
+                    style: Style::Plain,
+                } => match scalar::boolean(text) {
                     Some(value) => visitor.visit_bool(value),
                     None => Err(self.mismatch(&visitor)),
                 },
-                Kind::Scalar { text, plain: false } if scalar::boolean(text).is_some() => {
+                Kind::Scalar {
+                    text,
+                    style: Style::Quoted,
+                } if scalar::boolean(text).is_some() => {
                     let mut failure = self.mismatch(&visitor);
                     failure.help = Some("write the boolean without quotes".to_owned());
                     Err(failure)
@@ -394,12 +249,9 @@ impl<'a> Deserializer<'a> for NodeDe<'a> {
         placed!(
             self,
             match &self.0.kind {
-                Kind::Scalar { text, plain } => {
-                    let plainness = if *plain { "plain" } else { "quoted" };
-                    visitor.visit_seq(de::value::SeqDeserializer::new(
-                        [text.as_str(), plainness].into_iter(),
-                    ))
-                }
+                Kind::Scalar { text, style } => visitor.visit_seq(de::value::SeqDeserializer::new(
+                    [text.as_str(), style.name()].into_iter(),
+                )),
                 _ => Err(self.mismatch(&"a single value")),
             }
         )
@@ -510,56 +362,6 @@ impl<'a> MapAccess<'a> for Entries<'a> {
 
     fn size_hint(&self) -> Option<usize> {
         Some(self.entries.len())
-    }
-}
-
-/// Keys are text; a map keyed by numbers parses them.
-struct KeyDe<'a>(&'a str);
-
-macro_rules! parsed_keys {
-    ($($method:ident $visit:ident $type:ty;)*) => {
-        $(fn $method<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
-            match self.0.parse::<$type>() {
-                Ok(value) => visitor.$visit(value),
-                Err(_) => Err(de::Error::invalid_type(Unexpected::Str(""), &visitor)),
-            }
-        })*
-    };
-}
-
-impl<'a> Deserializer<'a> for KeyDe<'a> {
-    type Error = Failure;
-
-    fn deserialize_any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
-        visitor.visit_borrowed_str(self.0)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'a>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_enum<V: Visitor<'a>>(
-        self,
-        name: &'static str,
-        variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
-        let text: StrDeserializer<'a, Failure> = self.0.into_deserializer();
-        text.deserialize_enum(name, variants, visitor)
-    }
-
-    parsed_keys! {
-        deserialize_u8 visit_u8 u8; deserialize_u16 visit_u16 u16; deserialize_u32 visit_u32 u32;
-        deserialize_u64 visit_u64 u64; deserialize_i64 visit_i64 i64; deserialize_bool visit_bool bool;
-    }
-
-    forward_to_deserialize_any! { <V: Visitor<'a>>
-        i8 i16 i32 i128 u128 f32 f64 char str string bytes byte_buf option unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod de;
 mod diagnostic;
+mod failure;
+mod key;
 mod scalar;
 mod spans;
 mod tree;
@@ -19,9 +21,11 @@ use serde::de::DeserializeOwned;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use spans::{Region, Span, Spans};
+pub use tree::Style;
 pub use write::to_string;
 
-use de::{Failure, NodeDe, What};
+use de::NodeDe;
+use failure::{Failure, What};
 use spans::{Segment, path_of};
 use tree::{Fault, Kind, Node};
 
@@ -60,8 +64,7 @@ impl<T> Parsed<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scalar {
     pub text: String,
-    /// Neither quoted nor a block: readers may have taken it for a number, a boolean, a date.
-    pub plain: bool,
+    pub style: Style,
 }
 
 impl<'de> Deserialize<'de> for Scalar {
@@ -83,7 +86,11 @@ impl<'de> Deserialize<'de> for Scalar {
                 let style: String = pair.next_element()?.ok_or_else(missing)?;
                 Ok(Scalar {
                     text,
-                    plain: style == "plain",
+                    style: match style.as_str() {
+                        "plain" => Style::Plain,
+                        "binary" => Style::Binary,
+                        _ => Style::Quoted,
+                    },
                 })
             }
         }

@@ -19,13 +19,30 @@ pub(super) struct Node {
     pub(super) kind: Kind,
 }
 
+/// How a scalar was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Bare: readers may have taken it for a number, a boolean, a date.
+    Plain,
+    /// Quoted, or a block: text whatever it looks like.
+    Quoted,
+    /// Base64 under `!!binary`.
+    Binary,
+}
+
+impl Style {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Style::Plain => "plain",
+            Style::Quoted => "quoted",
+            Style::Binary => "binary",
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
-    /// `plain` is false for quoted and block scalars, which are text whatever they look like.
-    Scalar {
-        text: String,
-        plain: bool,
-    },
+    Scalar { text: String, style: Style },
     Seq(Vec<Item>),
     Map(Vec<Entry>),
 }
@@ -58,7 +75,7 @@ impl Node {
             region,
             kind: Kind::Scalar {
                 text: String::new(),
-                plain: true,
+                style: Style::Plain,
             },
         }
     }
@@ -150,27 +167,28 @@ impl<'t> Builder<'t, '_> {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let empty = region.bytes.is_empty();
-                let mut plain = style == ScalarStyle::Plain;
+                let plain = style == ScalarStyle::Plain;
                 let text = if plain && empty {
                     String::new()
                 } else {
                     text.into_owned()
                 };
-                plain = self.tagged(tag.as_deref(), &region, plain, true);
+                let style = if plain { Style::Plain } else { Style::Quoted };
+                let style = self.tagged(tag.as_deref(), &region, style, true);
                 (
                     anchor,
                     Node {
                         region,
-                        kind: Kind::Scalar { text, plain },
+                        kind: Kind::Scalar { text, style },
                     },
                 )
             }
             Event::SequenceStart(anchor, tag) => {
-                self.tagged(tag.as_deref(), &region, false, false);
+                self.tagged(tag.as_deref(), &region, Style::Quoted, false);
                 (anchor, self.sequence(region, depth)?)
             }
             Event::MappingStart(anchor, tag) => {
-                self.tagged(tag.as_deref(), &region, false, false);
+                self.tagged(tag.as_deref(), &region, Style::Quoted, false);
                 (anchor, self.mapping(region, depth)?)
             }
             _ => (0, Node::null(region)),
@@ -268,14 +286,15 @@ impl<'t> Builder<'t, '_> {
         }
     }
 
-    /// Whether the scalar is still plain under `tag`. Only the tags that change nothing for us are known.
-    fn tagged(&mut self, tag: Option<&Tag>, region: &Region, plain: bool, scalar: bool) -> bool {
-        let Some(tag) = tag else { return plain };
+    /// The style of the scalar under `tag`. Only the tags of YAML's own types are known.
+    fn tagged(&mut self, tag: Option<&Tag>, region: &Region, style: Style, scalar: bool) -> Style {
+        let Some(tag) = tag else { return style };
         let core = tag.is_yaml_core_schema();
         match tag.suffix.as_str() {
-            "str" if core && scalar => return false,
-            "int" | "float" | "bool" | "null" if core && scalar => return true,
-            "seq" | "map" if core && !scalar => return plain,
+            "str" if core && scalar => return Style::Quoted,
+            "binary" if core && scalar => return Style::Binary,
+            "int" | "float" | "bool" | "null" if core && scalar => return Style::Plain,
+            "seq" | "map" if core && !scalar => return style,
             _ => {}
         }
         let name = if core {
@@ -283,14 +302,12 @@ impl<'t> Builder<'t, '_> {
         } else {
             tag.to_string()
         };
-        let help = (name == "!!binary")
-            .then(|| "write the base64 as text and say `encoding: b64`".to_owned());
         self.faults.push(Fault {
             region: region.clone(),
             message: format!("the tag `{name}` is not supported"),
-            help,
+            help: None,
         });
-        plain
+        style
     }
 
     fn count(&mut self, nodes: usize, region: &Region) -> Result<(), Fault> {
