@@ -1,1 +1,7 @@
-
+pub mod cache;
+pub mod progress;
+pub mod tool;
+pub mod tree;
+pub mod pki;
+pub mod plan;
+pub mod topology;

@@ -1,0 +1,206 @@
+//! Specifications turned into keys and certificates. Nothing else touches rcgen.
+//!
+//! Decides no names and keeps no files.
+
+use std::fmt;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PKCS_RSA_SHA256, PublicKeyData as _, RsaKeySize, SanType,
+};
+use sha2::{Digest as _, Sha256};
+use time::{Date, Duration, OffsetDateTime};
+use x509_parser::pem::Pem;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::{AuthorityRow, Issuer, Specification, Usage};
+
+/// NotBefore of everything: a machine whose clock stands at its firmware's birthday must still trust us.
+pub const NOT_BEFORE: Date = time::macros::date!(2000 - 01 - 01);
+
+/// A private key in PEM. Shown to nobody unless [`expose`](Self::expose)d.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretPem(String);
+
+impl SecretPem {
+    pub fn new(pem: String) -> Self {
+        Self(pem)
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretPem(..)")
+    }
+}
+
+/// A certificate and its key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    pub certificate: String,
+    pub key: SecretPem,
+}
+
+/// An authority that can sign.
+#[derive(Debug)]
+pub struct Authority {
+    pub certificate: String,
+    pub key: SecretPem,
+    issuer: rcgen::Issuer<'static, KeyPair>,
+    not_after: OffsetDateTime,
+}
+
+impl Authority {
+    /// A new authority that begins at [`NOT_BEFORE`] and ends `validity_days` after `today`.
+    pub fn create(row: &AuthorityRow, today: Date, validity_days: u32) -> Result<Self> {
+        let doing = || format!("making the authority `{}`", row.common_name);
+        let not_after = end(today, validity_days)?;
+        let mut params = base(row.common_name, None, not_after);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().with_context(doing)?;
+        let certificate = params.self_signed(&key).with_context(doing)?.pem();
+        let pem = SecretPem::new(key.serialize_pem());
+        Ok(Self { certificate, key: pem, issuer: rcgen::Issuer::new(params, key), not_after })
+    }
+
+    /// An authority kept from an earlier run, or somebody's own: RSA or EC, PKCS#8, PKCS#1 or SEC1.
+    /// Refused when the two do not belong together, when it may not sign, or when it has ended.
+    pub fn load(certificate: &str, key: &str, today: Date) -> Result<Self> {
+        let pair = KeyPair::from_pem(key).map_err(|_| anyhow::anyhow!("the key is not a private key in PEM"))?;
+        let der = certificate_der(certificate)?;
+        let (rest, x509) = X509Certificate::from_der(&der).context("the certificate cannot be read")?;
+        ensure!(rest.is_empty(), "the certificate has bytes after its end");
+        ensure!(
+            x509.public_key().raw == pair.subject_public_key_info(),
+            "the certificate and the key do not belong together"
+        );
+        ensure!(x509.is_ca(), "the certificate is not an authority's (basicConstraints says so)");
+        if let Ok(Some(usage)) = x509.key_usage() {
+            ensure!(usage.value.key_cert_sign(), "the certificate may not sign others (keyUsage says so)");
+        }
+        let not_after = x509.validity().not_after.to_datetime();
+        ensure!(not_after.date() > today, "the authority ended on {}", not_after.date());
+        Ok(Self {
+            certificate: certificate.to_owned(),
+            key: SecretPem::new(key.to_owned()),
+            issuer: rcgen::Issuer::from_ca_cert_der(&der.into(), pair).context("the certificate cannot be used")?,
+            not_after,
+        })
+    }
+
+    /// A new key and its certificate. It never outlives the authority.
+    pub fn sign(&self, wanted: &Specification, today: Date) -> Result<Issued> {
+        let doing = || format!("issuing the certificate `{}`", wanted.common_name);
+        let not_after = end(today, wanted.validity_days)?.min(self.not_after);
+        let mut params = base(&wanted.common_name, wanted.organization, not_after);
+        // Writes basicConstraints CA:FALSE and a subject key identifier; plain NoCa leaves both out.
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = match wanted.usage {
+            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        };
+        for name in &wanted.dns {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().with_context(doing)?));
+        }
+        params.subject_alt_names.extend(wanted.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+        let key = KeyPair::generate().with_context(doing)?;
+        let certificate = params.signed_by(&key, &self.issuer).with_context(doing)?.pem();
+        Ok(Issued { certificate, key: SecretPem::new(key.serialize_pem()) })
+    }
+}
+
+/// The pair with which the control plane signs and checks service-account tokens.
+#[derive(Debug)]
+pub struct ServiceAccount {
+    pub key: SecretPem,
+    /// PEM, `PUBLIC KEY`.
+    pub public: String,
+}
+
+impl ServiceAccount {
+    /// RSA, unlike all else: `kubeadm join --control-plane` of 1.20 reads nothing else
+    /// (`pkiutil.TryLoadPrivatePublicKeyFromDisk`).
+    pub fn create() -> Result<Self> {
+        let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)
+            .context("making the service-account key")?;
+        Ok(Self { key: SecretPem::new(key.serialize_pem()), public: key.public_key_pem() })
+    }
+
+    /// Refused when the two do not belong together or are not RSA.
+    pub fn load(key: &str, public: &str) -> Result<Self> {
+        let pair = KeyPair::from_pem(key).map_err(|_| anyhow::anyhow!("the key is not a private key in PEM"))?;
+        ensure!(
+            pair.is_compatible(&PKCS_RSA_SHA256),
+            "the key is not RSA, and kubeadm 1.20 joins masters with no other kind"
+        );
+        let (_, pem) = x509_parser::pem::parse_x509_pem(public.as_bytes())
+            .map_err(|_| anyhow::anyhow!("the public key is not in PEM"))?;
+        ensure!(
+            pem.contents == pair.subject_public_key_info(),
+            "the public key and the private key do not belong together"
+        );
+        Ok(Self { key: SecretPem::new(key.to_owned()), public: public.to_owned() })
+    }
+}
+
+/// All that can sign.
+#[derive(Debug)]
+pub struct Authorities {
+    pub cluster: Authority,
+    pub front_proxy: Authority,
+    pub etcd: Authority,
+    pub service_account: ServiceAccount,
+}
+
+impl Authorities {
+    pub fn get(&self, issuer: Issuer) -> &Authority {
+        match issuer {
+            Issuer::Cluster => &self.cluster,
+            Issuer::FrontProxy => &self.front_proxy,
+            Issuer::Etcd => &self.etcd,
+        }
+    }
+}
+
+/// SHA-256 of the DER, as `openssl x509 -fingerprint -sha256` has it, in lower-case hexadecimal.
+pub fn fingerprint(certificate: &str) -> Result<String> {
+    Ok(crate::cache::hex(&Sha256::digest(certificate_der(certificate)?)))
+}
+
+/// The one certificate of a PEM text.
+pub fn certificate_der(pem: &str) -> Result<Vec<u8>> {
+    let mut blocks = Pem::iter_from_buffer(pem.as_bytes());
+    let Some(Ok(first)) = blocks.next() else { bail!("there is no certificate in PEM") };
+    ensure!(first.label == "CERTIFICATE", "there is a `{}` where a certificate should be", first.label);
+    ensure!(blocks.next().is_none(), "there is more than one certificate");
+    Ok(first.contents)
+}
+
+fn base(common_name: &str, organization: Option<&str>, not_after: OffsetDateTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.not_before = NOT_BEFORE.midnight().assume_utc();
+    params.not_after = not_after;
+    params.distinguished_name = DistinguishedName::new();
+    if let Some(organization) = organization {
+        params.distinguished_name.push(DnType::OrganizationName, organization);
+    }
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+}
+
+fn end(today: Date, days: u32) -> Result<OffsetDateTime> {
+    today
+        .checked_add(Duration::days(i64::from(days)))
+        .map(|date| date.midnight().assume_utc())
+        .with_context(|| format!("{days} days from {today} are past the year 9999, where certificates end"))
+}

@@ -1,0 +1,224 @@
+//! The cluster's public key infrastructure as a table: reading [`AUTHORITIES`] and [`LEAVES`] is reading our PKI.
+//!
+//! What is listed is what kubeadm 1.20 to 1.31 would make on the hosts themselves, by the same file names and
+//! subjects (Kubernetes `cmd/kubeadm/app/phases/certs/certlist.go`, `…/kubeconfig/kubeconfig.go`), so that
+//! kubeadm finds everything in place and makes nothing. Issuing is in [`issue`], keeping in [`store`].
+//!
+//! kubeadm from 1.29 on also wants a `super-admin.conf` on master0. It makes one itself from the authority's
+//! key when there is none, and older ones do not know it, so it is not listed.
+
+pub mod issue;
+pub mod store;
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+use userdata::node::Role;
+
+use crate::plan::{ClusterPlan, HostPlan};
+
+/// The domain of Services inside the cluster; kubeadm's default.
+pub const DNS_DOMAIN: &str = "cluster.local";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Issuer {
+    Cluster,
+    FrontProxy,
+    Etcd,
+}
+
+#[derive(Debug)]
+pub struct AuthorityRow {
+    pub issuer: Issuer,
+    pub common_name: &'static str,
+    /// Below `/etc/kubernetes/pki` on a host and `pki/` in the output folder, without `.crt` and `.key`.
+    pub file: &'static str,
+    /// Who gets the certificate. The key goes to masters only, always.
+    pub holders: Holders,
+}
+
+#[rustfmt::skip]
+pub const AUTHORITIES: [AuthorityRow; 3] = [
+    AuthorityRow { issuer: Issuer::Cluster,    common_name: "kubernetes",     file: "ca",             holders: Holders::Everyone },
+    AuthorityRow { issuer: Issuer::FrontProxy, common_name: "front-proxy-ca", file: "front-proxy-ca", holders: Holders::Masters },
+    AuthorityRow { issuer: Issuer::Etcd,       common_name: "etcd-ca",        file: "etcd/ca",        holders: Holders::Masters },
+];
+
+/// The service-account key pair, `sa.key` and `sa.pub`; masters only.
+pub const SERVICE_ACCOUNT: &str = "sa";
+
+/// One certificate that every holder gets with a key of its own.
+#[derive(Debug)]
+pub struct LeafRow {
+    pub name: &'static str,
+    pub issuer: Issuer,
+    /// `{host}` stands for the host's name.
+    pub common_name: &'static str,
+    pub organization: Option<&'static str>,
+    pub names: Names,
+    pub usage: Usage,
+    pub place: Place,
+    pub holders: Holders,
+}
+
+/// Which subject alternative names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    None,
+    Apiserver,
+    Etcd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Usage {
+    Client,
+    Server,
+    /// etcd's gateway dials itself with its serving certificate (etcd-io/etcd#9785).
+    Both,
+}
+
+/// Where a leaf ends on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// `/etc/kubernetes/pki/<0>.crt` and `.key`.
+    Files(&'static str),
+    /// `/etc/kubernetes/<0>`, a kubeconfig for the control plane's endpoint.
+    Endpoint(&'static str),
+    /// `/etc/kubernetes/<0>`, a kubeconfig for the apiserver on the same host.
+    Local(&'static str),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holders {
+    Masters,
+    Everyone,
+}
+
+impl Holders {
+    pub fn include(self, role: Role) -> bool {
+        self == Holders::Everyone || role != Role::Node
+    }
+}
+
+use Holders::{Everyone, Masters};
+use Issuer::{Cluster, Etcd, FrontProxy};
+use Place::{Endpoint, Files, Local};
+
+const MASTERS_GROUP: Option<&str> = Some("system:masters");
+const NODES_GROUP: Option<&str> = Some("system:nodes");
+
+#[rustfmt::skip]
+pub const LEAVES: [LeafRow; 11] = [
+    LeafRow { name: "apiserver",                issuer: Cluster,    common_name: "kube-apiserver",                 organization: None,          names: Names::Apiserver, usage: Usage::Server, place: Files("apiserver"),                holders: Masters },
+    LeafRow { name: "apiserver-kubelet-client", issuer: Cluster,    common_name: "kube-apiserver-kubelet-client",  organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("apiserver-kubelet-client"), holders: Masters },
+    LeafRow { name: "front-proxy-client",       issuer: FrontProxy, common_name: "front-proxy-client",             organization: None,          names: Names::None,      usage: Usage::Client, place: Files("front-proxy-client"),       holders: Masters },
+    LeafRow { name: "etcd-server",              issuer: Etcd,       common_name: "{host}",                         organization: None,          names: Names::Etcd,      usage: Usage::Both,   place: Files("etcd/server"),              holders: Masters },
+    LeafRow { name: "etcd-peer",                issuer: Etcd,       common_name: "{host}",                         organization: None,          names: Names::Etcd,      usage: Usage::Both,   place: Files("etcd/peer"),                holders: Masters },
+    LeafRow { name: "etcd-healthcheck-client",  issuer: Etcd,       common_name: "kube-etcd-healthcheck-client",   organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("etcd/healthcheck-client"),  holders: Masters },
+    LeafRow { name: "apiserver-etcd-client",    issuer: Etcd,       common_name: "kube-apiserver-etcd-client",     organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("apiserver-etcd-client"),    holders: Masters },
+    LeafRow { name: ADMIN,                      issuer: Cluster,    common_name: "kubernetes-admin",               organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Endpoint("admin.conf"),            holders: Masters },
+    LeafRow { name: "controller-manager",       issuer: Cluster,    common_name: "system:kube-controller-manager", organization: None,          names: Names::None,      usage: Usage::Client, place: Local("controller-manager.conf"),  holders: Masters },
+    LeafRow { name: "scheduler",                issuer: Cluster,    common_name: "system:kube-scheduler",          organization: None,          names: Names::None,      usage: Usage::Client, place: Local("scheduler.conf"),           holders: Masters },
+    LeafRow { name: KUBELET,                    issuer: Cluster,    common_name: "system:node:{host}",             organization: NODES_GROUP,   names: Names::None,      usage: Usage::Client, place: Endpoint("kubelet.conf"),          holders: Everyone },
+];
+
+/// The administrator's certificate: one per master, and one for the output folder's `admin.conf`.
+pub const ADMIN: &str = "admin";
+
+/// The kubelet's client certificate, which is also what a joining host shows when it discovers the cluster.
+pub const KUBELET: &str = "kubelet";
+
+/// What decides one certificate. Equal specifications under an equal authority are the same certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Specification {
+    pub issuer: Issuer,
+    pub common_name: String,
+    pub organization: Option<&'static str>,
+    pub dns: Vec<String>,
+    pub ips: Vec<IpAddr>,
+    pub usage: Usage,
+    pub validity_days: u32,
+}
+
+impl LeafRow {
+    /// This row for one host of the plan.
+    pub fn specify(&self, plan: &ClusterPlan, host: &HostPlan) -> Specification {
+        let (dns, ips) = match self.names {
+            Names::None => (Vec::new(), Vec::new()),
+            Names::Apiserver => apiserver_names(plan, host),
+            Names::Etcd => {
+                let mut dns = vec![host.name.clone(), "localhost".to_owned()];
+                dns.dedup();
+                let mut ips: Vec<IpAddr> = host.ips().collect();
+                ips.extend(loopback());
+                (dns, ips)
+            }
+        };
+        Specification {
+            issuer: self.issuer,
+            common_name: self.common_name.replace("{host}", &host.name),
+            organization: self.organization,
+            dns,
+            ips,
+            usage: self.usage,
+            validity_days: plan.validity_days,
+        }
+    }
+}
+
+/// The operator's own certificate, for `admin.conf` in the output folder.
+pub fn operator(plan: &ClusterPlan) -> Specification {
+    Specification {
+        issuer: Cluster,
+        common_name: "kubernetes-admin".to_owned(),
+        organization: MASTERS_GROUP,
+        dns: Vec::new(),
+        ips: Vec::new(),
+        usage: Usage::Client,
+        validity_days: plan.validity_days,
+    }
+}
+
+/// Every master's certificate holds every master's name and address: then any of them may be asked for by any
+/// name, and kubeadm, which compares names only on its own host, finds all that it wants.
+fn apiserver_names(plan: &ClusterPlan, host: &HostPlan) -> (Vec<String>, Vec<IpAddr>) {
+    let mut dns = vec![
+        "kubernetes".to_owned(),
+        "kubernetes.default".to_owned(),
+        "kubernetes.default.svc".to_owned(),
+        format!("kubernetes.default.svc.{DNS_DOMAIN}"),
+        "localhost".to_owned(),
+        plan.apiserver.domain.clone(),
+        host.name.clone(),
+    ];
+    let mut ips: Vec<IpAddr> = plan.network.services.iter().map(first_service_address).collect();
+    ips.extend(loopback());
+    ips.push(plan.apiserver.vip);
+    for master in plan.masters() {
+        dns.push(master.name.clone());
+        ips.extend(master.ips());
+    }
+    (distinct(dns), distinct(ips))
+}
+
+/// The address of the Service `kubernetes`: the first after the network's own.
+fn first_service_address(range: &ipnet::IpNet) -> IpAddr {
+    match range.network() {
+        IpAddr::V4(network) => IpAddr::V4((u32::from(network).saturating_add(1)).into()),
+        IpAddr::V6(network) => IpAddr::V6((u128::from(network).saturating_add(1)).into()),
+    }
+}
+
+fn loopback() -> [IpAddr; 2] {
+    [IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)]
+}
+
+fn distinct<T: PartialEq>(items: Vec<T>) -> Vec<T> {
+    let mut kept: Vec<T> = Vec::with_capacity(items.len());
+    for item in items {
+        if !kept.contains(&item) {
+            kept.push(item);
+        }
+    }
+    kept
+}

@@ -1,0 +1,217 @@
+//! Keeping the PKI between runs: what is there is used, what is missing is made, nothing is overwritten.
+//!
+//! Reads a `pki/` folder and says what it should hold afterwards; writing is the output folder's business.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use time::Date;
+
+use super::issue::{Authorities, Authority, Issued, SecretPem, ServiceAccount};
+use super::{ADMIN, AUTHORITIES, AuthorityRow, LEAVES, SERVICE_ACCOUNT, Specification};
+use crate::cache::hex;
+use crate::plan::{ClusterPlan, HostPlan};
+
+/// Issued certificates with their keys, so that a second run changes none.
+const ISSUED_FILE: &str = "issued.json";
+
+/// The operator's entry in [`ISSUED_FILE`]; no host can be named so.
+const OPERATOR: &str = "(operator)";
+
+/// The whole PKI of one cluster.
+#[derive(Debug)]
+pub struct Pki {
+    pub authorities: Authorities,
+    pub operator: Issued,
+    hosts: BTreeMap<String, BTreeMap<&'static str, Issued>>,
+    kept: BTreeMap<String, BTreeMap<String, Kept>>,
+}
+
+/// One certificate as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    /// Over the specification, the authority, the certificate and the key: whatever of them changes, or
+    /// rots, the certificate is issued anew.
+    digest: String,
+    certificate: String,
+    key: KeyText,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct KeyText(String);
+
+impl std::fmt::Debug for KeyText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyText(..)")
+    }
+}
+
+impl Pki {
+    /// Reads `dir`, makes what is missing, and issues a certificate for each row of [`LEAVES`] and each
+    /// holder in `plan`. Writes nothing.
+    pub fn prepare(dir: &Path, plan: &ClusterPlan, today: Date) -> Result<Self> {
+        let [cluster, front_proxy, etcd] = AUTHORITIES.map(|row| authority(dir, &row, today, plan.validity_days));
+        let authorities = Authorities {
+            cluster: cluster?,
+            front_proxy: front_proxy?,
+            etcd: etcd?,
+            service_account: service_account(dir)?,
+        };
+        let mut before = read_issued(&dir.join(ISSUED_FILE))?;
+        let mut pki = Pki {
+            operator: Issued { certificate: String::new(), key: SecretPem::new(String::new()) },
+            authorities,
+            hosts: BTreeMap::new(),
+            kept: BTreeMap::new(),
+        };
+        pki.operator = pki.leaf(&mut before, OPERATOR, ADMIN, &super::operator(plan), today)?;
+        for host in &plan.hosts {
+            let mut leaves = BTreeMap::new();
+            for row in LEAVES.iter().filter(|row| row.holders.include(host.role)) {
+                let wanted = row.specify(plan, host);
+                leaves.insert(row.name, pki.leaf(&mut before, &host.name, row.name, &wanted, today)?);
+            }
+            pki.hosts.insert(host.name.clone(), leaves);
+        }
+        Ok(pki)
+    }
+
+    /// The certificate of row `name` for `host`.
+    pub fn issued(&self, host: &HostPlan, name: &str) -> Result<&Issued> {
+        self.hosts
+            .get(&host.name)
+            .and_then(|leaves| leaves.get(name))
+            .with_context(|| format!("`{}` has no certificate `{name}`", host.name))
+    }
+
+    /// All certificates of one host by the name of their row.
+    pub fn of_host<'a>(&'a self, host: &HostPlan) -> impl Iterator<Item = (&'static str, &'a Issued)> {
+        self.hosts.get(&host.name).into_iter().flatten().map(|(name, issued)| (*name, issued))
+    }
+
+    /// What the `pki/` folder holds: relative path and text, all of it for its owner only.
+    pub fn files(&self) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+        let mut files = BTreeMap::new();
+        for row in &AUTHORITIES {
+            let authority = self.authorities.get(row.issuer);
+            files.insert(format!("{}.crt", row.file).into(), authority.certificate.clone().into_bytes());
+            files.insert(format!("{}.key", row.file).into(), authority.key.expose().as_bytes().to_vec());
+        }
+        let pair = &self.authorities.service_account;
+        files.insert(format!("{SERVICE_ACCOUNT}.key").into(), pair.key.expose().as_bytes().to_vec());
+        files.insert(format!("{SERVICE_ACCOUNT}.pub").into(), pair.public.clone().into_bytes());
+        files.insert(ISSUED_FILE.into(), serde_json::to_vec_pretty(&self.kept).context("writing the issued certificates")?);
+        Ok(files)
+    }
+
+    fn leaf(
+        &mut self,
+        before: &mut BTreeMap<String, BTreeMap<String, Kept>>,
+        host: &str,
+        name: &str,
+        wanted: &Specification,
+        today: Date,
+    ) -> Result<Issued> {
+        let authority = self.authorities.get(wanted.issuer);
+        let kept = before.get_mut(host).and_then(|leaves| leaves.remove(name));
+        let kept = match kept {
+            Some(kept) if kept.digest == digest(wanted, authority, &kept.certificate, &kept.key.0)? => kept,
+            _ => {
+                let issued = authority.sign(wanted, today)?;
+                Kept {
+                    digest: digest(wanted, authority, &issued.certificate, issued.key.expose())?,
+                    certificate: issued.certificate,
+                    key: KeyText(issued.key.expose().to_owned()),
+                }
+            }
+        };
+        let issued = Issued { certificate: kept.certificate.clone(), key: SecretPem::new(kept.key.0.clone()) };
+        self.kept.entry(host.to_owned()).or_default().insert(name.to_owned(), kept);
+        Ok(issued)
+    }
+}
+
+fn digest(wanted: &Specification, authority: &Authority, certificate: &str, key: &str) -> Result<String> {
+    let wanted = serde_json::to_string(wanted).context("writing a specification")?;
+    let mut digest = Sha256::new();
+    for part in [wanted.as_str(), &authority.certificate, certificate, key] {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    Ok(hex(&digest.finalize()))
+}
+
+fn authority(dir: &Path, row: &AuthorityRow, today: Date, validity_days: u32) -> Result<Authority> {
+    match pair(dir, &format!("{}.crt", row.file), &format!("{}.key", row.file))? {
+        None => Authority::create(row, today, validity_days),
+        Some((certificate, key)) => Authority::load(&certificate, &key, today)
+            .with_context(|| refusal(&dir.join(format!("{}.crt", row.file)), &dir.join(format!("{}.key", row.file)))),
+    }
+}
+
+fn service_account(dir: &Path) -> Result<ServiceAccount> {
+    let (key, public) = (format!("{SERVICE_ACCOUNT}.key"), format!("{SERVICE_ACCOUNT}.pub"));
+    match pair(dir, &key, &public)? {
+        None => ServiceAccount::create(),
+        Some((private, text)) => ServiceAccount::load(&private, &text)
+            .with_context(|| refusal(&dir.join(&key), &dir.join(&public))),
+    }
+}
+
+fn refusal(first: &Path, second: &Path) -> String {
+    format!(
+        "using `{}` and `{}` (a kept authority is never overwritten: put the right pair back, or move both away \
+         to begin a new cluster)",
+        first.display(),
+        second.display()
+    )
+}
+
+/// Both texts of a pair, or none. One without the other is an error: making a new pair beside it would
+/// leave hosts that no longer trust each other.
+fn pair(dir: &Path, first: &str, second: &str) -> Result<Option<(String, String)>> {
+    let (first, second) = (dir.join(first), dir.join(second));
+    match (read(&first)?, read(&second)?) {
+        (Some(a), Some(b)) => Ok(Some((a, b))),
+        (None, None) => Ok(None),
+        (a, _) => {
+            let (there, gone) = if a.is_some() { (&first, &second) } else { (&second, &first) };
+            bail!(
+                "`{}` is there, `{}` is not; put it back, or move the other away to begin a new cluster",
+                there.display(),
+                gone.display()
+            )
+        }
+    }
+}
+
+fn read_issued(path: &Path) -> Result<BTreeMap<String, BTreeMap<String, Kept>>> {
+    let Some(text) = read(path)? else { return Ok(BTreeMap::new()) };
+    serde_json::from_str(&text).with_context(|| {
+        format!("reading `{}` (remove it, and every host gets new certificates from the same authorities)", path.display())
+    })
+}
+
+/// A text of the store; also takes away what others may do with it.
+fn read(path: &Path) -> Result<Option<String>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("reading `{}`", path.display())),
+    };
+    let meta = fs::metadata(path).with_context(|| format!("looking at `{}`", path.display()))?;
+    if meta.mode() & 0o077 != 0 {
+        log::warn!("`{}` was readable by others, setting its mode to 0600", path.display());
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("setting the mode of `{}`", path.display()))?;
+    }
+    Ok(Some(text))
+}

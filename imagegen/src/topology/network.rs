@@ -1,0 +1,160 @@
+//! Rules over the cluster's ranges, its way out and the VIP.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use userdata::node::Apiserver;
+
+use super::check::Findings;
+use super::value::{self, Refusal};
+use super::{OneOrMany, Topology};
+use crate::plan::NetworkPlan;
+
+const DOMAIN: &str = "apiserver.cluster.local";
+const PORT: u16 = 6443;
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 103, 97, 2);
+const PODS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
+/// kubeadm's own default is a `/12`, which would hold the VIP.
+const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
+
+/// Ports that a master's own parts listen on (kubeadm `app/constants`, kubelet, kube-proxy, sshd).
+const TAKEN: [(u16, &str); 11] = [
+    (22, "sshd"), (2379, "etcd"), (2380, "etcd"), (2381, "etcd"), (10248, "kubelet"), (10249, "kube-proxy"),
+    (10250, "kubelet"), (10255, "kubelet"), (10256, "kube-proxy"), (10257, "kube-controller-manager"),
+    (10259, "kube-scheduler"),
+];
+
+/// What the hosts are checked against.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) apiserver: Apiserver,
+    pub(super) plan: NetworkPlan,
+}
+
+pub(super) fn check(topology: &Topology, f: &mut Findings<'_>) -> Network {
+    let given = &topology.network;
+    let pods = ranges(&given.pods, "network.pods", PODS, f);
+    let services = ranges(&given.services, "network.services", SERVICES, f);
+    for (path, service) in &services {
+        for (_, pod) in pods.iter().filter(|(_, pod)| overlap(pod, service)) {
+            let message = format!("the service range `{service}` and the pod range `{pod}` overlap");
+            f.error(path, message, "write ranges that have no address in common");
+        }
+        if service.max_prefix_len() - service.prefix_len() > 20 {
+            // kube-apiserver keeps a bit for each address (Kubernetes `cmd/kube-apiserver/app/options`).
+            let help = format!("write `{}/{}` or a smaller one", service.network(), service.max_prefix_len() - 20);
+            f.error(path, "kube-apiserver takes no service range with more than 20 host bits", help);
+        } else if service.max_prefix_len() - service.prefix_len() < 4 {
+            f.error(path, "a service range with fewer than 16 addresses", "write a larger range, `10.96.0.0/16`");
+        }
+    }
+    families(&pods, &services, f);
+    let mut gateways: Vec<IpAddr> = Vec::new();
+    for (path, text) in given.gateway.with_paths("network.gateway") {
+        // Behind a link-local gateway is a whole IPv6 world, and each host reaches it over its one link.
+        let checked = value::ip(text).and_then(|ip| match ip {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => Ok(ip),
+            _ => value::unicast(ip).map(|()| ip),
+        });
+        let Some(gateway) = f.take(&path, checked) else { continue };
+        if gateways.iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
+            f.error(&path, "a second gateway of the same address family", "write one for each family");
+        }
+        gateways.push(gateway);
+    }
+    let nameservers = f.all("network.nameservers", &given.nameservers, |text| value::ip(text).map(|ip| ip.to_string()));
+    let nameservers = nameservers.iter().filter_map(|text| text.parse().ok()).collect();
+    let only = |ranges: Vec<(String, IpNet)>| ranges.into_iter().map(|(_, range)| range).collect::<Vec<_>>();
+    let plan = NetworkPlan { pods: only(pods), services: only(services), gateways, nameservers };
+    Network { apiserver: apiserver(topology, &plan, f), plan }
+}
+
+fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -> Apiserver {
+    let given = &topology.apiserver;
+    let domain = given.domain.as_deref().unwrap_or(DOMAIN);
+    if domain.parse::<IpAddr>().is_ok() {
+        let help = format!("write a name, `{DOMAIN}`: it means another address on masters than on nodes");
+        f.error("apiserver.domain", "an address, not a name", help);
+    } else if domain == "localhost" {
+        f.error("apiserver.domain", "every host is `localhost` to itself", format!("write `{DOMAIN}`"));
+    } else {
+        f.take("apiserver.domain", value::domain(domain));
+    }
+    let port = given.port.unwrap_or(PORT);
+    if port == 0 {
+        f.error("apiserver.port", "0 is not a port", format!("write `{PORT}`"));
+    } else if let Some((_, who)) = TAKEN.iter().find(|(taken, _)| *taken == port) {
+        f.error("apiserver.port", format!("{port} is {who}'s port on the same host"), format!("write `{PORT}`"));
+    }
+    let path = "apiserver.vip";
+    let vip = match given.vip.as_deref() {
+        None => IpAddr::V4(VIP),
+        Some(text) => f.take(path, value::ip(text).and_then(check_vip)).unwrap_or(IpAddr::V4(VIP)),
+    };
+    let free = "write an address that no host, pod or service has, `10.103.97.2`";
+    if network.pods.iter().any(|range| range.contains(&vip)) {
+        f.error(path, format!("the VIP `{vip}` lies inside the pod range, and may be given to a pod"), free);
+    } else if let Some(range) = network.services.iter().find(|range| range.contains(&vip)) {
+        if vip == IpAddr::V4(VIP) && range.prefix_len() <= 16 {
+            // sealos has shipped this pair for years: one Service in a million takes the address.
+            f.warning(
+                if given.vip.is_some() { path } else { "network.services" },
+                format!("the VIP `{vip}` lies inside the service range `{range}`: a Service may be given it"),
+                format!("write `services: {SERVICES}`, or a VIP outside"),
+            );
+        } else {
+            f.error(path, format!("the VIP `{vip}` lies inside the service range, and may be given to a Service"), free);
+        }
+    } else if network.gateways.contains(&vip) {
+        f.error(path, format!("the VIP `{vip}` is the gateway's address"), free);
+    }
+    Apiserver { domain: domain.to_owned(), port, vip }
+}
+
+fn check_vip(vip: IpAddr) -> Result<IpAddr, Refusal> {
+    if vip.is_loopback() {
+        return Err(Refusal::new(
+            "a loopback address cannot be the VIP: IPVS sends on what comes from the host itself with that source, \
+             and the kernel drops packets from loopback addresses at the first real link",
+            "write an address of no network of yours, `10.103.97.2`",
+        ));
+    }
+    value::unicast(vip).map(|()| vip).map_err(|refusal| Refusal { help: Some("write `10.103.97.2`".into()), ..refusal })
+}
+
+fn ranges(given: &OneOrMany, path: &str, default: Ipv4Net, f: &mut Findings<'_>) -> Vec<(String, IpNet)> {
+    let mut ranges: Vec<(String, IpNet)> = Vec::new();
+    for (place, text) in given.with_paths(path) {
+        let Some(range) = f.take(&place, value::range(text)) else { continue };
+        if ranges.iter().any(|(_, other)| is_v4(other) == is_v4(&range)) {
+            f.error(&place, "a second range of the same address family", "write one for each family");
+        } else {
+            ranges.push((place, range));
+        }
+    }
+    if given.texts.is_empty() {
+        ranges.push((path.to_owned(), default.into()));
+    }
+    ranges
+}
+
+/// kubeadm wants the same families for pods and services, in the same order.
+fn families(pods: &[(String, IpNet)], services: &[(String, IpNet)], f: &mut Findings<'_>) {
+    let of = |ranges: &[(String, IpNet)]| ranges.iter().map(|(_, range)| is_v4(range)).collect::<Vec<_>>();
+    if pods.is_empty() || services.is_empty() || of(pods) == of(services) {
+        return;
+    }
+    f.error(
+        "network.services",
+        "pods and services do not have the same address families in the same order",
+        "write one range for each family of `network.pods`, in its order",
+    );
+}
+
+pub(super) fn is_v4(net: &IpNet) -> bool {
+    matches!(net, IpNet::V4(_))
+}
+
+pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
