@@ -1,0 +1,283 @@
+//! What should be in the kernel's table, what is there, and the smallest way from one to the other.
+//!
+//! Pure: no clock, no kernel, no opinion on who is healthy. Only entries of our own service are ever looked at.
+
+use std::net::SocketAddr;
+
+use crate::ipvs::{Destination, Forwarding, Service};
+
+/// Our service as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wished {
+    pub service: Service,
+    /// In the order in which missing ones are to be added: `rr` starts at the head of the list.
+    pub destinations: Vec<(SocketAddr, u32)>,
+}
+
+/// Our service as the kernel has it; without a service there are no destinations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Actual {
+    pub service: Option<Service>,
+    pub destinations: Vec<Destination>,
+}
+
+impl Actual {
+    pub fn weight(&self, address: SocketAddr) -> Option<u32> {
+        self.destination(address)
+            .map(|destination| destination.weight)
+    }
+
+    pub fn destination(&self, address: SocketAddr) -> Option<&Destination> {
+        self.destinations
+            .iter()
+            .find(|destination| destination.address == address)
+    }
+
+    /// Can a new connection be served?
+    pub fn is_usable(&self) -> bool {
+        self.destinations
+            .iter()
+            .any(|destination| destination.weight > 0)
+    }
+}
+
+/// One request to the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    NewService(Service),
+    SetService(Service),
+    NewDestination(Destination),
+    SetDestination(Destination),
+    DeleteDestination(Destination),
+}
+
+/// The differences, in the order in which no connection is refused on the way: the service (never deleted to be
+/// made again), what adds capacity, and only then what takes it away.
+///
+/// Takes nothing away at all if nothing usable is wished for: an empty table helps nobody.
+pub fn changes(wished: &Wished, actual: &Actual) -> Vec<Change> {
+    let mut changes = Vec::new();
+    match &actual.service {
+        None => changes.push(Change::NewService(wished.service.clone())),
+        Some(found) if !same_settings(&wished.service, found) => {
+            changes.push(Change::SetService(wished.service.clone()));
+        }
+        Some(_) => {}
+    }
+    let mut raised = Vec::new();
+    let mut lowered = Vec::new();
+    for &(address, weight) in &wished.destinations {
+        let target = Destination::masquerade(address, weight);
+        match actual.destination(address) {
+            None => changes.push(Change::NewDestination(target)),
+            Some(found) if same_destination(&target, found) => {}
+            Some(_) if weight > 0 => raised.push(Change::SetDestination(target)),
+            Some(_) => lowered.push(Change::SetDestination(target)),
+        }
+    }
+    changes.append(&mut raised);
+    if wished.destinations.iter().any(|(_, weight)| *weight > 0) {
+        changes.append(&mut lowered);
+        let is_wished = |found: &&Destination| {
+            wished
+                .destinations
+                .iter()
+                .any(|(address, _)| *address == found.address)
+        };
+        let superfluous = actual.destinations.iter().filter(|found| !is_wished(found));
+        changes.extend(superfluous.cloned().map(Change::DeleteDestination));
+    }
+    changes
+}
+
+fn same_settings(wished: &Service, found: &Service) -> bool {
+    let settings = |service: &Service| {
+        (
+            service.scheduler.clone(),
+            service.flags,
+            service.timeout,
+            service.netmask,
+        )
+    };
+    settings(wished) == settings(found)
+}
+
+fn same_destination(wished: &Destination, found: &Destination) -> bool {
+    // The kernel shows a server on this very node as LOCALNODE, whatever was asked for.
+    let local = Forwarding(1);
+    (found.forwarding == wished.forwarding || found.forwarding == local)
+        && found.weight == wished.weight
+        && found.upper_threshold == wished.upper_threshold
+        && found.lower_threshold == wished.lower_threshold
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn vip() -> SocketAddr {
+        SocketAddr::from(([10, 103, 97, 2], 6443))
+    }
+
+    fn server(n: u8) -> SocketAddr {
+        SocketAddr::from(([192, 168, 7, n], 6443))
+    }
+
+    fn wished(weights: &[(u8, u32)]) -> Wished {
+        let destinations = weights
+            .iter()
+            .map(|&(n, weight)| (server(n), weight))
+            .collect();
+        Wished {
+            service: Service::tcp(vip(), "rr"),
+            destinations,
+        }
+    }
+
+    fn actual(weights: &[(u8, u32)]) -> Actual {
+        let destinations = weights
+            .iter()
+            .map(|&(n, weight)| Destination::masquerade(server(n), weight))
+            .collect();
+        Actual {
+            service: Some(Service::tcp(vip(), "rr")),
+            destinations,
+        }
+    }
+
+    /// What the kernel does with one change; a refusal is a panic.
+    pub(crate) fn apply(table: &mut Actual, change: &Change) {
+        match change {
+            Change::NewService(service) => {
+                assert!(table.service.is_none(), "EEXIST");
+                table.service = Some(service.clone());
+            }
+            Change::SetService(service) => {
+                assert!(table.service.is_some(), "ESRCH");
+                table.service = Some(service.clone());
+            }
+            Change::NewDestination(new) => {
+                assert!(table.service.is_some(), "ESRCH");
+                assert_eq!(table.destination(new.address), None, "EEXIST");
+                table.destinations.push(new.clone());
+            }
+            Change::SetDestination(new) => {
+                let found = table
+                    .destinations
+                    .iter_mut()
+                    .find(|found| found.address == new.address);
+                *found.expect("ENOENT") = new.clone();
+            }
+            Change::DeleteDestination(old) => {
+                let before = table.destinations.len();
+                table
+                    .destinations
+                    .retain(|found| found.address != old.address);
+                assert_eq!(table.destinations.len() + 1, before, "ENOENT");
+            }
+        }
+    }
+
+    #[test]
+    fn each_difference_has_its_change() {
+        use Change::{DeleteDestination, NewDestination, NewService, SetDestination, SetService};
+        let to = |n, weight| Destination::masquerade(server(n), weight);
+        let mut odd = actual(&[(1, 1)]);
+        odd.service.as_mut().unwrap().scheduler = "wlc".to_owned();
+        let mut routed = actual(&[(1, 1)]);
+        routed.destinations[0].forwarding = Forwarding(3);
+        let mut local = actual(&[(1, 1)]);
+        local.destinations[0].forwarding = Forwarding(1);
+        let table = [
+            (
+                "nothing to do",
+                wished(&[(1, 1), (2, 0)]),
+                actual(&[(2, 0), (1, 1)]),
+                vec![],
+            ),
+            (
+                "flushed",
+                wished(&[(2, 1), (1, 1)]),
+                Actual::default(),
+                vec![
+                    NewService(Service::tcp(vip(), "rr")),
+                    NewDestination(to(2, 1)),
+                    NewDestination(to(1, 1)),
+                ],
+            ),
+            (
+                "another scheduler",
+                wished(&[(1, 1)]),
+                odd,
+                vec![SetService(Service::tcp(vip(), "rr"))],
+            ),
+            (
+                "direct routing",
+                wished(&[(1, 1)]),
+                routed,
+                vec![SetDestination(to(1, 1))],
+            ),
+            ("on this node", wished(&[(1, 1)]), local, vec![]),
+            (
+                "one for another",
+                wished(&[(1, 0), (3, 1)]),
+                actual(&[(1, 1), (2, 1)]),
+                vec![
+                    NewDestination(to(3, 1)),
+                    SetDestination(to(1, 0)),
+                    DeleteDestination(to(2, 1)),
+                ],
+            ),
+            (
+                "nothing usable wished for",
+                wished(&[(1, 0)]),
+                actual(&[(1, 1), (2, 1)]),
+                vec![],
+            ),
+        ];
+        for (name, wished, actual, expected) in table {
+            assert_eq!(changes(&wished, &actual), expected, "{name}");
+        }
+    }
+
+    fn weights() -> impl Strategy<Value = Vec<(u8, u32)>> {
+        proptest::collection::btree_map(0u8..6, 0u32..3, 0..6)
+            .prop_map(|map| map.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_converges_is_never_emptied_and_then_left_alone(
+            target in weights(),
+            found in proptest::option::of(weights()),
+        ) {
+            let wished = wished(&target);
+            let mut table = found.map_or_else(Actual::default, |found| actual(&found));
+            let mut was_usable = table.is_usable();
+            for change in changes(&wished, &table) {
+                apply(&mut table, &change);
+                prop_assert!(table.is_usable() || !was_usable, "{:?} emptied the table", change);
+                was_usable |= table.is_usable();
+            }
+            prop_assert_eq!(changes(&wished, &table), vec![]);
+            if target.iter().any(|(_, weight)| *weight > 0) {
+                let mut found: Vec<_> = table.destinations.iter().map(|d| (d.address, d.weight)).collect();
+                found.sort();
+                prop_assert_eq!(found, wished.destinations);
+            }
+        }
+
+        #[test]
+        fn nothing_is_added_after_something_was_taken_away(target in weights(), found in weights()) {
+            let takes = |change: &Change| match change {
+                Change::DeleteDestination(_) => true,
+                Change::SetDestination(to) => to.weight == 0,
+                _ => false,
+            };
+            let changes = changes(&wished(&target), &actual(&found));
+            prop_assert!(changes.is_sorted_by_key(takes), "{:?}", changes);
+        }
+    }
+}
