@@ -9,7 +9,10 @@
 //!
 //! This crate is data: it opens no file, no socket and no clock, and it does not log.
 
+pub mod cloudconfig;
 pub mod image;
 pub mod node;
 pub mod paths;
+pub mod secret;
+pub mod validate;
 pub mod yaml;

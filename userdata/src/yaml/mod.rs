@@ -8,6 +8,7 @@ mod de;
 mod diagnostic;
 mod failure;
 mod key;
+mod recover;
 mod scalar;
 mod spans;
 mod tree;
@@ -24,13 +25,7 @@ pub use spans::{Region, Span, Spans};
 pub use tree::Style;
 pub use write::to_string;
 
-use de::NodeDe;
-use failure::{Failure, What};
-use spans::{Segment, path_of};
-use tree::{Fault, Kind, Node};
-
-/// Findings after which a text is not looked at further.
-const MAX_FINDINGS: usize = 100;
+pub(crate) use failure::nearest;
 
 /// A value and where each of its fields was written.
 #[derive(Debug, Clone)]
@@ -65,6 +60,15 @@ impl<T> Parsed<T> {
 pub struct Scalar {
     pub text: String,
     pub style: Style,
+}
+
+impl Scalar {
+    /// `yes`, `on`, `true` and their opposites, unquoted.
+    pub fn as_bool(&self) -> Option<bool> {
+        (self.style == Style::Plain)
+            .then(|| scalar::boolean(&self.text))
+            .flatten()
+    }
 }
 
 impl<'de> Deserialize<'de> for Scalar {
@@ -102,7 +106,7 @@ impl<'de> Deserialize<'de> for Scalar {
 ///
 /// Every unknown key, duplicate key and wrong value is reported in one run, in the order of the text.
 pub fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<Parsed<T>, Diagnostics> {
-    read(name, text, false)
+    strict(parse_leniently(name, text, false))
 }
 
 /// Like [`parse`], for texts that hold secrets: no finding shows a line of the text.
@@ -110,116 +114,51 @@ pub fn parse_redacted<T: DeserializeOwned>(
     name: &str,
     text: &str,
 ) -> Result<Parsed<T>, Diagnostics> {
-    read(name, text, true)
+    strict(parse_leniently(name, text, true))
 }
 
-fn read<T: DeserializeOwned>(
+fn strict<T>(read: (Option<Parsed<T>>, Diagnostics)) -> Result<Parsed<T>, Diagnostics> {
+    match read {
+        (Some(parsed), found) if found.0.is_empty() => Ok(parsed),
+        (_, found) => Err(found),
+    }
+}
+
+/// What could be read, and what was wrong. With errors, the value lacks the fields and list items they
+/// name: it is only good for finding more errors in the same run. Paths into it mean the value's own
+/// list positions; findings name those of the text.
+pub fn parse_leniently<T: DeserializeOwned>(
     name: &str,
     text: &str,
     redact: bool,
-) -> Result<Parsed<T>, Diagnostics> {
+) -> (Option<Parsed<T>>, Diagnostics) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut faults = Vec::new();
-    let (root, broken) = match tree::build(text, &mut faults) {
-        Ok(root) => (root, false),
-        Err(fault) => {
-            faults.push(fault);
-            (
-                Node {
-                    region: Region::default(),
-                    kind: Kind::Seq(Vec::new()),
-                },
-                true,
-            )
-        }
-    };
-    let spans = Spans {
+    let root = tree::build(text, &mut faults)
+        .map_err(|fault| faults.push(fault))
+        .ok();
+    let broken = root.is_none();
+    let mut spans = Spans {
         name: name.to_owned(),
         text: text.to_owned(),
         redact,
-        root,
+        root: root.unwrap_or_default(),
     };
     let mut found = Diagnostics::default();
-    for Fault {
-        region,
-        message,
-        help,
-    } in faults
-    {
-        found.push(spans.finding(Severity::Error, "", message, help, &region));
+    for fault in faults {
+        found.push(spans.finding(
+            "",
+            Severity::Error,
+            fault.message,
+            fault.help,
+            &fault.region,
+        ));
     }
     let value = if broken {
         None
     } else {
-        deserialize(&spans, &mut found)
+        recover::deserialize(&mut spans, &mut found)
     };
     found.sort();
-    match value {
-        Some(value) if found.0.is_empty() => Ok(Parsed { value, spans }),
-        _ => Err(found),
-    }
-}
-
-/// Deserialises, and after each failure again without the node that failed, until nothing fails any more:
-/// so one wrong key does not hide the next. What is missing only because it was taken out is not reported.
-fn deserialize<T: DeserializeOwned>(spans: &Spans, found: &mut Diagnostics) -> Option<T> {
-    let failure = match T::deserialize(NodeDe(&spans.root)) {
-        Ok(value) => return Some(value),
-        Err(failure) => failure,
-    };
-    let mut next = Some(failure);
-    let mut pruned = spans.root.clone();
-    let mut removed: Vec<Vec<Segment>> = Vec::new();
-    while let Some(failure) = next.take() {
-        let path: Vec<Segment> = failure.path.iter().rev().cloned().collect();
-        let caused_by_removal = failure.what != What::UnknownKey
-            && removed
-                .iter()
-                .any(|gone| gone.len() == path.len() + 1 && gone.starts_with(&path));
-        if !caused_by_removal {
-            found.push(finding(spans, &failure, &path));
-        }
-        if path.is_empty() || found.0.len() >= MAX_FINDINGS || !remove(&mut pruned, &path) {
-            break;
-        }
-        removed.push(path);
-        next = T::deserialize(NodeDe(&pruned)).err();
-    }
-    None
-}
-
-fn finding(spans: &Spans, failure: &Failure, path: &[Segment]) -> Diagnostic {
-    let name = path_of(path);
-    let region = failure.region.clone().unwrap_or_default();
-    spans.finding(
-        Severity::Error,
-        &name,
-        &failure.message,
-        failure.help.clone(),
-        &region,
-    )
-}
-
-fn remove(node: &mut Node, path: &[Segment]) -> bool {
-    match (&mut node.kind, path) {
-        (Kind::Map(entries), [Segment::Key(key)]) => {
-            let before = entries.len();
-            entries.retain(|entry| entry.key != *key);
-            entries.len() < before
-        }
-        (Kind::Seq(items), [Segment::Index(index)]) => {
-            let before = items.len();
-            items.retain(|item| item.index != *index);
-            items.len() < before
-        }
-        (Kind::Map(entries), [Segment::Key(key), rest @ ..]) => entries
-            .iter_mut()
-            .find(|entry| entry.key == *key)
-            .is_some_and(|entry| remove(&mut entry.value, rest)),
-        (Kind::Seq(items), [Segment::Index(index), rest @ ..]) => items
-            .iter_mut()
-            .find(|item| item.index == *index)
-            .is_some_and(|item| remove(&mut item.value, rest)),
-        _ => false,
-    }
+    (value.map(|value| Parsed { value, spans }), found)
 }

@@ -42,9 +42,17 @@ pub(super) enum Segment {
 impl Spans {
     /// The field at `path`: `hosts[3].address`, `labels["example.com/zone"]`; `""` is the root.
     pub fn get(&self, path: &str) -> Option<Span> {
-        let segments = segments(path);
-        let (depth, span) = self.deepest(&segments);
-        (depth == segments.len()).then_some(span)
+        let (complete, span, _) = self.deepest(segments(path));
+        complete.then_some(span)
+    }
+
+    /// The keys of the mapping at `path`, in the order of the text; none when there is no mapping.
+    pub fn keys(&self, path: &str) -> impl Iterator<Item = &str> {
+        let entries = match self.node(&segments(path)).map(|node| &node.kind) {
+            Some(Kind::Map(entries)) => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().map(|entry| entry.key.as_str())
     }
 
     pub fn error_at(
@@ -91,14 +99,9 @@ impl Spans {
         message: impl Into<String>,
         help: Option<String>,
     ) -> Diagnostic {
-        let (_, span) = self.deepest(&segments(path));
-        self.finding(
-            severity,
-            path,
-            message,
-            help,
-            &span.key.unwrap_or(span.value),
-        )
+        let (_, span, path) = self.deepest(segments(path));
+        let region = span.key.unwrap_or(span.value);
+        self.finding(&path_of(&path), severity, message, help, &region)
     }
 
     fn diagnostic(
@@ -108,20 +111,19 @@ impl Spans {
         message: impl Into<String>,
         help: Option<String>,
     ) -> Diagnostic {
-        let segments = segments(path);
-        let (depth, span) = self.deepest(&segments);
+        let (complete, span, path) = self.deepest(segments(path));
         // A field that is not there has no value to point at: its nearest parent's key says where it belongs.
         let region = match span.key {
-            Some(key) if depth < segments.len() || span.value.bytes.is_empty() => key,
+            Some(key) if !complete || span.value.bytes.is_empty() => key,
             _ => span.value,
         };
-        self.finding(severity, path, message, help, &region)
+        self.finding(&path_of(&path), severity, message, help, &region)
     }
 
     pub(super) fn finding(
         &self,
-        severity: Severity,
         path: &str,
+        severity: Severity,
         message: impl Into<String>,
         help: Option<String>,
         region: &Region,
@@ -133,34 +135,64 @@ impl Spans {
         found
     }
 
-    fn deepest(&self, path: &[Segment]) -> (usize, Span) {
+    fn node(&self, path: &[Segment]) -> Option<&Node> {
+        path.iter().try_fold(&self.root, |node, segment| {
+            node.child(segment).map(|child| child.value)
+        })
+    }
+
+    /// The last field on the way to `path` that is there, whether it is the whole way, and the path with
+    /// the list positions of the text: error recovery takes items out.
+    fn deepest(&self, mut path: Vec<Segment>) -> (bool, Span, Vec<Segment>) {
         let mut node = &self.root;
         let mut span = Span {
             key: None,
             value: node.region.clone(),
         };
-        for (depth, segment) in path.iter().enumerate() {
-            let next = match (&node.kind, segment) {
-                (Kind::Map(entries), Segment::Key(key)) => entries
-                    .iter()
-                    .find(|entry| entry.key == *key)
-                    .map(|entry| (Some(entry.region.clone()), &entry.value)),
-                (Kind::Seq(items), Segment::Index(index)) => items
-                    .iter()
-                    .find(|item| item.index == *index)
-                    .map(|item| (None, &item.value)),
-                _ => None,
+        for i in 0..path.len() {
+            let Some(child) = node.child(&path[i]) else {
+                return (false, span, path);
             };
-            let Some((key, value)) = next else {
-                return (depth, span);
-            };
-            node = value;
+            if let Some(index) = child.index {
+                path[i] = Segment::Index(index);
+            }
+            node = child.value;
             span = Span {
-                key,
-                value: value.region.clone(),
+                key: child.key.cloned(),
+                value: node.region.clone(),
             };
         }
-        (path.len(), span)
+        (true, span, path)
+    }
+}
+
+struct Child<'a> {
+    key: Option<&'a Region>,
+    index: Option<usize>,
+    value: &'a Node,
+}
+
+impl Node {
+    fn child(&self, segment: &Segment) -> Option<Child<'_>> {
+        match (&self.kind, segment) {
+            (Kind::Map(entries), Segment::Key(key)) => {
+                let entry = entries.iter().find(|entry| entry.key == *key)?;
+                Some(Child {
+                    key: Some(&entry.region),
+                    index: None,
+                    value: &entry.value,
+                })
+            }
+            (Kind::Seq(items), Segment::Index(index)) => {
+                let item = items.get(*index)?;
+                Some(Child {
+                    key: None,
+                    index: Some(item.index),
+                    value: &item.value,
+                })
+            }
+            _ => None,
+        }
     }
 }
 

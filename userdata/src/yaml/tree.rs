@@ -69,6 +69,12 @@ pub(super) struct Fault {
     pub(super) help: Option<String>,
 }
 
+impl Default for Node {
+    fn default() -> Self {
+        Node::null(Region::default())
+    }
+}
+
 impl Node {
     fn null(region: Region) -> Node {
         Node {

@@ -1,0 +1,212 @@
+//! Every top-level key cloud-init knows, and what we make of it.
+//!
+//! The list is that of cloud-init 25.1's schema (`schema-cloud-config-v1.json`) and the few it dropped that
+//! clients still send. A key that is in none of the tables is a typing error.
+
+/// What becomes of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Supported,
+    /// Not done here; nothing is lost by that, for the reason given.
+    Ignored(&'static str),
+    /// Not done here, and leaving it out would change what the document means.
+    Refused(&'static str),
+}
+
+const SUPPORTED: &[&str] = &[
+    "bootcmd",
+    "ca-certs",
+    "ca_certs",
+    "chpasswd",
+    "create_hostname_file",
+    "disable_root",
+    "fqdn",
+    "groups",
+    "hostname",
+    "manage_etc_hosts",
+    "mounts",
+    "ntp",
+    "password",
+    "prefer_fqdn_over_hostname",
+    "preserve_hostname",
+    "runcmd",
+    "ssh_authorized_keys",
+    "ssh_pwauth",
+    "timezone",
+    "user",
+    "users",
+    "write_files",
+];
+
+const IMMUTABLE: &str = "the root is immutable: software comes with the image";
+const GROWS: &str = "the state partition grows by itself";
+const COSMETIC: &str = "it changes nothing that runs on the node";
+const SSH_KEYS: &str = "host keys are made once on first boot and kept";
+const CLOUD_INIT: &str = "it steers cloud-init itself";
+
+const IGNORED: &[(&str, &str)] = &[
+    ("apt_reboot_if_required", IMMUTABLE),
+    ("apt_update", IMMUTABLE),
+    ("apt_upgrade", IMMUTABLE),
+    ("package_reboot_if_required", IMMUTABLE),
+    ("package_update", IMMUTABLE),
+    ("package_upgrade", IMMUTABLE),
+    ("updates", IMMUTABLE),
+    ("growpart", GROWS),
+    ("resize_rootfs", GROWS),
+    ("byobu_by_default", COSMETIC),
+    ("final_message", COSMETIC),
+    ("keyboard", COSMETIC),
+    ("locale", COSMETIC),
+    ("locale_configfile", COSMETIC),
+    ("no_ssh_fingerprints", COSMETIC),
+    ("authkey_hash", COSMETIC),
+    ("output", "output goes to the journal"),
+    (
+        "manage_resolv_conf",
+        "resolvers come from the network configuration",
+    ),
+    (
+        "resolv_conf",
+        "resolvers come from the network configuration",
+    ),
+    ("allow_public_ssh_keys", SSH_KEYS),
+    ("ssh_deletekeys", SSH_KEYS),
+    ("ssh_fp_console_blacklist", SSH_KEYS),
+    ("ssh_genkeytypes", SSH_KEYS),
+    ("ssh_key_console_blacklist", SSH_KEYS),
+    ("ssh_publish_hostkeys", SSH_KEYS),
+    ("ssh_quiet_keygen", SSH_KEYS),
+    ("ssh", SSH_KEYS),
+    ("apt_pipelining", IMMUTABLE),
+    ("grub-dpkg", IMMUTABLE),
+    ("grub_dpkg", IMMUTABLE),
+    ("cloud_config_modules", CLOUD_INIT),
+    ("cloud_final_modules", CLOUD_INIT),
+    ("cloud_init_modules", CLOUD_INIT),
+    ("datasource", CLOUD_INIT),
+    ("datasource_list", CLOUD_INIT),
+    ("launch-index", CLOUD_INIT),
+    ("merge_how", CLOUD_INIT),
+    ("merge_type", CLOUD_INIT),
+    ("migrate", CLOUD_INIT),
+    ("reporting", CLOUD_INIT),
+    ("system_info", CLOUD_INIT),
+    ("vendor_data", CLOUD_INIT),
+    ("version", CLOUD_INIT),
+];
+
+const REPOSITORIES: &str = "the root is immutable: build the software into the image";
+const AGENT: &str = "the image holds no such agent: build it into the image";
+const DISKS: &str = "disks are laid out by the image";
+const TRUST: &str =
+    "it trusts the network with who may log in; write the keys under `ssh_authorized_keys`";
+
+const REFUSED: &[(&str, &str)] = &[
+    ("apk_repos", REPOSITORIES),
+    ("apt", REPOSITORIES),
+    ("packages", REPOSITORIES),
+    ("snap", REPOSITORIES),
+    ("yum_repo_dir", REPOSITORIES),
+    ("yum_repos", REPOSITORIES),
+    ("zypper", REPOSITORIES),
+    ("drivers", REPOSITORIES),
+    ("ansible", AGENT),
+    ("chef", AGENT),
+    ("fan", AGENT),
+    ("landscape", AGENT),
+    ("lxd", AGENT),
+    ("mcollective", AGENT),
+    ("puppet", AGENT),
+    ("rh_subscription", AGENT),
+    ("rsyslog", AGENT),
+    ("salt_minion", AGENT),
+    ("spacewalk", AGENT),
+    ("ubuntu_advantage", AGENT),
+    ("ubuntu_pro", AGENT),
+    ("wireguard", "write its configuration with `write_files`"),
+    ("device_aliases", DISKS),
+    ("disk_setup", DISKS),
+    ("fs_setup", DISKS),
+    (
+        "mount_default_fields",
+        "write the fields out in each row of `mounts`",
+    ),
+    ("swap", "Kubernetes wants swap off"),
+    (
+        "autoinstall",
+        "it is for an installer; this image is installed already",
+    ),
+    (
+        "disable_ec2_metadata",
+        "write a firewall rule with `runcmd` instead",
+    ),
+    (
+        "disable_root_opts",
+        "write the options in front of the key instead",
+    ),
+    (
+        "phone_home",
+        "firstboot reports through its journal and status file",
+    ),
+    ("power_state", "a node is rebooted by its operator"),
+    ("random_seed", "the kernel seeds itself"),
+    ("ssh_import_id", TRUST),
+    (
+        "ssh_keys",
+        "host keys do not travel in a document; they are made on first boot",
+    ),
+];
+
+/// `None`: not a key of cloud-init at all. `x-` is the user's own.
+pub fn verdict(key: &str) -> Option<Verdict> {
+    let listed = |table: &[(&str, &'static str)]| {
+        table
+            .iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, reason)| *reason)
+    };
+    if SUPPORTED.contains(&key) {
+        Some(Verdict::Supported)
+    } else if key.starts_with("x-") {
+        Some(Verdict::Ignored(
+            "keys that begin with `x-` are the user's own",
+        ))
+    } else if let Some(reason) = listed(IGNORED) {
+        Some(Verdict::Ignored(reason))
+    } else {
+        listed(REFUSED).map(Verdict::Refused)
+    }
+}
+
+/// Every key that has a verdict, the supported ones first.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    let others = IGNORED.iter().chain(REFUSED).map(|(key, _)| *key);
+    SUPPORTED.iter().copied().chain(others)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Printed from the schema of Debian 13's cloud-init, 25.1.4.
+    const SCHEMA: &str = include_str!("../../tests/fixtures/cloud-init-25.1-keys.txt");
+
+    #[test]
+    fn every_key_of_cloud_init_has_a_verdict() {
+        let missing: Vec<&str> = SCHEMA
+            .lines()
+            .filter(|key| verdict(key).is_none())
+            .collect();
+        assert!(missing.is_empty(), "no verdict for {missing:?}");
+        assert!(SCHEMA.lines().count() > 90);
+    }
+
+    #[test]
+    fn no_key_has_two_verdicts() {
+        let mut all: Vec<&str> = known().collect();
+        all.sort_unstable();
+        let twice: Vec<_> = all.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+    }
+}

@@ -1,0 +1,420 @@
+//! The checks that look at more than one field of a node file, and the small ones both sides share.
+//!
+//! Pure: a finding names the field's path, and whoever has the text puts the position to it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::node::{NodeFile, Role};
+use crate::yaml::{Diagnostics, Parsed};
+
+pub const API_VERSION: &str = "firstlight/v1";
+
+/// Why a single value is not acceptable, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl Invalid {
+    fn new(message: impl Into<String>) -> Self {
+        Invalid {
+            message: message.into(),
+            help: None,
+        }
+    }
+
+    fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    fn at(self, path: impl Into<String>) -> Problem {
+        Problem {
+            path: path.into(),
+            message: self.message,
+            help: self.help,
+        }
+    }
+}
+
+/// An [`Invalid`] with the path of its field: `masters[1].address`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub path: String,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+/// A label of RFC 1123, which host and node names are: Kubernetes makes labels of them.
+pub fn host_name(name: &str) -> Result<(), Invalid> {
+    let edges = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = name.as_bytes();
+    let inner = bytes
+        .iter()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
+    if inner && edges(bytes.first()) && edges(bytes.last()) && bytes.len() <= 63 {
+        return Ok(());
+    }
+    Err(Invalid::new("not a host name").help(
+        "lower-case letters, digits and `-`, at most 63, with a letter or digit at both ends",
+    ))
+}
+
+/// One or more such labels with dots between, at most 253 characters.
+pub fn dns_name(name: &str) -> Result<(), Invalid> {
+    if name.len() <= 253 && name.split('.').all(|label| host_name(label).is_ok()) {
+        return Ok(());
+    }
+    Err(Invalid::new("not a DNS name")
+        .help("lower-case letters, digits, `-` and `.`, as in `apiserver.cluster.local`"))
+}
+
+/// A label's key: `disk`, `example.com/disk`.
+pub fn label_key(key: &str) -> Result<(), Invalid> {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    if prefix.is_none_or(|prefix| dns_name(prefix).is_ok())
+        && !name.is_empty()
+        && is_qualified(name)
+    {
+        return Ok(());
+    }
+    Err(Invalid::new("not a label key")
+        .help("as in `disk` or `example.com/disk`, the name at most 63 characters"))
+}
+
+pub fn label_value(value: &str) -> Result<(), Invalid> {
+    if is_qualified(value) {
+        return Ok(());
+    }
+    Err(Invalid::new("not a label value")
+        .help("at most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends"))
+}
+
+fn is_qualified(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let edges = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
+    bytes.len() <= 63
+        && edges(bytes.first())
+        && edges(bytes.last())
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// `key=value:Effect` or `key:Effect`.
+pub fn taint(text: &str) -> Result<(), Invalid> {
+    let invalid = |message: &str| Invalid::new(message).help("as in `dedicated=gpu:NoSchedule`");
+    let Some((pair, effect)) = text.rsplit_once(':') else {
+        return Err(invalid("a taint ends with `:` and its effect"));
+    };
+    if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+        return Err(invalid(
+            "the effect must be `NoSchedule`, `PreferNoSchedule` or `NoExecute`",
+        ));
+    }
+    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+    label_key(key).map_err(|_| invalid("not a taint key"))?;
+    label_value(value).map_err(|_| invalid("not a taint value"))
+}
+
+/// Whether an address can be the virtual one that IPVS balances.
+pub fn vip(vip: IpAddr) -> Result<(), Invalid> {
+    if vip.is_loopback() {
+        return Err(Invalid::new("the VIP is a loopback address, and IPVS does not balance those")
+            .help("the kernel drops answers to loopback addresses that come from another host; choose an unused private address, such as `10.103.97.2`"));
+    }
+    if vip.is_unspecified()
+        || vip.is_multicast()
+        || matches!(vip, IpAddr::V4(v4) if v4.is_broadcast() || v4.is_link_local())
+    {
+        return Err(Invalid::new("the VIP is not an address one host can hold")
+            .help("choose an unused private address, such as `10.103.97.2`"));
+    }
+    Ok(())
+}
+
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// Everything wrong with `node`, in the order of its fields.
+pub fn node(node: &NodeFile) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if node.api_version != API_VERSION {
+        found.push(
+            Invalid::new("this version of the node file is not known")
+                .help(format!("write `{API_VERSION}`"))
+                .at("apiVersion"),
+        );
+    }
+    if node.kind != "Node" {
+        found.push(
+            Invalid::new("not a node file")
+                .help("write `Node`")
+                .at("kind"),
+        );
+    }
+    if let Err(invalid) = host_name(&node.cluster) {
+        found.push(invalid.at("cluster"));
+    }
+    if let Err(invalid) = host_name(&node.name) {
+        found.push(invalid.at("name"));
+    }
+    addresses(node, &mut found);
+    masters(node, &mut found);
+    apiserver(node, &mut found);
+    ranges(node, &mut found);
+    hosts(node, &mut found);
+    for (key, value) in &node.labels {
+        let at = format!("labels[\"{key}\"]");
+        found.extend(label_key(key).err().map(|invalid| invalid.at(&at)));
+        found.extend(label_value(value).err().map(|invalid| invalid.at(&at)));
+    }
+    for (i, text) in node.taints.iter().enumerate() {
+        found.extend(
+            taint(text)
+                .err()
+                .map(|invalid| invalid.at(format!("taints[{i}]"))),
+        );
+    }
+    if node.kubernetes.control_plane_timeout_seconds == Some(0) {
+        found.push(
+            Invalid::new("the timeout must be at least one second")
+                .at("kubernetes.control_plane_timeout_seconds"),
+        );
+    }
+    found
+}
+
+/// [`node`] with the positions of the text it was read from.
+pub fn parsed_node(parsed: &Parsed<NodeFile>) -> Diagnostics {
+    let problems = node(&parsed.value).into_iter();
+    let mut found = Diagnostics(
+        problems
+            .map(|p| parsed.error_at(&p.path, p.message, p.help))
+            .collect(),
+    );
+    found.sort();
+    found
+}
+
+fn addresses(node: &NodeFile, found: &mut Vec<Problem>) {
+    if node.addresses.is_empty() {
+        found.push(Invalid::new("a node needs an address").at("addresses"));
+    }
+    for (i, net) in node.addresses.iter().enumerate() {
+        let at = format!("addresses[{i}]");
+        let address = net.addr();
+        let is_net = net.max_prefix_len() - net.prefix_len() > 1
+            && (address == net.network() || (address.is_ipv4() && address == net.broadcast()));
+        if address.is_loopback() || address.is_unspecified() || address.is_multicast() || is_net {
+            found.push(Invalid::new("not an address one host can hold").at(at));
+        } else if node.addresses[..i]
+            .iter()
+            .any(|earlier| earlier.addr() == address)
+        {
+            found.push(Invalid::new("the address is listed twice").at(at));
+        }
+    }
+}
+
+fn masters(node: &NodeFile, found: &mut Vec<Problem>) {
+    if node.masters.is_empty() {
+        found.push(
+            Invalid::new("a cluster needs a master")
+                .help("list all masters, master0 first")
+                .at("masters"),
+        );
+    }
+    for (i, master) in node.masters.iter().enumerate() {
+        found.extend(
+            host_name(&master.name)
+                .err()
+                .map(|invalid| invalid.at(format!("masters[{i}].name"))),
+        );
+        let earlier = &node.masters[..i];
+        if earlier.iter().any(|other| other.name == master.name) {
+            found.push(Invalid::new("two masters have this name").at(format!("masters[{i}].name")));
+        }
+        if earlier.iter().any(|other| other.address == master.address) {
+            found.push(
+                Invalid::new("two masters have this address").at(format!("masters[{i}].address")),
+            );
+        }
+    }
+    let position = node
+        .masters
+        .iter()
+        .position(|master| master.name == node.name);
+    match (node.role, position) {
+        (Role::Node, Some(i)) => {
+            found.push(
+                Invalid::new("this host's role is `node`, yet it is listed as a master")
+                    .at(format!("masters[{i}].name")),
+            );
+        }
+        (Role::Node, None) => {}
+        (_, None) if node.masters.is_empty() => {}
+        (_, None) => found.push(
+            Invalid::new("this master is not in the list of masters")
+                .help("`name` must be one of `masters[].name`")
+                .at("name"),
+        ),
+        (Role::Master0, Some(i)) if i > 0 => {
+            found.push(
+                Invalid::new("only the first master of the list is `master0`")
+                    .help("write `master`")
+                    .at("role"),
+            );
+        }
+        (Role::Master, Some(0)) => {
+            found.push(
+                Invalid::new("the first master of the list is `master0`")
+                    .help("write `master0`")
+                    .at("role"),
+            );
+        }
+        (_, Some(i)) => {
+            if !node.addresses.is_empty()
+                && node.addresses.first().map(IpNet::addr) != Some(node.masters[i].address)
+            {
+                found.push(
+                    Invalid::new("not this host's first address")
+                        .help("kubeadm advertises `addresses[0]`, and the others reach it by this")
+                        .at(format!("masters[{i}].address")),
+                );
+            }
+        }
+    }
+}
+
+fn apiserver(node: &NodeFile, found: &mut Vec<Problem>) {
+    let api = &node.apiserver;
+    found.extend(
+        dns_name(&api.domain)
+            .err()
+            .map(|invalid| invalid.at("apiserver.domain")),
+    );
+    if api.port == 0 {
+        found.push(
+            Invalid::new("not a port")
+                .help("the apiserver's own is 6443")
+                .at("apiserver.port"),
+        );
+    }
+    let at = "apiserver.vip";
+    if let Err(invalid) = vip(api.vip) {
+        found.push(invalid.at(at));
+    }
+    for (name, nets) in [
+        ("pod", &node.network.pods),
+        ("service", &node.network.services),
+    ] {
+        if let Some(net) = nets.iter().find(|net| net.contains(&api.vip)) {
+            found.push(
+                Invalid::new(format!("the VIP lies in the {name} range {net}"))
+                    .help("choose an address outside all ranges")
+                    .at(at),
+            );
+        }
+    }
+    let own = node.addresses.iter().map(IpNet::addr);
+    let others = node
+        .masters
+        .iter()
+        .map(|m| m.address)
+        .chain(node.hosts.iter().map(|h| h.address));
+    if own.chain(others).any(|address| address == api.vip) {
+        found.push(
+            Invalid::new("the VIP is a host's address")
+                .help("every node holds the VIP itself; choose one that no host has")
+                .at(at),
+        );
+    }
+    if let Some(master) = node
+        .masters
+        .iter()
+        .find(|master| master.address.is_ipv4() != api.vip.is_ipv4())
+    {
+        found.push(
+            Invalid::new(format!(
+                "the VIP and the address of master `{}` are of different families",
+                master.name
+            ))
+            .help("IPVS balances within one family")
+            .at(at),
+        );
+    }
+}
+
+fn ranges(node: &NodeFile, found: &mut Vec<Problem>) {
+    let (pods, services) = (&node.network.pods, &node.network.services);
+    for (name, nets) in [("pods", pods), ("services", services)] {
+        let at = format!("network.{name}");
+        if nets.is_empty() {
+            found.push(Invalid::new("a range is needed").at(&at));
+        }
+        for (i, net) in nets.iter().enumerate() {
+            if net.addr() != net.network() {
+                found.push(
+                    Invalid::new("the range has host bits set")
+                        .help(format!("write `{}`", net.trunc()))
+                        .at(format!("{at}[{i}]")),
+                );
+            }
+            if nets[..i]
+                .iter()
+                .any(|earlier| earlier.addr().is_ipv4() == net.addr().is_ipv4())
+            {
+                found.push(
+                    Invalid::new("a second range of the same family")
+                        .help("one range for each address family")
+                        .at(format!("{at}[{i}]")),
+                );
+            }
+        }
+    }
+    for (i, service) in services.iter().enumerate() {
+        if let Some(pod) = pods.iter().find(|pod| overlap(pod, service)) {
+            found.push(
+                Invalid::new(format!("the range overlaps the pod range {pod}"))
+                    .at(format!("network.services[{i}]")),
+            );
+        }
+    }
+    for (name, nets) in [("pod", pods), ("service", services)] {
+        for (i, net) in node.addresses.iter().enumerate() {
+            if let Some(range) = nets.iter().find(|range| range.contains(&net.addr())) {
+                found.push(
+                    Invalid::new(format!("the address lies in the {name} range {range}"))
+                        .at(format!("addresses[{i}]")),
+                );
+            }
+        }
+    }
+}
+
+fn hosts(node: &NodeFile, found: &mut Vec<Problem>) {
+    for (i, entry) in node.hosts.iter().enumerate() {
+        if entry.names.is_empty() {
+            found.push(Invalid::new("an entry needs a name").at(format!("hosts[{i}].names")));
+        }
+        for (j, name) in entry.names.iter().enumerate() {
+            let at = format!("hosts[{i}].names[{j}]");
+            found.extend(dns_name(name).err().map(|invalid| invalid.at(&at)));
+            if *name == node.apiserver.domain {
+                found.push(
+                    Invalid::new("the apiserver's domain does not belong into the list")
+                        .help("each host resolves it by its role")
+                        .at(at),
+                );
+            }
+        }
+    }
+}

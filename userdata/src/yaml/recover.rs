@@ -1,0 +1,76 @@
+//! Going on after a failure, so that one wrong key does not hide the next.
+
+use serde::de::DeserializeOwned;
+
+use super::de::NodeDe;
+use super::diagnostic::{Diagnostic, Diagnostics, Severity};
+use super::failure::{Failure, What};
+use super::spans::{Segment, Spans, path_of};
+use super::tree::{Kind, Node};
+
+/// Findings after which a text is not looked at further.
+const MAX_FINDINGS: usize = 100;
+
+/// Deserialises, and after each failure again without the node that failed, until nothing fails any more.
+/// What is missing only because it was taken out is not reported. The tree is left as it was read last.
+pub(super) fn deserialize<T: DeserializeOwned>(
+    spans: &mut Spans,
+    found: &mut Diagnostics,
+) -> Option<T> {
+    let mut removed: Vec<Vec<Segment>> = Vec::new();
+    loop {
+        let failure = match T::deserialize(NodeDe(&spans.root)) {
+            Ok(value) => return Some(value),
+            Err(failure) => failure,
+        };
+        let path: Vec<Segment> = failure.path.iter().rev().cloned().collect();
+        let caused_by_removal = failure.what != What::UnknownKey
+            && removed
+                .iter()
+                .any(|gone| gone.len() == path.len() + 1 && gone.starts_with(&path));
+        if !caused_by_removal {
+            found.push(finding(spans, &failure, &path));
+        }
+        let stop = path.is_empty() || found.0.len() >= MAX_FINDINGS;
+        if stop || !remove(&mut spans.root, &path) {
+            return None;
+        }
+        removed.push(path);
+    }
+}
+
+fn finding(spans: &Spans, failure: &Failure, path: &[Segment]) -> Diagnostic {
+    let name = path_of(path);
+    let region = failure.region.clone().unwrap_or_default();
+    spans.finding(
+        &name,
+        Severity::Error,
+        &failure.message,
+        failure.help.clone(),
+        &region,
+    )
+}
+
+fn remove(node: &mut Node, path: &[Segment]) -> bool {
+    match (&mut node.kind, path) {
+        (Kind::Map(entries), [Segment::Key(key)]) => {
+            let before = entries.len();
+            entries.retain(|entry| entry.key != *key);
+            entries.len() < before
+        }
+        (Kind::Seq(items), [Segment::Index(index)]) => {
+            let before = items.len();
+            items.retain(|item| item.index != *index);
+            items.len() < before
+        }
+        (Kind::Map(entries), [Segment::Key(key), rest @ ..]) => entries
+            .iter_mut()
+            .find(|entry| entry.key == *key)
+            .is_some_and(|entry| remove(&mut entry.value, rest)),
+        (Kind::Seq(items), [Segment::Index(index), rest @ ..]) => items
+            .iter_mut()
+            .find(|item| item.index == *index)
+            .is_some_and(|item| remove(&mut item.value, rest)),
+        _ => false,
+    }
+}
