@@ -1,1 +1,63 @@
-fn main() {}
+//! Flags, logger, the story, the error, the exit status.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use firstboot::boot::{self, Refused};
+use firstboot::cli::{Cli, Command};
+use firstboot::report::Reporter;
+use firstboot::source::directory::Directory;
+use firstboot::source::{Source, machine_sources};
+use firstboot::system::files::Root;
+use firstboot::{logger, status};
+
+/// The document was refused: starting again cannot help. `firstboot.service` knows this number.
+const REFUSED: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let root = Root::new(&cli.root);
+    if let Some(Command::Status { json }) = cli.command {
+        return exit(status::print(&root, json), None);
+    }
+    logger::install();
+    let sources: Vec<Box<dyn Source>> = match &cli.seed {
+        Some(folder) => vec![Box::new(Directory(folder.clone()))],
+        None => machine_sources(),
+    };
+    if cli.plan {
+        return exit(print_plan(&root, &sources), None);
+    }
+    let mut report = Reporter::new(&root);
+    let result = boot::run(&root, &sources, &mut report);
+    exit(result, Some(&mut report))
+}
+
+fn print_plan(root: &Root, sources: &[Box<dyn Source>]) -> Result<()> {
+    let (_, seed) = boot::look_once(root, sources, &mut Reporter::silent(root))?;
+    let (_, steps) = boot::prepare(&seed, root)?;
+    let mut out = std::io::stdout().lock();
+    for (number, step) in (1..).zip(&steps) {
+        writeln!(out, "{number:2}. {:15} {step}", step.name()).context("printing the plan")?;
+    }
+    Ok(())
+}
+
+fn exit(result: Result<()>, report: Option<&mut Reporter>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    match report {
+        Some(report) => report.failed(&error),
+        None => {
+            let _ = writeln!(std::io::stderr(), "firstboot: {error:#}");
+        }
+    }
+    if error.is::<Refused>() {
+        REFUSED.into()
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,103 @@
+//! The story of a boot: find → understand → plan → run → ready.
+
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+
+use crate::document::{self, Host};
+use crate::plan;
+use crate::receipt::Receipt;
+use crate::report::Reporter;
+use crate::runner;
+use crate::source::{self, Seed, Source};
+use crate::step::Step;
+use crate::system::files::Root;
+use crate::system::machine::Identity;
+use crate::system::uevent::{self, BlockEvents};
+
+/// Drivers and their disks have this long to appear before the image's own seed is taken instead of a disk's.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// The document cannot be used. Starting again does not help; nothing was written.
+#[derive(Debug)]
+pub struct Refused(Error);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}; nothing was changed", self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Makes this machine, or the tree below `root`, what its document says.
+pub fn run(root: &Root, sources: &[Box<dyn Source>], report: &mut Reporter) -> Result<()> {
+    let found = if root.is_machine() {
+        wait_for_document(root, sources, report)
+    } else {
+        look_once(root, sources, report)
+    };
+    let (source, seed) = found.map_err(|error| refuse("", error, report))?;
+    let (host, steps) = prepare(&seed, root).map_err(|error| refuse(source, error, report))?;
+    report.document_found(
+        source,
+        &seed,
+        &host.hostname,
+        host.node.as_ref().map(|node| node.role),
+    );
+    let mut receipt = Receipt::open(root, &format!("{source} ({})", seed.origin));
+    let changed = runner::run(&steps, root, &mut receipt, report)?;
+    report.ready(changed);
+    Ok(())
+}
+
+/// Everything is decoded and checked here, before the first byte is written.
+pub fn prepare(seed: &Seed, root: &Root) -> Result<(Host, Vec<Box<dyn Step>>)> {
+    let (host, notices) = document::understand(seed)?;
+    for notice in notices {
+        log::warn!("{notice}");
+    }
+    let steps = plan::steps(&host, root)?;
+    Ok((host, steps))
+}
+
+/// Asks the sources once; no document is an error.
+pub fn look_once(
+    root: &Root,
+    sources: &[Box<dyn Source>],
+    report: &mut Reporter,
+) -> Result<(&'static str, Seed)> {
+    let machine = Identity::read(root)?;
+    source::find(sources, &machine, report)?
+        .map_err(|reasons| anyhow::anyhow!("no document: {}", reasons.join("; ")))
+}
+
+/// Asks the sources until one has a document: once udev is done with the disks of this boot, then whenever a disk comes.
+fn wait_for_document(
+    root: &Root,
+    sources: &[Box<dyn Source>],
+    report: &mut Reporter,
+) -> Result<(&'static str, Seed)> {
+    // Listen first, look second: a disk that comes in between is heard.
+    let events = BlockEvents::listen()?;
+    if !uevent::settle(SETTLE)? {
+        log::warn!(
+            "udev is still busy after {} s, looking for a document all the same",
+            SETTLE.as_secs()
+        );
+    }
+    loop {
+        let machine = Identity::read(root)?;
+        match source::find(sources, &machine, report)? {
+            Ok(found) => return Ok(found),
+            Err(reasons) => report.no_document(&machine.to_string(), reasons),
+        }
+        events.wait()?;
+    }
+}
+
+fn refuse(source: &str, error: Error, report: &mut Reporter) -> Error {
+    let refused = Refused(error);
+    report.document_refused(source, &refused.to_string());
+    refused.into()
+}

@@ -1,0 +1,39 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Makes this machine the Kubernetes host that its document says it is.
+///
+/// Looks for a NoCloud seed on a disk labelled `cidata` and on the image's own
+/// seed partition, checks all of it, and does what is not done yet.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    /// Work on this directory instead of the running machine: files are written,
+    /// steps that need a running machine are passed over.
+    #[arg(long, value_name = "DIR", default_value = "/", global = true)]
+    pub root: PathBuf,
+
+    /// Take the document from this folder and ask no other source.
+    #[arg(long, value_name = "DIR")]
+    pub seed: Option<PathBuf>,
+
+    /// Print the steps for the document that is found, and stop.
+    #[arg(long)]
+    pub plan: bool,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Command {
+    /// Say what firstboot has done, does or waits for on this machine.
+    Status {
+        /// As in `/run/firstlight/status.json`.
+        #[arg(long)]
+        json: bool,
+    },
+}

@@ -1,0 +1,233 @@
+//! A client of one apiserver: TLS with the cluster's authority and a client certificate, JSON, watches.
+//!
+//! Not a Kubernetes library: no types, no caches. Retrying is the caller's.
+
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::{Request, Response};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+
+use crate::system::files::Root;
+
+/// A slow machine's apiserver answers late; a dead one is noticed by the connection.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// The server ends a watch after this; then it is asked again.
+const WATCH_SECONDS: u64 = 300;
+
+pub struct Client {
+    agent: Agent,
+    base: String,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.base)
+    }
+}
+
+/// An HTTP answer: status and body.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+}
+
+impl Answer {
+    /// The body of a success, or what the server says is wrong.
+    pub fn ok(self) -> Result<Value> {
+        if (200..300).contains(&self.status) {
+            return Ok(self.body);
+        }
+        bail!("{}", self.say())
+    }
+
+    /// In a few words, for people.
+    pub fn say(&self) -> String {
+        match (self.body["message"].as_str(), self.body.as_str()) {
+            (Some(message), _) => format!("{}: {message}", self.status),
+            (None, Some(text)) if !text.trim().is_empty() => {
+                // `/readyz` names each check on a line; the failed ones begin with a minus.
+                let failed: Vec<_> = text
+                    .lines()
+                    .filter(|line| line.starts_with("[-]"))
+                    .collect();
+                let text = if failed.is_empty() {
+                    text.trim().to_owned()
+                } else {
+                    failed.join(", ")
+                };
+                format!("{}: {text}", self.status)
+            }
+            _ => format!("HTTP status {}", self.status),
+        }
+    }
+}
+
+impl Client {
+    /// With the authority and client certificate of a kubeconfig, talking to `https://<endpoint>` whatever server the
+    /// kubeconfig names: on the first boot of a master its domain may not answer yet.
+    pub fn from_kubeconfig(root: &Root, path: &str, endpoint: &str) -> Result<Self> {
+        let bytes = root
+            .read(path)?
+            .with_context(|| format!("`{path}` is missing"))?;
+        let text = String::from_utf8(bytes).with_context(|| format!("reading `{path}`"))?;
+        let config = userdata::yaml::parse_redacted::<Value>(path, &text)
+            .map_err(|found| anyhow!("{}", found.lines().collect::<Vec<_>>().join("\n")))?
+            .value;
+        let data = |list: &str, entry: &str, key: &str| -> Result<Vec<u8>> {
+            let text = config[list][0][entry][key]
+                .as_str()
+                .with_context(|| format!("`{path}` has no `{key}`"))?;
+            BASE64_STANDARD
+                .decode(text.trim())
+                .with_context(|| format!("decoding `{key}` of `{path}`"))
+        };
+        let authority = certificates(&data("clusters", "cluster", "certificate-authority-data")?)?;
+        let chain = certificates(&data("users", "user", "client-certificate-data")?)?;
+        // The error of a bad key may quote it.
+        let key = PrivateKey::from_pem(&data("users", "user", "client-key-data")?)
+            .map_err(|_| anyhow!("`{path}`: its client key cannot be read"))?;
+        Ok(Self::new(
+            authority,
+            Some(ClientCert::new_with_certs(&chain, key)),
+            endpoint,
+            ANSWER_WITHIN,
+        ))
+    }
+
+    /// Without a client certificate: only to see whether somebody with this authority's certificate answers.
+    pub fn anonymous(authority: &[u8], endpoint: &str, answer_within: Duration) -> Result<Self> {
+        Ok(Self::new(
+            certificates(authority)?,
+            None,
+            endpoint,
+            answer_within,
+        ))
+    }
+
+    fn new(
+        authority: Vec<Certificate<'static>>,
+        client: Option<ClientCert>,
+        endpoint: &str,
+        answer_within: Duration,
+    ) -> Self {
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::new_with_certs(&authority))
+            .client_cert(client)
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .build();
+        let agent = Agent::config_builder()
+            .tls_config(tls)
+            // Never through a proxy of the environment: the apiserver is on this machine or beside it.
+            .proxy(None)
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_WITHIN.min(answer_within)))
+            .timeout_recv_response(Some(answer_within))
+            .build()
+            .new_agent();
+        Self {
+            agent,
+            base: format!("https://{endpoint}"),
+        }
+    }
+
+    /// Where it talks to: `https://192.168.7.10:6443`.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub fn get(&self, path: &str) -> Result<Answer> {
+        let request = Request::get(format!("{}{path}", self.base))
+            .body(())
+            .context("building a request")?;
+        read(self.agent.run(request).map_err(|error| explain(&error))?)
+    }
+
+    /// Server-side apply: makes the object if it is missing, changes what differs, leaves alone what is not in it.
+    pub fn apply(&self, path: &str, object: &Value) -> Result<Answer> {
+        let request = Request::patch(format!(
+            "{}{path}?fieldManager=firstlight&force=true",
+            self.base
+        ))
+        // JSON is YAML.
+        .header("content-type", "application/apply-patch+yaml")
+        .body(object.to_string())
+        .context("building a request")?;
+        read(self.agent.run(request).map_err(|error| explain(&error))?)
+    }
+
+    /// Watches a list and gives each object, those that are there first, until `look` has its answer. `None`: the server
+    /// ended the watch.
+    pub fn watch<T>(
+        &self,
+        path: &str,
+        query: &str,
+        mut look: impl FnMut(&Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let url = format!(
+            "{}{path}?{query}&watch=true&timeoutSeconds={WATCH_SECONDS}",
+            self.base
+        );
+        let request = Request::get(url).body(()).context("building a request")?;
+        let response = self.agent.run(request).map_err(|error| explain(&error))?;
+        if !response.status().is_success() {
+            read(response)?.ok()?;
+            return Ok(None);
+        }
+        for line in BufReader::new(response.into_body().into_reader()).lines() {
+            let event: Value = serde_json::from_str(&line.context("reading a watch")?)
+                .context("reading a watch")?;
+            ensure!(
+                event["type"] != "ERROR",
+                "watching `{path}`: {}",
+                event["object"]["message"]
+            );
+            if let Some(answer) = look(&event["object"]) {
+                return Ok(Some(answer));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn read(mut response: Response<ureq::Body>) -> Result<Answer> {
+    let status = response.status().as_u16();
+    let text = response
+        .body_mut()
+        .read_to_string()
+        .map_err(|error| explain(&error))?;
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Ok(Answer { status, body })
+}
+
+/// `io: Connection refused (os error 111)` says less than it could, at greater length.
+fn explain(error: &ureq::Error) -> anyhow::Error {
+    match error {
+        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            anyhow!("connection refused")
+        }
+        error => anyhow!("{error}"),
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>> {
+    let mut found = Vec::new();
+    for item in parse_pem(pem) {
+        if let PemItem::Certificate(certificate) =
+            item.map_err(|error| anyhow!("reading a certificate: {error}"))?
+        {
+            found.push(certificate);
+        }
+    }
+    ensure!(!found.is_empty(), "no certificate where one must be");
+    Ok(found)
+}

@@ -1,0 +1,365 @@
+//! kubeadm's configuration: the package's base, completed with what the node file and the image file say.
+//!
+//! Pure: data in, documents out. Writing and running are the steps'.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+use userdata::image::ImageFile;
+use userdata::node::{NodeFile, Role};
+
+/// kubeadm waits this long for the control plane unless the topology says otherwise. Its own four minutes are too few
+/// for a slow machine, and firstboot waits itself, without a limit.
+const CONTROL_PLANE_TIMEOUT_SECONDS: u32 = 1800;
+
+/// The shapes that kubeadm's configuration has had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Api {
+    V1Beta2,
+    V1Beta3,
+    /// Arguments became lists of name and value; time-outs moved to a section of their own.
+    V1Beta4,
+}
+
+/// The kubeadm configuration for this host's role: `kubeadm init`'s documents on master0, `kubeadm join`'s elsewhere.
+///
+/// `base` holds the documents of the package's `conf/kubeadm.yaml`. What both say, the node file wins.
+pub fn kubeadm(node: &NodeFile, image: &ImageFile, base: Vec<Value>) -> Result<Vec<Value>> {
+    let api = match image.kubeadm_api_version.as_str() {
+        "kubeadm.k8s.io/v1beta2" => Api::V1Beta2,
+        "kubeadm.k8s.io/v1beta3" => Api::V1Beta3,
+        "kubeadm.k8s.io/v1beta4" => Api::V1Beta4,
+        other => bail!(
+            "the image's kubeadm reads `{other}`, which firstboot does not write (v1beta2, v1beta3 and v1beta4)"
+        ),
+    };
+    let mut documents = Documents {
+        api,
+        version: image.kubeadm_api_version.clone(),
+        all: base,
+    };
+    if node.role == Role::Master0 {
+        init(&mut documents, node, image)?;
+        cluster(&mut documents, node, image)?;
+        kubelet(&mut documents, node)?;
+        documents.remove("JoinConfiguration");
+    } else {
+        join(&mut documents, node, image)?;
+        for kind in [
+            "InitConfiguration",
+            "ClusterConfiguration",
+            "KubeletConfiguration",
+            "KubeProxyConfiguration",
+        ] {
+            documents.remove(kind);
+        }
+    }
+    Ok(documents.all)
+}
+
+struct Documents {
+    api: Api,
+    version: String,
+    all: Vec<Value>,
+}
+
+impl Documents {
+    /// The document of this kind, made when the base has none. A base of an older package version is moved up.
+    fn get(&mut self, kind: &str, version: &str) -> Result<&mut Map<String, Value>> {
+        let at = match self
+            .all
+            .iter()
+            .position(|document| document["kind"] == kind)
+        {
+            Some(at) => at,
+            None => {
+                self.all.push(json!({ "kind": kind }));
+                self.all.len() - 1
+            }
+        };
+        let document = self.all[at]
+            .as_object_mut()
+            .with_context(|| format!("`{kind}` in `kubeadm.yaml` is not a mapping"))?;
+        document.insert("apiVersion".into(), version.into());
+        Ok(document)
+    }
+
+    fn kubeadm(&mut self, kind: &str) -> Result<&mut Map<String, Value>> {
+        let version = self.version.clone();
+        self.get(kind, &version)
+    }
+
+    fn remove(&mut self, kind: &str) {
+        self.all.retain(|document| document["kind"] != kind);
+    }
+}
+
+fn init(documents: &mut Documents, node: &NodeFile, image: &ImageFile) -> Result<()> {
+    let api = documents.api;
+    let document = documents.kubeadm("InitConfiguration")?;
+    document.insert("localAPIEndpoint".into(), local_endpoint(node)?);
+    register(section(document, "nodeRegistration")?, node, image, api)?;
+    if api >= Api::V1Beta4 {
+        timeouts(document, node)?;
+    }
+    Ok(())
+}
+
+fn join(documents: &mut Documents, node: &NodeFile, image: &ImageFile) -> Result<()> {
+    let api = documents.api;
+    let document = documents.kubeadm("JoinConfiguration")?;
+    let discovery = section(document, "discovery")?;
+    // The kubelet's own kubeconfig is also the discovery file: it names the endpoint, carries the authority and a client
+    // certificate, so no token is shared and nothing expires on the shelf.
+    discovery.clear();
+    discovery.insert(
+        "file".into(),
+        json!({ "kubeConfigPath": "/etc/kubernetes/kubelet.conf" }),
+    );
+    if api < Api::V1Beta4 {
+        discovery.insert("timeout".into(), seconds(timeout(node)));
+    }
+    register(section(document, "nodeRegistration")?, node, image, api)?;
+    if node.role == Role::Master {
+        document.insert(
+            "controlPlane".into(),
+            json!({ "localAPIEndpoint": local_endpoint(node)? }),
+        );
+    }
+    if api >= Api::V1Beta4 {
+        timeouts(document, node)?;
+    }
+    Ok(())
+}
+
+fn cluster(documents: &mut Documents, node: &NodeFile, image: &ImageFile) -> Result<()> {
+    let api = documents.api;
+    let document = documents.kubeadm("ClusterConfiguration")?;
+    let settings = &node.kubernetes;
+    document.insert("clusterName".into(), node.cluster.clone().into());
+    document.insert(
+        "kubernetesVersion".into(),
+        format!("v{}", image.kubernetes_version).into(),
+    );
+    document.insert(
+        "imageRepository".into(),
+        image.image_repository.clone().into(),
+    );
+    let endpoint = format!("{}:{}", node.apiserver.domain, node.apiserver.port);
+    document.insert("controlPlaneEndpoint".into(), endpoint.into());
+    let networking = section(document, "networking")?;
+    networking.insert("podSubnet".into(), ranges(&node.network.pods).into());
+    networking.insert(
+        "serviceSubnet".into(),
+        ranges(&node.network.services).into(),
+    );
+    // A feature gate before 1.21, gone after 1.24.
+    if node.network.pods.len() > 1 && minor(image)? < 21 {
+        section(document, "featureGates")?.insert("IPv6DualStack".into(), true.into());
+    }
+
+    let apiserver = section(document, "apiServer")?;
+    arguments(apiserver, "extraArgs", &settings.apiserver_args, api)?;
+    if api < Api::V1Beta4 {
+        apiserver.insert("timeoutForControlPlane".into(), seconds(timeout(node)));
+    }
+    arguments(
+        section(document, "controllerManager")?,
+        "extraArgs",
+        &settings.controller_manager_args,
+        api,
+    )?;
+    arguments(
+        section(document, "scheduler")?,
+        "extraArgs",
+        &settings.scheduler_args,
+        api,
+    )?;
+    let etcd = section(section(document, "etcd")?, "local")?;
+    etcd.entry("dataDir")
+        .or_insert_with(|| "/var/lib/etcd".into());
+    etcd.insert("imageTag".into(), image.etcd_image_tag.clone().into());
+    arguments(etcd, "extraArgs", &settings.etcd_args, api)
+}
+
+fn kubelet(documents: &mut Documents, node: &NodeFile) -> Result<()> {
+    let document = documents.get("KubeletConfiguration", "kubelet.config.k8s.io/v1beta1")?;
+    // kubeadm before 1.22 leaves the kubelet's `cgroupfs`, which fights with systemd over one tree.
+    document
+        .entry("cgroupDriver")
+        .or_insert_with(|| "systemd".into());
+    for (key, value) in &node.kubernetes.kubelet {
+        document.insert(key.clone(), value.clone());
+    }
+    Ok(())
+}
+
+fn register(
+    section: &mut Map<String, Value>,
+    node: &NodeFile,
+    image: &ImageFile,
+    api: Api,
+) -> Result<()> {
+    section.insert("name".into(), node.name.clone().into());
+    // Without a scheme kubeadm takes it for a path of its own making and warns.
+    let socket = match image.cri_socket.as_str() {
+        path if path.starts_with('/') && api >= Api::V1Beta3 => format!("unix://{path}"),
+        socket => socket.to_owned(),
+    };
+    section.insert("criSocket".into(), socket.into());
+    let mut flags = BTreeMap::from([("node-ip".to_owned(), address(node)?)]);
+    if !node.labels.is_empty() {
+        let labels: Vec<_> = node
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        flags.insert("node-labels".into(), labels.join(","));
+    }
+    arguments(section, "kubeletExtraArgs", &flags, api)?;
+    if !node.taints.is_empty() {
+        let mut taints = node
+            .taints
+            .iter()
+            .map(|taint| parse_taint(taint))
+            .collect::<Result<Vec<_>>>()?;
+        if node.role != Role::Node {
+            // kubeadm adds the control plane's taint only when none is named.
+            let minor = minor(image)?;
+            if minor < 25 {
+                taints.push(
+                    json!({ "key": "node-role.kubernetes.io/master", "effect": "NoSchedule" }),
+                );
+            }
+            if minor >= 24 {
+                taints.push(json!({ "key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule" }));
+            }
+        }
+        section.insert("taints".into(), taints.into());
+    }
+    Ok(())
+}
+
+/// v1beta4's section for what was spread before.
+fn timeouts(document: &mut Map<String, Value>, node: &NodeFile) -> Result<()> {
+    let limit = seconds(timeout(node));
+    let timeouts = section(document, "timeouts")?;
+    for key in [
+        "controlPlaneComponentHealthCheck",
+        "kubeletHealthCheck",
+        "kubernetesAPICall",
+        "discovery",
+    ] {
+        timeouts.insert(key.into(), limit.clone());
+    }
+    Ok(())
+}
+
+/// Sets flags over those that are there already, in the shape of the version.
+fn arguments(
+    section: &mut Map<String, Value>,
+    key: &str,
+    flags: &BTreeMap<String, String>,
+    api: Api,
+) -> Result<()> {
+    let mut all = Vec::<(String, Value)>::new();
+    match section.remove(key) {
+        None | Some(Value::Null) => {}
+        Some(Value::Object(map)) => all.extend(map),
+        Some(Value::Array(list)) => {
+            for entry in list {
+                let name = entry["name"]
+                    .as_str()
+                    .with_context(|| format!("`{key}` has an entry without a name"))?;
+                all.push((name.to_owned(), entry["value"].clone()));
+            }
+        }
+        Some(_) => bail!("`{key}` in `kubeadm.yaml` is neither a mapping nor a list"),
+    }
+    all.retain(|(name, _)| !flags.contains_key(name));
+    all.extend(
+        flags
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone().into())),
+    );
+    if all.is_empty() {
+        return Ok(());
+    }
+    let shaped = if api >= Api::V1Beta4 {
+        all.into_iter()
+            .map(|(name, value)| json!({ "name": name, "value": value }))
+            .collect()
+    } else {
+        Value::Object(all.into_iter().collect())
+    };
+    section.insert(key.into(), shaped);
+    Ok(())
+}
+
+/// `key=value:Effect` or `key:Effect`.
+fn parse_taint(text: &str) -> Result<Value> {
+    let (head, effect) = text
+        .rsplit_once(':')
+        .with_context(|| format!("taint `{text}` has no effect"))?;
+    Ok(match head.split_once('=') {
+        Some((key, value)) => json!({ "key": key, "value": value, "effect": effect }),
+        None => json!({ "key": head, "effect": effect }),
+    })
+}
+
+fn section<'a>(
+    parent: &'a mut Map<String, Value>,
+    key: &str,
+) -> Result<&'a mut Map<String, Value>> {
+    let value = parent.entry(key).or_insert_with(|| json!({}));
+    if value.is_null() {
+        *value = json!({});
+    }
+    value
+        .as_object_mut()
+        .with_context(|| format!("`{key}` in `kubeadm.yaml` is not a mapping"))
+}
+
+fn local_endpoint(node: &NodeFile) -> Result<Value> {
+    Ok(json!({ "advertiseAddress": address(node)?, "bindPort": node.apiserver.port }))
+}
+
+fn address(node: &NodeFile) -> Result<String> {
+    let first = node
+        .addresses
+        .first()
+        .context("the node file has no address")?;
+    Ok(first.addr().to_string())
+}
+
+fn ranges(ranges: &[IpNet]) -> String {
+    ranges
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn timeout(node: &NodeFile) -> u32 {
+    node.kubernetes
+        .control_plane_timeout_seconds
+        .unwrap_or(CONTROL_PLANE_TIMEOUT_SECONDS)
+}
+
+/// As Go reads a duration.
+fn seconds(seconds: u32) -> Value {
+    format!("{seconds}s").into()
+}
+
+fn minor(image: &ImageFile) -> Result<u32> {
+    let version = &image.kubernetes_version;
+    let minor = version
+        .split('.')
+        .nth(1)
+        .and_then(|minor| minor.parse().ok());
+    minor.with_context(|| {
+        format!("the image's Kubernetes version `{version}` is not `major.minor.patch`")
+    })
+}

@@ -1,0 +1,8 @@
+//! What firstboot says to Kubernetes: kubeadm's configuration, and the few requests it makes itself.
+//!
+//! No kubectl: each call of it costs seconds of processor time on a slow machine.
+
+pub mod apply;
+pub mod client;
+pub mod config;
+pub mod documents;

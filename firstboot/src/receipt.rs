@@ -1,0 +1,87 @@
+//! What firstboot did to this host and when: a diary for people.
+//!
+//! Never asked for decisions, so a lost or unreadable one is started anew.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use userdata::paths::RECEIPT_FILE;
+
+use crate::system::files::{Attributes, Root};
+
+#[derive(Debug)]
+pub struct Receipt {
+    root: Root,
+    source: String,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub step: String,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Where the document came from in that run.
+    pub source: String,
+    /// Seconds since 1970 by this machine's clock, which may have been wrong.
+    pub at: u64,
+    pub took_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "reason", rename_all = "lowercase")]
+pub enum Outcome {
+    Done,
+    Failed(String),
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct OnDisk {
+    steps: Vec<Entry>,
+}
+
+impl Receipt {
+    /// Continues the receipt below `root`, if there is one.
+    pub fn open(root: &Root, source: &str) -> Self {
+        let entries = match root.read(RECEIPT_FILE) {
+            Ok(Some(bytes)) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                log::warn!("reading `{RECEIPT_FILE}`: {error}, starting a new one");
+                OnDisk::default()
+            }),
+            _ => OnDisk::default(),
+        };
+        Self {
+            root: root.clone(),
+            source: source.to_owned(),
+            entries: entries.steps,
+        }
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Adds one line and replaces the file.
+    pub(crate) fn record(&mut self, step: &str, outcome: Outcome, took: Duration) -> Result<()> {
+        let at = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.entries.push(Entry {
+            step: step.to_owned(),
+            outcome,
+            source: self.source.clone(),
+            at,
+            took_ms,
+        });
+        let mut bytes = serde_json::to_vec_pretty(&OnDisk {
+            steps: self.entries.clone(),
+        })
+        .context("writing the receipt")?;
+        bytes.push(b'\n');
+        self.root
+            .write(RECEIPT_FILE, &bytes, Attributes::mode(0o644))?;
+        Ok(())
+    }
+}

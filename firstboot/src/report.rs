@@ -1,0 +1,382 @@
+//! Telling people and programs what happens: journal, console, systemd's status line, the status file.
+//!
+//! Each event is one method here, so that all four say the same, once.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Error;
+use sd_notify::NotifyState;
+use serde::{Deserialize, Serialize};
+use userdata::node::Role;
+use userdata::paths::STATUS_FILE;
+
+use crate::journal;
+use crate::source::{Look, Seed};
+use crate::system::files::{Attributes, Root};
+use crate::system::usage;
+
+/// There when the machine is what its document says; gone at power-off.
+pub const READY_FILE: &str = "/run/firstlight/ready";
+/// There when firstboot ended without success; holds the reason.
+pub const FAILED_FILE: &str = "/run/firstlight/failed";
+
+/// `/run/firstlight/status.json`, and what `firstboot status --json` prints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub phase: Phase,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    pub step_number: usize,
+    pub step_count: usize,
+    /// What is waited for, when something is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// Why it failed, or why no source has a document.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub reasons: Vec<String>,
+    /// Seconds since 1970 by this machine's clock.
+    pub since: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    #[default]
+    Starting,
+    NoDocument,
+    Working,
+    Ready,
+    Failed,
+}
+
+/// Something outside firstboot that has to answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    pub endpoint: String,
+    pub answer: String,
+    pub tries: u64,
+    /// Seconds since 1970 by this machine's clock.
+    pub since: u64,
+}
+
+#[derive(Debug)]
+pub struct Reporter {
+    root: Root,
+    start: Instant,
+    status: Status,
+    /// The last answer on the console, so that it is not repeated.
+    said: String,
+}
+
+impl Reporter {
+    /// Reports for the machine, or, for a directory, only to the log.
+    pub fn new(root: &Root) -> Self {
+        let reporter = Self::silent(root);
+        for mark in [READY_FILE, FAILED_FILE] {
+            if root.is_machine() {
+                let _ = root.remove(mark);
+            }
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        log::info!(MESSAGE_ID = journal::STARTED, FIRSTLIGHT_VERSION = version; "firstboot {version}");
+        reporter
+    }
+
+    /// Has said nothing yet and does not announce itself: for `--plan`, which changes nothing.
+    pub fn silent(root: &Root) -> Self {
+        Self {
+            root: root.clone(),
+            start: Instant::now(),
+            status: Status {
+                since: now(),
+                ..Status::default()
+            },
+            said: String::new(),
+        }
+    }
+
+    pub(crate) fn source_tried(
+        &mut self,
+        source: &str,
+        look: &anyhow::Result<Look>,
+        took: Duration,
+    ) {
+        let (result, bytes, reason) = match look {
+            Ok(Look::Found(seed)) => ("found", seed.bytes(), format!("found {}", seed.origin)),
+            Ok(Look::Nothing(reason)) => ("nothing", 0, format!("nothing here: {reason}")),
+            Err(error) => ("broken", 0, format!("broken: {error:#}")),
+        };
+        log::info!(
+            MESSAGE_ID = journal::SOURCE_TRIED,
+            FIRSTLIGHT_SOURCE = source,
+            FIRSTLIGHT_RESULT = result,
+            FIRSTLIGHT_BYTES = bytes,
+            FIRSTLIGHT_DURATION_MS = millis(took),
+            FIRSTLIGHT_REASON = reason.as_str();
+            "source {source}: {reason}"
+        );
+    }
+
+    pub fn document_found(&mut self, source: &str, seed: &Seed, host: &str, role: Option<Role>) {
+        self.status.phase = Phase::Working;
+        self.status.host = Some(host.to_owned());
+        self.status.role = role;
+        self.status.source = Some(format!("{source} ({})", seed.origin));
+        self.status.reasons.clear();
+        let role = role_name(role);
+        let text = format!("{host} ({role}), by {}", seed.origin);
+        log::info!(
+            MESSAGE_ID = journal::DOCUMENT_FOUND,
+            FIRSTLIGHT_SOURCE = source,
+            FIRSTLIGHT_HOST = host,
+            FIRSTLIGHT_ROLE = role;
+            "this is {text}"
+        );
+        self.console(&format!("this is {text}"));
+        self.publish(&format!("This is {text}"));
+    }
+
+    /// Each reason is shown in full: it names file, line and key.
+    pub fn document_refused(&mut self, source: &str, reason: &str) {
+        log::error!(
+            MESSAGE_ID = journal::DOCUMENT_REFUSED, FIRSTLIGHT_SOURCE = source, FIRSTLIGHT_REASON = reason; "{reason}"
+        );
+    }
+
+    pub fn no_document(&mut self, machine: &str, reasons: Vec<String>) {
+        if self.status.phase == Phase::NoDocument && self.status.reasons == reasons {
+            return;
+        }
+        let text = reasons.join("; ");
+        log::warn!(
+            MESSAGE_ID = journal::DOCUMENT_AWAITED, FIRSTLIGHT_REASON = text.as_str();
+            "no document for this machine ({machine}): {text}, waiting for a disk labelled cidata"
+        );
+        self.console(&format!("no document for this machine: {machine}"));
+        for reason in &reasons {
+            self.console(&format!("  {reason}"));
+        }
+        self.console(
+            "attach a disk labelled `cidata` with this host's files; it is noticed by itself",
+        );
+        self.status.phase = Phase::NoDocument;
+        self.status.reasons = reasons;
+        self.publish(&format!("No document for this machine: {text}"));
+    }
+
+    pub(crate) fn step_started(&mut self, name: &str, number: usize, count: usize, text: &str) {
+        self.status.step = Some(name.to_owned());
+        (self.status.step_number, self.status.step_count) = (number, count);
+        self.status.waiting = None;
+        log::info!(
+            MESSAGE_ID = journal::STEP_STARTED,
+            FIRSTLIGHT_STEP = name,
+            FIRSTLIGHT_STEP_NUMBER = number,
+            FIRSTLIGHT_STEP_COUNT = count;
+            "[{number}/{count}] {text}"
+        );
+        self.console(&format!("[{number}/{count}] {text}"));
+        self.publish(&format!("[{number}/{count}] {text}"));
+    }
+
+    pub(crate) fn step_done(&mut self, name: &str, number: usize, count: usize, took: Duration) {
+        log::info!(
+            MESSAGE_ID = journal::STEP_DONE,
+            FIRSTLIGHT_STEP = name,
+            FIRSTLIGHT_STEP_NUMBER = number,
+            FIRSTLIGHT_STEP_COUNT = count,
+            FIRSTLIGHT_DURATION_MS = millis(took);
+            "[{number}/{count}] {name}: done in {} ms", millis(took)
+        );
+    }
+
+    pub(crate) fn step_skipped(&mut self, name: &str, number: usize, count: usize, reason: &str) {
+        log::info!(
+            MESSAGE_ID = journal::STEP_SKIPPED,
+            FIRSTLIGHT_STEP = name,
+            FIRSTLIGHT_STEP_NUMBER = number,
+            FIRSTLIGHT_STEP_COUNT = count,
+            FIRSTLIGHT_REASON = reason;
+            "[{number}/{count}] {name}: {reason}"
+        );
+    }
+
+    pub(crate) fn step_failed(
+        &mut self,
+        name: &str,
+        number: usize,
+        count: usize,
+        took: Duration,
+        error: &Error,
+    ) {
+        let reason = format!("{error:#}");
+        log::error!(
+            MESSAGE_ID = journal::STEP_FAILED,
+            FIRSTLIGHT_STEP = name,
+            FIRSTLIGHT_STEP_NUMBER = number,
+            FIRSTLIGHT_STEP_COUNT = count,
+            FIRSTLIGHT_DURATION_MS = millis(took),
+            FIRSTLIGHT_REASON = reason.as_str();
+            "[{number}/{count}] {name}: {reason}"
+        );
+    }
+
+    /// The first action that is kubeadm's or kubelet's and not ours follows: what firstboot itself cost until here.
+    pub fn kubeadm_started(&mut self) {
+        let (own, wall) = (usage::own(), self.start.elapsed());
+        log::info!(
+            MESSAGE_ID = journal::KUBEADM_STARTED,
+            FIRSTLIGHT_OWN_MS = millis(own.processor),
+            FIRSTLIGHT_SINCE_START_MS = millis(wall),
+            FIRSTLIGHT_PEAK_MEMORY_KIB = own.peak_memory_kib;
+            "handing over to kubeadm after {} ms ({} ms of own processor time, {} KiB)",
+            millis(wall), millis(own.processor), own.peak_memory_kib
+        );
+    }
+
+    /// Something is waited for; called at each try. Journal and console hear of a changed answer only.
+    pub fn waiting(&mut self, endpoint: &str, answer: &str, tries: u64) {
+        let since = self
+            .status
+            .waiting
+            .as_ref()
+            .map_or_else(now, |waiting| waiting.since);
+        let changed = self.said != format!("{endpoint}{answer}");
+        self.status.waiting = Some(Waiting {
+            endpoint: endpoint.to_owned(),
+            answer: answer.to_owned(),
+            tries,
+            since,
+        });
+        if changed {
+            self.said = format!("{endpoint}{answer}");
+            let step = self.status.step.clone().unwrap_or_default();
+            log::info!(
+                MESSAGE_ID = journal::WAITING,
+                FIRSTLIGHT_STEP = step.as_str(),
+                FIRSTLIGHT_ENDPOINT = endpoint,
+                FIRSTLIGHT_ANSWER = answer,
+                FIRSTLIGHT_TRIES = tries;
+                "waiting for {endpoint}: {answer}"
+            );
+            self.console(&format!("waiting for {endpoint}: {answer}"));
+            self.publish(&format!("Waiting for {endpoint}: {answer}"));
+        } else if tries.is_multiple_of(10) {
+            self.write_status();
+        }
+    }
+
+    pub fn ready(&mut self, changed: usize) {
+        let (own, wall) = (usage::own(), self.start.elapsed());
+        self.status.phase = Phase::Ready;
+        (self.status.step, self.status.waiting) = (None, None);
+        let host = self.status.host.clone().unwrap_or_default();
+        let role = role_name(self.status.role);
+        log::info!(
+            MESSAGE_ID = journal::READY,
+            FIRSTLIGHT_HOST = host.as_str(),
+            FIRSTLIGHT_ROLE = role,
+            FIRSTLIGHT_DURATION_MS = millis(wall),
+            FIRSTLIGHT_OWN_MS = millis(own.processor),
+            FIRSTLIGHT_PEAK_MEMORY_KIB = own.peak_memory_kib,
+            FIRSTLIGHT_CHANGED = changed;
+            "{host} ({role}) is ready after {:.1} s", wall.as_secs_f64()
+        );
+        self.console(&format!(
+            "{host} ({role}) is ready after {:.1} s",
+            wall.as_secs_f64()
+        ));
+        self.publish(&format!("{host} ({role}) is ready"));
+        self.mark(READY_FILE, "");
+        if self.root.is_machine() {
+            let _ = sd_notify::notify(&[NotifyState::Ready]);
+        }
+    }
+
+    pub fn failed(&mut self, error: &Error) {
+        let reason = format!("{error:#}");
+        self.status.phase = Phase::Failed;
+        self.status.reasons = vec![reason.clone()];
+        log::error!(MESSAGE_ID = journal::FAILED, FIRSTLIGHT_REASON = reason.as_str(); "{reason}");
+        for line in format!("error: {reason}").lines() {
+            self.console(line);
+        }
+        self.console("see `journalctl --unit firstboot`; firstboot starts again where it stopped");
+        self.publish(&format!(
+            "Failed: {}",
+            reason.lines().next().unwrap_or_default()
+        ));
+        self.mark(FAILED_FILE, &reason);
+    }
+
+    /// A line for people at the machine's screen or serial line; not having one is no error.
+    fn console(&self, line: &str) {
+        if !self.root.is_machine() {
+            return;
+        }
+        // Non-blocking: a serial line held by flow control must not hold the boot.
+        let flags = nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK;
+        if let Ok(mut console) = OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open("/dev/console")
+        {
+            let _ = console.write_all(format!("firstboot: {line}\r\n").as_bytes());
+        }
+    }
+
+    fn publish(&self, text: &str) {
+        if self.root.is_machine() {
+            let _ = sd_notify::notify(&[NotifyState::Status(text)]);
+        }
+        self.write_status();
+    }
+
+    fn write_status(&self) {
+        if let Ok(mut bytes) = serde_json::to_vec_pretty(&self.status) {
+            bytes.push(b'\n');
+            self.mark_bytes(STATUS_FILE, &bytes);
+        }
+    }
+
+    fn mark(&self, path: &str, text: &str) {
+        self.mark_bytes(path, format!("{text}\n").as_bytes());
+    }
+
+    fn mark_bytes(&self, path: &str, bytes: &[u8]) {
+        if !self.root.is_machine() {
+            return;
+        }
+        if let Err(error) = self.root.write(path, bytes, Attributes::mode(0o644)) {
+            log::warn!("{error:#}, going on without");
+        }
+    }
+}
+
+pub(crate) fn role_name(role: Option<Role>) -> &'static str {
+    match role {
+        Some(Role::Master0) => "master0",
+        Some(Role::Master) => "master",
+        Some(Role::Node) => "node",
+        None => "no role",
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

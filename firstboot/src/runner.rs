@@ -1,0 +1,65 @@
+//! Walks the list of steps: look, skip or apply, say so, keep the receipt; stops at the first error.
+//!
+//! Deliberately one after another. Knows no step by name.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::receipt::{Outcome, Receipt};
+use crate::report::Reporter;
+use crate::step::Step;
+use crate::system::files::Root;
+
+/// Runs the steps in order and returns how many changed something.
+///
+/// A step that says it is done is skipped; so are steps that need a running machine when `root` is a directory.
+pub fn run(
+    steps: &[Box<dyn Step>],
+    root: &Root,
+    receipt: &mut Receipt,
+    report: &mut Reporter,
+) -> Result<usize> {
+    let (count, mut changed) = (steps.len(), 0);
+    for (number, step) in (1..).zip(steps) {
+        let name = step.name();
+        if step.needs_machine() && !root.is_machine() {
+            report.step_skipped(
+                name,
+                number,
+                count,
+                "needs the running machine, passed over",
+            );
+            continue;
+        }
+        let start = Instant::now();
+        let looked = step
+            .is_done()
+            .with_context(|| format!("looking whether step `{name}` is done"));
+        let done = looked
+            .inspect_err(|error| report.step_failed(name, number, count, start.elapsed(), error))?;
+        if done {
+            report.step_skipped(name, number, count, "already done");
+            continue;
+        }
+        report.step_started(name, number, count, &step.to_string());
+        let applied = step
+            .apply(report)
+            .with_context(|| format!("applying step `{name}`"));
+        let took = start.elapsed();
+        match applied {
+            Ok(()) => {
+                changed += 1;
+                report.step_done(name, number, count, took);
+                receipt.record(name, Outcome::Done, took)?;
+            }
+            Err(error) => {
+                report.step_failed(name, number, count, took, &error);
+                // The step's error is the one to tell; a receipt that cannot be written would hide it.
+                let _ = receipt.record(name, Outcome::Failed(format!("{error:#}")), took);
+                return Err(error);
+            }
+        }
+    }
+    Ok(changed)
+}

@@ -1,0 +1,248 @@
+//! Block devices that carry a NoCloud seed: a disk labelled `cidata`, and the image's own seed partition.
+//!
+//! Devices come from sysfs and are recognised by their superblocks, so nothing depends on udev's links.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use userdata::paths::{SEED_LABEL, SEED_PARTITION};
+
+use super::label::{FileSystem, probe};
+use super::{Look, Source, directory};
+use crate::system::files::Root;
+use crate::system::machine::Identity;
+
+const MOUNT_POINT: &str = "/run/firstlight/seed";
+
+/// A disk or partition labelled `cidata`, in any case, that is not a node image's seed partition.
+#[derive(Debug)]
+pub struct LabelledDisk;
+
+/// The partition that the image was made with.
+#[derive(Debug)]
+pub struct SeedPartition;
+
+/// A block device as sysfs shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Device {
+    node: PathBuf,
+    /// GPT name.
+    partition_name: Option<String>,
+}
+
+impl Source for LabelledDisk {
+    fn name(&self) -> &'static str {
+        "cidata"
+    }
+
+    /// Every labelled device is read; more than one with a document for this machine is an error, because which one
+    /// wins would depend on the order in which the kernel found them.
+    fn read(&self, machine: &Identity) -> Result<Look> {
+        let (mut found, mut passed_over) = (Vec::new(), Vec::new());
+        for device in devices(&Root::new("/"))? {
+            if device.partition_name.as_deref() == Some(SEED_PARTITION) {
+                continue;
+            }
+            // A drive without a medium cannot be opened: there is nothing in it.
+            let Some(system) = File::open(&device.node)
+                .ok()
+                .and_then(|mut file| probe(&mut file).ok().flatten())
+            else {
+                continue;
+            };
+            if !system.label.eq_ignore_ascii_case(SEED_LABEL) {
+                continue;
+            }
+            match read_device(&device.node, &system, machine)? {
+                Look::Found(seed) => found.push(seed),
+                Look::Nothing(reason) => passed_over.push(reason),
+            }
+        }
+        match found.len() {
+            0 if passed_over.is_empty() => {
+                Ok(Look::Nothing(format!("no disk is labelled `{SEED_LABEL}`")))
+            }
+            0 => Ok(Look::Nothing(passed_over.join("; "))),
+            1 => Ok(Look::Found(found.remove(0))),
+            _ => {
+                let origins: Vec<_> = found.into_iter().map(|seed| seed.origin).collect();
+                bail!(
+                    "more than one disk has a document for this machine: {}; remove all but one",
+                    origins.join(", ")
+                )
+            }
+        }
+    }
+}
+
+impl Source for SeedPartition {
+    fn name(&self) -> &'static str {
+        "seed-partition"
+    }
+
+    fn read(&self, machine: &Identity) -> Result<Look> {
+        let named = |device: &Device| device.partition_name.as_deref() == Some(SEED_PARTITION);
+        let mut candidates: Vec<_> = devices(&Root::new("/"))?
+            .into_iter()
+            .filter(named)
+            .collect();
+        if candidates.len() > 1 {
+            // Another node's disk may be attached, too: ours is on the disk that we run from.
+            let boot = boot_disks()?;
+            candidates
+                .retain(|device| disk_of(&device.node).is_some_and(|disk| boot.contains(&disk)));
+            ensure!(
+                candidates.len() == 1,
+                "several partitions are named `{SEED_PARTITION}`, and which disk was booted is not known"
+            );
+        }
+        let Some(device) = candidates.pop() else {
+            return Ok(Look::Nothing(format!(
+                "no partition is named `{SEED_PARTITION}`"
+            )));
+        };
+        let mut file = File::open(&device.node)
+            .with_context(|| format!("opening `{}`", device.node.display()))?;
+        let Some(system) =
+            probe(&mut file).with_context(|| format!("reading `{}`", device.node.display()))?
+        else {
+            bail!(
+                "`{}` holds no vfat; was the seed written to the wrong place?",
+                device.node.display()
+            );
+        };
+        drop(file);
+        read_device(&device.node, &system, machine)
+    }
+}
+
+fn read_device(node: &Path, system: &FileSystem, machine: &Identity) -> Result<Look> {
+    let mounted = Mounted::new(node, system.kind)?;
+    directory::read(&mounted.0, &node.display().to_string(), machine)
+}
+
+/// Mounted for as long as this lives.
+#[derive(Debug)]
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(node: &Path, kind: &str) -> Result<Self> {
+        let point = PathBuf::from(MOUNT_POINT);
+        fs::create_dir_all(&point).with_context(|| format!("creating `{}`", point.display()))?;
+        // Somebody else's medium: it may hold device nodes and set-uid programs.
+        let flags =
+            MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        mount(Some(node), &point, Some(kind), flags, None::<&str>)
+            .with_context(|| format!("mounting `{}` as {kind}", node.display()))?;
+        Ok(Self(point))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            log::warn!(
+                "unmounting `{}`: {error}, leaving it mounted",
+                self.0.display()
+            );
+        }
+    }
+}
+
+/// All block devices with content, the last name first, as cloud-init orders them.
+fn devices(root: &Root) -> Result<Vec<Device>> {
+    let mut found = Vec::new();
+    for name in root.list("/sys/class/block")?.into_iter().rev() {
+        let base = format!("/sys/class/block/{name}");
+        let size = root.read(format!("{base}/size"))?.unwrap_or_default();
+        if size.trim_ascii() == b"0"
+            || ["loop", "ram", "zram", "dm-"]
+                .iter()
+                .any(|kind| name.starts_with(kind))
+        {
+            continue;
+        }
+        let uevent =
+            String::from_utf8_lossy(&root.read(format!("{base}/uevent"))?.unwrap_or_default())
+                .into_owned();
+        let partition_name = uevent
+            .lines()
+            .find_map(|line| line.strip_prefix("PARTNAME="))
+            .map(str::to_owned);
+        // sysfs writes `!` where the node has a directory.
+        found.push(Device {
+            node: Path::new("/dev").join(name.replace('!', "/")),
+            partition_name,
+        });
+    }
+    Ok(found)
+}
+
+/// The disk that a partition is on, as sysfs names it.
+fn disk_of(node: &Path) -> Option<PathBuf> {
+    let name = node
+        .strip_prefix("/dev")
+        .ok()?
+        .to_string_lossy()
+        .replace('/', "!");
+    fs::canonicalize(Path::new("/sys/class/block").join(name))
+        .ok()?
+        .parent()
+        .map(Path::to_owned)
+}
+
+/// The disks under the root file system: those of the partitions that dm-verity joins.
+fn boot_disks() -> Result<Vec<PathBuf>> {
+    let device = fs::metadata("/usr").context("looking at `/usr`")?.dev();
+    let base = format!(
+        "/sys/dev/block/{}:{}",
+        nix::sys::stat::major(device),
+        nix::sys::stat::minor(device)
+    );
+    let slaves = Root::new("/").list(format!("{base}/slaves"))?;
+    Ok(slaves
+        .iter()
+        .filter_map(|name| disk_of(&Path::new("/dev").join(name)))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_come_from_sysfs_with_their_partition_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = |name: &str, size: &str, uevent: &str| {
+            let base = dir.path().join("sys/class/block").join(name);
+            fs::create_dir_all(&base).unwrap();
+            fs::write(base.join("size"), size).unwrap();
+            fs::write(base.join("uevent"), uevent).unwrap();
+        };
+        device("vda", "100\n", "DEVTYPE=disk\n");
+        device(
+            "vda4",
+            "10\n",
+            "DEVTYPE=partition\nPARTNAME=firstlight-seed\n",
+        );
+        device("sr0", "0\n", "DEVTYPE=disk\n");
+        device("loop0", "8\n", "DEVTYPE=disk\n");
+        device("cciss!c0d0", "8\n", "DEVTYPE=disk\n");
+        let found = devices(&Root::new(dir.path())).unwrap();
+        let seen: Vec<_> = found
+            .iter()
+            .map(|d| (d.node.to_str().unwrap(), d.partition_name.as_deref()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("/dev/vda4", Some("firstlight-seed")),
+                ("/dev/vda", None),
+                ("/dev/cciss/c0d0", None)
+            ]
+        );
+    }
+}

@@ -1,0 +1,77 @@
+//! Where this host's document may be found, in order, and asking each place.
+//!
+//! "Nothing here" and "here but broken" are different answers: the first looks further, the second stops. Nothing is
+//! parsed here beyond what chooses between hosts.
+//!
+//! To add a source: a file with a type that implements [`Source`]; a line in [`machine_sources`]; a directory under
+//! `tests/fixtures/sources` if it has a form of its own.
+
+pub mod directory;
+pub mod disk;
+pub mod label;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::report::Reporter;
+use crate::system::machine::Identity;
+
+/// A place where this host's document may be found.
+pub trait Source {
+    /// Stable word, used in the journal and the receipt.
+    fn name(&self) -> &'static str;
+    /// An error means that there is something here which cannot be used: the boot stops, no other source is asked.
+    fn read(&self, machine: &Identity) -> Result<Look>;
+}
+
+/// What a source has for this machine.
+#[derive(Debug)]
+pub enum Look {
+    Found(Seed),
+    /// Why there is nothing here for us.
+    Nothing(String),
+}
+
+/// One host's NoCloud files, read and not yet understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seed {
+    /// Where it came from, for people: `/dev/vdb`, `/dev/vdb: hosts/m0`.
+    pub origin: String,
+    pub user_data: String,
+    pub meta_data: Option<String>,
+    pub network_config: Option<String>,
+}
+
+impl Seed {
+    /// How much was read.
+    pub fn bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.user_data.len() + optional(&self.meta_data) + optional(&self.network_config)
+    }
+}
+
+/// The sources of a running machine, in the order in which they win: a disk that somebody attached, then the image's
+/// own seed partition.
+pub fn machine_sources() -> Vec<Box<dyn Source>> {
+    vec![Box::new(disk::LabelledDisk), Box::new(disk::SeedPartition)]
+}
+
+/// Asks each source in turn; the first that has something wins. `Err(reasons)` inside: none has, and why.
+pub fn find(
+    sources: &[Box<dyn Source>],
+    machine: &Identity,
+    report: &mut Reporter,
+) -> Result<std::result::Result<(&'static str, Seed), Vec<String>>> {
+    let mut reasons = Vec::new();
+    for source in sources {
+        let start = Instant::now();
+        let look = source.read(machine);
+        report.source_tried(source.name(), &look, start.elapsed());
+        match look.with_context(|| format!("reading source `{}`", source.name()))? {
+            Look::Found(seed) => return Ok(Ok((source.name(), seed))),
+            Look::Nothing(reason) => reasons.push(format!("{}: {reason}", source.name())),
+        }
+    }
+    Ok(Err(reasons))
+}

@@ -1,0 +1,145 @@
+//! Names without a name server: `/etc/hosts`, and an `/etc/resolv.conf` that is always valid.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use anyhow::Result;
+use userdata::node::{NodeFile, Role};
+
+use super::Step;
+use crate::document::Host;
+use crate::report::Reporter;
+use crate::system::files::{Attributes, Root};
+
+#[derive(Debug)]
+pub struct Hosts {
+    root: Root,
+    hosts: String,
+    /// `None`: the document names no server; what is there stays, if something is.
+    resolv_conf: Option<String>,
+}
+
+impl Hosts {
+    pub fn new(root: &Root, host: &Host) -> Self {
+        let servers = &host.nameservers;
+        let resolv_conf = (!servers.is_empty()).then(|| {
+            let mut text =
+                String::from("# Written by firstboot from the document's network-config.\n");
+            for server in servers {
+                let _ = writeln!(text, "nameserver {server}");
+            }
+            if !host.search.is_empty() {
+                let _ = writeln!(text, "search {}", host.search.join(" "));
+            }
+            text
+        });
+        Self {
+            root: root.clone(),
+            hosts: hosts_file(host),
+            resolv_conf,
+        }
+    }
+
+    /// kubelet and CoreDNS read the file and refuse to start without one.
+    fn wanted_resolv_conf(&self) -> Result<Option<String>> {
+        if self.resolv_conf.is_some() || self.root.exists("/etc/resolv.conf") {
+            return Ok(self.resolv_conf.clone());
+        }
+        Ok(Some(
+            "# No name server: every host of the cluster is in /etc/hosts.\n".to_owned(),
+        ))
+    }
+}
+
+impl fmt::Display for Hosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "write the host table")
+    }
+}
+
+impl Step for Hosts {
+    fn name(&self) -> &'static str {
+        "hosts"
+    }
+
+    fn is_done(&self) -> Result<bool> {
+        let resolv_conf = match self.wanted_resolv_conf()? {
+            Some(text) => {
+                self.root
+                    .holds("/etc/resolv.conf", text.as_bytes(), Attributes::mode(0o644))?
+            }
+            None => true,
+        };
+        Ok(resolv_conf
+            && self
+                .root
+                .holds("/etc/hosts", self.hosts.as_bytes(), Attributes::mode(0o644))?)
+    }
+
+    fn apply(&self, _: &mut Reporter) -> Result<()> {
+        self.root
+            .write("/etc/hosts", self.hosts.as_bytes(), Attributes::mode(0o644))?;
+        if let Some(text) = self.wanted_resolv_conf()? {
+            self.root
+                .write("/etc/resolv.conf", text.as_bytes(), Attributes::mode(0o644))?;
+        }
+        Ok(())
+    }
+}
+
+/// The host table of a document: itself, its cluster, its apiserver.
+pub fn hosts_file(host: &Host) -> String {
+    let mut text = String::from(
+        "# Written by firstboot from this host's document; changes are lost at the next boot.\n\
+         127.0.0.1 localhost\n\
+         ::1 localhost ip6-localhost ip6-loopback\n",
+    );
+    let mut own: Vec<&str> = host.fqdn.iter().map(String::as_str).collect();
+    if !own.contains(&host.hostname.as_str()) {
+        own.push(&host.hostname);
+    }
+    let Some(node) = &host.node else {
+        let _ = writeln!(text, "127.0.1.1 {}", own.join(" "));
+        return text;
+    };
+    // Its own name leads to its address, not to loopback: what listens or advertises by name must be reachable there.
+    let own_address = node.addresses.first().map(|address| address.addr());
+    if let Some(address) = own_address {
+        let _ = writeln!(text, "{address} {}", own.join(" "));
+    }
+    let mut said: BTreeSet<(IpAddr, &str)> = own_address
+        .iter()
+        .flat_map(|address| own.iter().map(|name| (*address, *name)))
+        .collect();
+    for entry in &node.hosts {
+        let new: Vec<_> = entry
+            .names
+            .iter()
+            .map(String::as_str)
+            // The apiserver's domain is decided below, by role.
+            .filter(|name| *name != node.apiserver.domain && said.insert((entry.address, name)))
+            .collect();
+        if !new.is_empty() {
+            let _ = writeln!(text, "{} {}", entry.address, new.join(" "));
+        }
+    }
+    let _ = writeln!(
+        text,
+        "{} {}",
+        apiserver_address(node, own_address),
+        node.apiserver.domain
+    );
+    text
+}
+
+/// Where the apiserver's domain leads: on master0 to itself, elsewhere to the virtual address.
+///
+/// A joining master needs a master that answers first; its steps will decide that when the role is there.
+fn apiserver_address(node: &NodeFile, own: Option<IpAddr>) -> IpAddr {
+    match (node.role, own) {
+        (Role::Master0 | Role::Master, Some(own)) => own,
+        _ => node.apiserver.vip,
+    }
+}

@@ -1,0 +1,65 @@
+//! The file that kubeadm reads, made on this host from the package's base and the document.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use userdata::image::ImageFile;
+use userdata::node::NodeFile;
+use userdata::paths::CONF_DIR;
+
+use super::Step;
+use crate::kube::{config, documents};
+use crate::report::Reporter;
+use crate::system::files::{Attributes, Root};
+
+/// Not below `/etc/kubernetes`: it is ours, and made anew whenever document or image say otherwise.
+pub const PATH: &str = "/var/lib/firstlight/kubeadm.yaml";
+
+#[derive(Debug)]
+pub struct KubeadmConfig {
+    root: Root,
+    text: String,
+}
+
+impl KubeadmConfig {
+    /// Makes the text at once: a base that cannot be completed is found before the first change to the host.
+    pub fn new(root: &Root, node: &NodeFile, image: &ImageFile) -> Result<Self> {
+        let path = format!("{CONF_DIR}/kubeadm.yaml");
+        let base = match root.read(&path)? {
+            Some(bytes) => documents::parse(
+                &path,
+                &String::from_utf8(bytes).with_context(|| format!("reading `{path}`"))?,
+            )?,
+            None => Vec::new(),
+        };
+        let documents =
+            config::kubeadm(node, image, base).with_context(|| format!("completing `{path}`"))?;
+        Ok(Self {
+            root: root.clone(),
+            text: documents::to_text(&documents),
+        })
+    }
+}
+
+impl fmt::Display for KubeadmConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "write kubeadm's and kubelet's configuration")
+    }
+}
+
+impl Step for KubeadmConfig {
+    fn name(&self) -> &'static str {
+        "kubeadm-config"
+    }
+
+    fn is_done(&self) -> Result<bool> {
+        self.root
+            .holds(PATH, self.text.as_bytes(), Attributes::mode(0o600))
+    }
+
+    fn apply(&self, _: &mut Reporter) -> Result<()> {
+        self.root
+            .write(PATH, self.text.as_bytes(), Attributes::mode(0o600))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! The package's manifests (`conf/net/*.yaml`), applied by master0 through the API.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use userdata::node::NodeFile;
+use userdata::paths::CONF_DIR;
+
+use super::Step;
+use super::init::{endpoint, wait_for_apiserver};
+use crate::kube::client::Client;
+use crate::kube::{apply, documents};
+use crate::report::Reporter;
+use crate::system::files::{Attributes, Root};
+
+/// Digest of what was applied last. Later changes by hand are the administrator's and stay.
+const APPLIED_MARK: &str = "/var/lib/firstlight/manifests-applied";
+
+#[derive(Debug)]
+pub struct Manifests {
+    root: Root,
+    endpoint: String,
+    files: Vec<String>,
+    objects: Vec<Value>,
+    digest: String,
+}
+
+impl Manifests {
+    /// Reads and parses at once: a broken manifest is found before the first change to the host.
+    pub fn new(root: &Root, node: &NodeFile) -> Result<Self> {
+        let own = node
+            .addresses
+            .first()
+            .context("the node file has no address")?
+            .addr();
+        let directory = format!("{CONF_DIR}/net");
+        let mut files = root.list(&directory)?;
+        files.retain(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
+        let mut objects = vec![node_certificate_renewal()];
+        for name in &files {
+            let path = format!("{directory}/{name}");
+            let text = String::from_utf8(root.read(&path)?.unwrap_or_default())
+                .with_context(|| format!("reading `{path}`"))?;
+            for document in documents::parse(&path, &text)? {
+                match document["items"].as_array() {
+                    Some(items) if document["kind"] == "List" => objects.extend(items.clone()),
+                    _ => objects.push(document),
+                }
+            }
+        }
+        for object in &objects {
+            apply::identify(object)
+                .with_context(|| format!("reading the manifests in `{directory}`"))?;
+        }
+        let digest = Sha256::digest(documents::to_text(&objects));
+        let digest = digest
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+            + "\n";
+        Ok(Self {
+            root: root.clone(),
+            endpoint: endpoint(own, node.apiserver.port),
+            files,
+            objects,
+            digest,
+        })
+    }
+}
+
+impl fmt::Display for Manifests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "apply the package's manifests ({})",
+            self.files.join(", ")
+        )
+    }
+}
+
+impl Step for Manifests {
+    fn name(&self) -> &'static str {
+        "manifests"
+    }
+
+    fn is_done(&self) -> Result<bool> {
+        Ok(self.root.read(APPLIED_MARK)?.as_deref() == Some(self.digest.as_bytes()))
+    }
+
+    fn apply(&self, report: &mut Reporter) -> Result<()> {
+        let client =
+            Client::from_kubeconfig(&self.root, "/etc/kubernetes/admin.conf", &self.endpoint)?;
+        wait_for_apiserver(&client, report)?;
+        let target = client.base().to_owned();
+        apply::apply(&client, &self.objects, |answer, tries| {
+            report.waiting(&target, answer, tries)
+        })?;
+        self.root.write(
+            APPLIED_MARK,
+            self.digest.as_bytes(),
+            Attributes::mode(0o600),
+        )?;
+        Ok(())
+    }
+
+    fn needs_machine(&self) -> bool {
+        true
+    }
+}
+
+/// Lets a kubelet renew its own client certificate. kubeadm makes this together with bootstrap tokens, which we skip.
+fn node_certificate_renewal() -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": "kubeadm:node-autoapprove-certificate-rotation" },
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes" }],
+    })
+}

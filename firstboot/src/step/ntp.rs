@@ -1,0 +1,56 @@
+//! Time servers, for systemd-timesyncd.
+
+use std::fmt;
+
+use anyhow::Result;
+
+use super::Step;
+use crate::report::Reporter;
+use crate::system::files::{Attributes, Root};
+use crate::system::systemd;
+
+const PATH: &str = "/etc/systemd/timesyncd.conf.d/10-firstlight.conf";
+const UNIT: &str = "systemd-timesyncd.service";
+
+#[derive(Debug)]
+pub struct Ntp {
+    pub root: Root,
+    pub servers: Vec<String>,
+}
+
+impl fmt::Display for Ntp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "take the time from {}", self.servers.join(", "))
+    }
+}
+
+impl Step for Ntp {
+    fn name(&self) -> &'static str {
+        "ntp"
+    }
+
+    fn is_done(&self) -> Result<bool> {
+        Ok(self
+            .root
+            .holds(PATH, self.text().as_bytes(), Attributes::mode(0o644))?
+            && (!self.root.is_machine() || systemd::is_active(UNIT)?))
+    }
+
+    fn apply(&self, _: &mut Reporter) -> Result<()> {
+        self.root
+            .write(PATH, self.text().as_bytes(), Attributes::mode(0o644))?;
+        // Restarted, because it reads its servers only when it starts.
+        if self.root.is_machine() {
+            systemd::restart(UNIT)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Ntp {
+    fn text(&self) -> String {
+        // An empty fallback list: an air-gapped machine must not look for servers in the world.
+        format!("[Time]\nNTP={}\nFallbackNTP=\n", self.servers.join(" "))
+    }
+}

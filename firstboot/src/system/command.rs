@@ -1,0 +1,130 @@
+//! Running a program: arguments logged, output to the journal as it comes, the end of its errors in ours.
+//!
+//! No shell, no timeouts and no retries.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+/// How much of what a program said stands in our error.
+const KEPT_LINES: usize = 12;
+
+/// Runs the program to its end. Each line it prints becomes a journal line as soon as it is printed.
+pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<()> {
+    run_with_input(program, arguments, None)
+}
+
+/// As [`run`], with bytes for its standard input, which are not logged.
+pub fn run_with_input<S: AsRef<OsStr>>(
+    program: &str,
+    arguments: &[S],
+    input: Option<&[u8]>,
+) -> Result<()> {
+    let shown: Vec<_> = arguments
+        .iter()
+        .map(|argument| argument.as_ref().to_string_lossy())
+        .collect();
+    log::debug!("running `{program} {}`", shown.join(" "));
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(if input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("running `{program}`"))?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (status, last) = thread::scope(|scope| {
+        let out = scope.spawn(|| stdout.map(|pipe| follow(program, pipe)).unwrap_or_default());
+        let err = scope.spawn(|| stderr.map(|pipe| follow(program, pipe)).unwrap_or_default());
+        if let Some((mut pipe, bytes)) = stdin.zip(input) {
+            // A program that ends without reading says why in its status.
+            let _ = pipe.write_all(bytes);
+        }
+        let status = child.wait();
+        let (out, err) = (
+            out.join().unwrap_or_default(),
+            err.join().unwrap_or_default(),
+        );
+        (status, if err.is_empty() { out } else { err })
+    });
+    let status = status.with_context(|| format!("waiting for `{program}`"))?;
+    if !status.success() {
+        let last = Vec::from(last).join("\n");
+        bail!(
+            "running `{program} {}`: {status}{}{last}",
+            shown.join(" "),
+            if last.is_empty() { "" } else { ":\n" }
+        );
+    }
+    Ok(())
+}
+
+/// Logs each line of a program's output and returns the last few.
+fn follow(program: &str, pipe: impl Read) -> VecDeque<String> {
+    let mut last = VecDeque::with_capacity(KEPT_LINES);
+    let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
+    while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        line.clear();
+        if text.is_empty() {
+            continue;
+        }
+        log::debug!(FIRSTLIGHT_PROGRAM = program; "{text}");
+        if last.len() == KEPT_LINES {
+            last.pop_front();
+        }
+        last.push_back(text);
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_command_its_status_and_its_last_words() {
+        let error = run("sh", &["-c", "echo said so >&2; exit 3"])
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "running `sh -c echo said so >&2; exit 3`: exit status: 3:\nsaid so"
+        );
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        assert_eq!(
+            run("/nowhere/kubeadm", &[""; 0]).unwrap_err().to_string(),
+            "running `/nowhere/kubeadm`"
+        );
+    }
+
+    #[test]
+    fn input_reaches_the_program() {
+        run_with_input(
+            "sh",
+            &["-c", "read x; test \"$x\" = secret"],
+            Some(b"secret\n"),
+        )
+        .unwrap();
+        assert!(
+            run_with_input(
+                "sh",
+                &["-c", "read x; test \"$x\" = secret"],
+                Some(b"other\n")
+            )
+            .is_err()
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! Files below a root: read, compare, write so that nobody ever sees half of one.
+//!
+//! Not a file system abstraction: `Root` is a path prefix, as in systemd's `--root=`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::{Gid, Uid};
+
+/// The tree that firstboot works on: `/`, or a directory with `--root`.
+#[derive(Debug, Clone)]
+pub struct Root(PathBuf);
+
+/// What a file is besides its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Attributes {
+    /// Owned by root.
+    pub fn mode(mode: u32) -> Self {
+        Self {
+            mode,
+            uid: 0,
+            gid: 0,
+        }
+    }
+}
+
+impl Root {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Is this the running machine, and not a directory to be prepared?
+    pub fn is_machine(&self) -> bool {
+        self.0 == Path::new("/")
+    }
+
+    /// `path` inside this root. `path` is absolute as seen on the running host; `..` cannot lead out.
+    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        let inside = path
+            .as_ref()
+            .components()
+            .filter(|part| matches!(part, Component::Normal(_)));
+        let mut joined = self.0.clone();
+        joined.extend(inside);
+        joined
+    }
+
+    /// The file's bytes, or `None` when there is no such file.
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
+        let path = self.join(path);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error)
+                if error.kind() == ErrorKind::NotFound
+                    || error.kind() == ErrorKind::NotADirectory =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error).with_context(|| format!("reading `{}`", path.display())),
+        }
+    }
+
+    pub fn exists(&self, path: impl AsRef<Path>) -> bool {
+        self.join(path).symlink_metadata().is_ok()
+    }
+
+    /// Does `path` hold exactly these bytes, as a plain file with these attributes?
+    ///
+    /// In a directory given with `--root` the owner is not compared: whoever prepares one need not be root.
+    pub fn holds(
+        &self,
+        path: impl AsRef<Path>,
+        bytes: &[u8],
+        attributes: Attributes,
+    ) -> Result<bool> {
+        let full = self.join(&path);
+        let Ok(meta) = full.symlink_metadata() else {
+            return Ok(false);
+        };
+        Ok(meta.is_file()
+            && meta.permissions().mode() & 0o7777 == attributes.mode
+            && (!self.is_machine() || (meta.uid(), meta.gid()) == (attributes.uid, attributes.gid))
+            && meta.len() == bytes.len() as u64
+            && self.read(path)?.as_deref() == Some(bytes))
+    }
+
+    /// Writes the file unless it is already so; says whether it wrote.
+    ///
+    /// The bytes go to a temporary name that only root may read, get owner and mode, are synced and renamed: readers
+    /// see the old file or the new one, a power cut leaves one of the two, and a secret is never readable with the
+    /// wrong mode. Missing parents are made with mode 0755. A failure leaves the old file.
+    pub fn write(
+        &self,
+        path: impl AsRef<Path>,
+        bytes: &[u8],
+        attributes: Attributes,
+    ) -> Result<bool> {
+        if self.holds(&path, bytes, attributes)? {
+            return Ok(false);
+        }
+        let full = self.join(&path);
+        let Some((directory, name)) = full.parent().zip(full.file_name()) else {
+            bail!("`{}` does not name a file", full.display());
+        };
+        fs::create_dir_all(directory)
+            .with_context(|| format!("creating `{}`", directory.display()))?;
+        let temporary = directory.join(format!(".{}.firstboot", name.to_string_lossy()));
+        // Left by a power cut.
+        remove_if_there(&temporary)?;
+        let written = self.write_and_rename(&temporary, &full, bytes, attributes);
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written.with_context(|| format!("writing `{}`", full.display()))?;
+        sync_directory(directory)?;
+        Ok(true)
+    }
+
+    fn write_and_rename(
+        &self,
+        temporary: &Path,
+        full: &Path,
+        bytes: &[u8],
+        attributes: Attributes,
+    ) -> Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(temporary)?;
+        file.write_all(bytes)?;
+        if self.is_machine() {
+            nix::unistd::fchown(
+                &file,
+                Some(Uid::from_raw(attributes.uid)),
+                Some(Gid::from_raw(attributes.gid)),
+            )?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(attributes.mode))?;
+        file.sync_all()?;
+        fs::rename(temporary, full)?;
+        Ok(())
+    }
+
+    /// Removes a file; one that is not there is as good.
+    pub fn remove(&self, path: impl AsRef<Path>) -> Result<()> {
+        remove_if_there(&self.join(path))
+    }
+
+    /// Removes a directory and all in it; one that is not there is as good.
+    pub fn remove_tree(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = self.join(path);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing `{}`", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Names in a directory, sorted; empty when there is none.
+    pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>> {
+        let path = self.join(path);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => {
+                return Err(error).with_context(|| format!("listing `{}`", path.display()));
+            }
+        };
+        let mut names = entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<std::io::Result<Vec<_>>>()
+            .with_context(|| format!("listing `{}`", path.display()))?;
+        names.sort();
+        Ok(names)
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing `{}`", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .with_context(|| format!("syncing `{}`", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn second_write_touches_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        assert!(
+            root.write("/etc/a/b", b"x", Attributes::mode(0o640))
+                .unwrap()
+        );
+        let before = fs::metadata(dir.path().join("etc/a/b")).unwrap();
+        assert!(
+            !root
+                .write("/etc/a/b", b"x", Attributes::mode(0o640))
+                .unwrap()
+        );
+        let after = fs::metadata(dir.path().join("etc/a/b")).unwrap();
+        assert_eq!(
+            (before.ino(), before.mtime_nsec()),
+            (after.ino(), after.mtime_nsec())
+        );
+        assert_eq!(after.mode() & 0o7777, 0o640);
+        assert_eq!(root.list("/etc/a").unwrap(), ["b"]);
+    }
+
+    #[test]
+    fn a_changed_mode_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        root.write("/k", b"x", Attributes::mode(0o644)).unwrap();
+        assert!(root.write("/k", b"x", Attributes::mode(0o600)).unwrap());
+    }
+
+    #[test]
+    fn dots_do_not_lead_out_of_the_root() {
+        assert_eq!(
+            Root::new("/a").join("/../../etc/passwd"),
+            Path::new("/a/etc/passwd")
+        );
+    }
+}

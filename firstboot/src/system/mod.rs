@@ -1,0 +1,12 @@
+//! The edges: the only code that touches the machine.
+//!
+//! No decisions are made here, and nothing is logged above debug except the output of programs.
+
+pub mod command;
+pub mod files;
+pub mod machine;
+pub mod netlink;
+pub mod runtime;
+pub mod systemd;
+pub mod uevent;
+pub mod usage;

@@ -1,0 +1,221 @@
+//! rtnetlink as plain functions: links, addresses, and waiting for an address to be usable.
+//!
+//! Changes nothing: lasting configuration is systemd-networkd's.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
+
+use super::runtime::block_on;
+
+/// An address that must be on the link with this MAC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Lower case, with colons; `None` for any link.
+    pub mac: Option<String>,
+    pub address: IpAddr,
+}
+
+struct LinkState {
+    name: String,
+    mac: String,
+    lower_up: bool,
+}
+
+/// Waits until every wanted address is on its link, that link has a carrier, and the address may be used (duplicate
+/// address detection is over). Hears of changes from the kernel; ends at the deadline with what is missing.
+pub fn wait_for_addresses(wanted: &[Wanted], deadline: Duration) -> Result<()> {
+    block_on(async {
+        // Listen first, look second: what changes in between is heard.
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
+        let (connection, handle, mut events) =
+            new_multicast_connection(&groups).context("opening a netlink socket")?;
+        tokio::spawn(connection);
+        let end = tokio::time::Instant::now() + deadline;
+        loop {
+            let missing = missing(&handle, wanted).await?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            match tokio::time::timeout_at(end, events.next()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => bail!("listening to netlink: the socket was closed"),
+                Err(_) => bail!("{} after {} s", missing.join("; "), deadline.as_secs()),
+            }
+        }
+    })
+}
+
+/// Are all wanted addresses usable now?
+pub fn has_addresses(wanted: &[Wanted]) -> Result<bool> {
+    block_on(async {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("opening a netlink socket")?;
+        tokio::spawn(connection);
+        Ok(missing(&handle, wanted).await?.is_empty())
+    })
+}
+
+/// One sentence for each wanted address that cannot be used yet.
+async fn missing(handle: &Handle, wanted: &[Wanted]) -> Result<Vec<String>> {
+    let links = links(handle).await?;
+    let addresses: Vec<AddressMessage> = handle
+        .address()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .context("listing the addresses")?;
+    Ok(wanted
+        .iter()
+        .filter_map(|want| obstacle(want, &links, &addresses))
+        .collect())
+}
+
+async fn links(handle: &Handle) -> Result<BTreeMap<u32, LinkState>> {
+    let messages: Vec<_> = handle
+        .link()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .context("listing the links")?;
+    Ok(messages
+        .into_iter()
+        .map(|message| {
+            let mut state = LinkState {
+                name: String::new(),
+                mac: String::new(),
+                lower_up: message.header.flags.contains(LinkFlags::LowerUp),
+            };
+            for attribute in message.attributes {
+                match attribute {
+                    LinkAttribute::IfName(name) => state.name = name,
+                    LinkAttribute::Address(bytes) => {
+                        state.mac = bytes
+                            .iter()
+                            .map(|byte| format!("{byte:02x}"))
+                            .collect::<Vec<_>>()
+                            .join(":");
+                    }
+                    _ => {}
+                }
+            }
+            (message.header.index, state)
+        })
+        .collect())
+}
+
+fn obstacle(
+    want: &Wanted,
+    links: &BTreeMap<u32, LinkState>,
+    addresses: &[AddressMessage],
+) -> Option<String> {
+    let ours = |link: &LinkState| want.mac.as_ref().is_none_or(|mac| link.mac == *mac);
+    if let Some(mac) = &want.mac
+        && !links.values().any(ours)
+    {
+        let known: Vec<_> = links
+            .values()
+            .map(|link| format!("{} {}", link.name, link.mac))
+            .collect();
+        return Some(format!(
+            "no link has the MAC {mac} (there are: {})",
+            known.join(", ")
+        ));
+    }
+    let found = addresses.iter().find(|message| {
+        address_of(message) == Some(want.address)
+            && links.get(&message.header.index).is_some_and(ours)
+    });
+    let Some(message) = found else {
+        return Some(format!("{} is not on its link", want.address));
+    };
+    let flags = flags_of(message);
+    let link = &links[&message.header.index];
+    if flags.contains(AddressFlags::Dadfailed) {
+        Some(format!(
+            "{} on `{}` is used by another machine",
+            want.address, link.name
+        ))
+    } else if flags.contains(AddressFlags::Tentative) {
+        Some(format!(
+            "{} on `{}` is still being checked for duplicates",
+            want.address, link.name
+        ))
+    } else if !link.lower_up {
+        Some(format!(
+            "`{}` ({}) has no carrier; is its cable in?",
+            link.name, link.mac
+        ))
+    } else {
+        None
+    }
+}
+
+fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+    // The local end; on a point-to-point link `Address` is the peer's.
+    let local = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) => Some(*address),
+            _ => None,
+        });
+    local.or_else(|| {
+        message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            })
+    })
+}
+
+fn flags_of(message: &AddressMessage) -> AddressFlags {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Flags(flags) => Some(*flags),
+            _ => None,
+        })
+        .unwrap_or_else(AddressFlags::empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_usable_and_a_strange_mac_is_named() {
+        let home = Wanted {
+            mac: None,
+            address: "127.0.0.1".parse().unwrap(),
+        };
+        wait_for_addresses(&[home], Duration::from_secs(5)).unwrap();
+        let away = Wanted {
+            mac: Some("02:00:00:ff:ff:01".into()),
+            address: "192.0.2.1".parse().unwrap(),
+        };
+        assert!(!has_addresses(std::slice::from_ref(&away)).unwrap());
+        let error = wait_for_addresses(&[away], Duration::ZERO)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("no link has the MAC 02:00:00:ff:ff:01 (there are: "),
+            "{error}"
+        );
+    }
+}

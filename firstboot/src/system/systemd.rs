@@ -1,0 +1,184 @@
+//! systemd over D-Bus: watch jobs, then call, then wait for that job.
+//!
+//! Peer to peer with PID 1 first, because that works before `dbus.service` runs; the system bus is the way back. Raw
+//! method calls and no generated proxies: a peer connection has no senders that a proxy could match signals by.
+
+use std::num::NonZeroUsize;
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures_util::StreamExt;
+use serde::Serialize;
+use zbus::wire::{DynamicType, ObjectPath, OwnedObjectPath, OwnedVariant, Type};
+use zbus::{Connection, MessageStream, connection};
+
+use super::runtime::block_on;
+
+const PRIVATE_SOCKET: &str = "/run/systemd/private";
+const NAME: &str = "org.freedesktop.systemd1";
+const PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+
+/// While we wait for a reply during boot PID 1 may send hundreds of signals; a full queue would block the reply too.
+const QUEUE: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+
+/// Starts a unit and waits until its start job has ended; an active unit is left alone.
+pub fn start(unit: &str) -> Result<()> {
+    block_on(job("StartUnit", unit)).with_context(|| format!("starting `{unit}`"))
+}
+
+pub fn restart(unit: &str) -> Result<()> {
+    block_on(job("RestartUnit", unit)).with_context(|| format!("restarting `{unit}`"))
+}
+
+/// Makes a running service read its configuration again; starts it when it does not run.
+pub fn reload(unit: &str) -> Result<()> {
+    block_on(job("ReloadOrRestartUnit", unit)).with_context(|| format!("reloading `{unit}`"))
+}
+
+pub fn stop(unit: &str) -> Result<()> {
+    block_on(job("StopUnit", unit)).with_context(|| format!("stopping `{unit}`"))
+}
+
+/// Does the unit run? False too when there is no such unit.
+pub fn is_active(unit: &str) -> Result<bool> {
+    block_on(async {
+        let manager = Manager::connect().await?;
+        let path: OwnedObjectPath = manager.call(PATH, MANAGER, "LoadUnit", &unit).await?;
+        let state: OwnedVariant = manager
+            .call(
+                path.as_str(),
+                "org.freedesktop.DBus.Properties",
+                "Get",
+                &("org.freedesktop.systemd1.Unit", "ActiveState"),
+            )
+            .await?;
+        Ok(matches!(
+            state.downcast_ref::<&str>(),
+            Ok("active" | "reloading")
+        ))
+    })
+    .with_context(|| format!("asking for the state of `{unit}`"))
+}
+
+/// Enables a unit and starts it.
+pub fn enable(unit: &str) -> Result<()> {
+    block_on(async {
+        let manager = Manager::connect().await?;
+        let (persistent, replace) = (false, false);
+        let _: (bool, Vec<(String, String, String)>) = manager
+            .call(
+                PATH,
+                MANAGER,
+                "EnableUnitFiles",
+                &(vec![unit], persistent, replace),
+            )
+            .await?;
+        let () = manager.call(PATH, MANAGER, "Reload", &()).await?;
+        Ok(())
+    })
+    .with_context(|| format!("enabling `{unit}`"))?;
+    start(unit)
+}
+
+pub fn is_enabled(unit: &str) -> Result<bool> {
+    block_on(async {
+        let manager = Manager::connect().await?;
+        let state: String = manager
+            .call(PATH, MANAGER, "GetUnitFileState", &unit)
+            .await?;
+        Ok(state == "enabled")
+    })
+    .with_context(|| format!("asking whether `{unit}` is enabled`"))
+}
+
+/// A connection to PID 1.
+struct Manager {
+    connection: Connection,
+    destination: Option<&'static str>,
+}
+
+impl Manager {
+    async fn connect() -> Result<Self> {
+        let private = connection::Builder::address(format!("unix:path={PRIVATE_SOCKET}").as_str())
+            .p2p()
+            .max_queued(QUEUE)
+            .build()
+            .await;
+        let (connection, destination) = match private {
+            Ok(connection) => (connection, None),
+            Err(error) => {
+                log::debug!("connecting to `{PRIVATE_SOCKET}`: {error}, using the system bus");
+                let bus = connection::Builder::system()
+                    .max_queued(QUEUE)
+                    .build()
+                    .await;
+                let bus = bus.map_err(|bus| {
+                    anyhow!("connecting to systemd: `{PRIVATE_SOCKET}`: {error}; system bus: {bus}")
+                })?;
+                (bus, Some(NAME))
+            }
+        };
+        Ok(Self {
+            connection,
+            destination,
+        })
+    }
+
+    async fn call<B, T>(&self, path: &str, interface: &str, method: &str, body: &B) -> Result<T>
+    where
+        B: Serialize + DynamicType,
+        T: for<'de> serde::Deserialize<'de> + Type,
+    {
+        let path = ObjectPath::try_from(path)?;
+        let reply = self
+            .connection
+            .call_method(self.destination, path, Some(interface), method, body)
+            .await?;
+        Ok(reply.body().deserialize()?)
+    }
+}
+
+/// Calls a method that makes a job, and waits for that job to end.
+async fn job(method: &str, unit: &str) -> Result<()> {
+    let manager = Manager::connect().await?;
+    let mut messages = MessageStream::from(&manager.connection);
+    // Before the call: a job may end before its reply is read. A peer hears signals anyway, a bus client only so.
+    let () = manager.call(PATH, MANAGER, "Subscribe", &()).await?;
+    if manager.destination.is_some() {
+        let rule =
+            format!("type='signal',sender='{NAME}',interface='{MANAGER}',member='JobRemoved'");
+        let bus = Some("org.freedesktop.DBus");
+        manager
+            .connection
+            .call_method(
+                bus,
+                "/org/freedesktop/DBus",
+                bus,
+                "AddMatch",
+                &rule.as_str(),
+            )
+            .await?;
+    }
+    let job: OwnedObjectPath = manager
+        .call(PATH, MANAGER, method, &(unit, "replace"))
+        .await?;
+    while let Some(message) = messages.next().await {
+        let message = message.context("listening to systemd")?;
+        if message
+            .header()
+            .member()
+            .is_none_or(|member| member.as_str() != "JobRemoved")
+        {
+            continue;
+        }
+        let (_, ended, _, result): (u32, OwnedObjectPath, String, String) =
+            message.body().deserialize()?;
+        if ended == job {
+            return match result.as_str() {
+                "done" | "skipped" => Ok(()),
+                result => bail!("its job ended as `{result}`; see `journalctl --unit {unit}`"),
+            };
+        }
+    }
+    bail!("systemd closed the connection before the job had ended")
+}

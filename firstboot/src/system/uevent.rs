@@ -1,0 +1,115 @@
+//! Waiting for block devices: the kernel's own announcements, and udev's queue running empty.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+
+/// Hears of every block device that appears or gets a new medium, from the moment it is made.
+#[derive(Debug)]
+pub struct BlockEvents(std::os::fd::OwnedFd);
+
+impl BlockEvents {
+    pub fn listen() -> Result<Self> {
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkKObjectUEvent,
+        )
+        .context("opening the kernel's event socket")?;
+        // Group 1 is the kernel's own events; a device's node is there before its event is sent.
+        bind(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            &NetlinkAddr::new(0, 1),
+        )
+        .context("listening to the kernel's events")?;
+        Ok(Self(socket))
+    }
+
+    /// Sleeps until a block device was added or changed, for ever if need be.
+    pub fn wait(&self) -> Result<()> {
+        let mut buffer = [0; 8192];
+        loop {
+            match recv(
+                std::os::fd::AsRawFd::as_raw_fd(&self.0),
+                &mut buffer,
+                MsgFlags::empty(),
+            ) {
+                Ok(length) if is_new_block_device(&buffer[..length]) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                // More events than the socket holds: one of them may have been ours.
+                Err(Errno::ENOBUFS) => return Ok(()),
+                Err(error) => return Err(error).context("reading the kernel's events"),
+            }
+        }
+    }
+}
+
+/// An event is `ACTION@DEVPATH`, then `KEY=value` pairs, each ended by a NUL.
+fn is_new_block_device(event: &[u8]) -> bool {
+    let mut parts = event.split(|byte| *byte == 0);
+    let head = parts.next().unwrap_or_default();
+    (head.starts_with(b"add@") || head.starts_with(b"change@"))
+        && parts.any(|part| part == b"SUBSYSTEM=block")
+}
+
+/// Waits until udev has handled every device the kernel found at boot, or the deadline is over; says which.
+///
+/// udev keeps `/run/udev/queue` for as long as it is busy.
+pub fn settle(deadline: Duration) -> Result<bool> {
+    let (queue, end) = (Path::new("/run/udev/queue"), Instant::now() + deadline);
+    let inotify =
+        Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("opening inotify")?;
+    if inotify
+        .add_watch("/run/udev", AddWatchFlags::IN_DELETE)
+        .is_err()
+    {
+        return Ok(true); // no udev here
+    }
+    while queue.exists() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(
+            &mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        ) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("waiting for udev"),
+        }
+        let _ = inotify.read_events();
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_new_block_devices_count() {
+        assert!(is_new_block_device(
+            b"add@/devices/x/block/vdb\0ACTION=add\0SUBSYSTEM=block\0"
+        ));
+        assert!(is_new_block_device(
+            b"change@/devices/x/block/sr0\0SUBSYSTEM=block\0DISK_MEDIA_CHANGE=1\0"
+        ));
+        assert!(!is_new_block_device(
+            b"remove@/devices/x/block/vdb\0SUBSYSTEM=block\0"
+        ));
+        assert!(!is_new_block_device(
+            b"add@/devices/x/net/eth0\0SUBSYSTEM=net\0"
+        ));
+        assert!(!is_new_block_device(b""));
+    }
+}
