@@ -78,7 +78,12 @@ impl ClusterPlan {
 
     /// As the node file lists them.
     pub fn master_list(&self) -> Vec<Master> {
-        self.masters().map(|host| Master { name: host.name.clone(), address: host.address() }).collect()
+        self.masters()
+            .map(|host| Master {
+                name: host.name.clone(),
+                address: host.address(),
+            })
+            .collect()
     }
 
     /// What every host resolves besides itself and the apiserver's domain: all hosts.
@@ -87,7 +92,10 @@ impl ClusterPlan {
             address,
             names: vec![self.fqdn(host), host.name.clone()],
         };
-        self.hosts.iter().flat_map(|host| host.ips().map(move |address| entry(host, address))).collect()
+        self.hosts
+            .iter()
+            .flat_map(|host| host.ips().map(move |address| entry(host, address)))
+            .collect()
     }
 
     /// `m0.prod.internal`: `internal` is reserved for private use (ICANN board resolution of 29 July 2024), so

@@ -6,8 +6,8 @@ use std::fmt;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PKCS_RSA_SHA256, PublicKeyData as _, RsaKeySize, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, PublicKeyData as _, RsaKeySize, SanType,
 };
 use sha2::{Digest as _, Sha256};
 use time::{Date, Duration, OffsetDateTime};
@@ -62,35 +62,56 @@ impl Authority {
         let not_after = end(today, validity_days)?;
         let mut params = base(row.common_name, None, not_after);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages =
-            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+        ];
         let key = KeyPair::generate().with_context(doing)?;
         let certificate = params.self_signed(&key).with_context(doing)?.pem();
         let pem = SecretPem::new(key.serialize_pem());
-        Ok(Self { certificate, key: pem, issuer: rcgen::Issuer::new(params, key), not_after })
+        Ok(Self {
+            certificate,
+            key: pem,
+            issuer: rcgen::Issuer::new(params, key),
+            not_after,
+        })
     }
 
     /// An authority kept from an earlier run, or somebody's own: RSA or EC, PKCS#8, PKCS#1 or SEC1.
     /// Refused when the two do not belong together, when it may not sign, or when it has ended.
     pub fn load(certificate: &str, key: &str, today: Date) -> Result<Self> {
-        let pair = KeyPair::from_pem(key).map_err(|_| anyhow::anyhow!("the key is not a private key in PEM"))?;
+        let pair = KeyPair::from_pem(key)
+            .map_err(|_| anyhow::anyhow!("the key is not a private key in PEM"))?;
         let der = certificate_der(certificate)?;
-        let (rest, x509) = X509Certificate::from_der(&der).context("the certificate cannot be read")?;
+        let (rest, x509) =
+            X509Certificate::from_der(&der).context("the certificate cannot be read")?;
         ensure!(rest.is_empty(), "the certificate has bytes after its end");
         ensure!(
             x509.public_key().raw == pair.subject_public_key_info(),
             "the certificate and the key do not belong together"
         );
-        ensure!(x509.is_ca(), "the certificate is not an authority's (basicConstraints says so)");
+        ensure!(
+            x509.is_ca(),
+            "the certificate is not an authority's (basicConstraints says so)"
+        );
         if let Ok(Some(usage)) = x509.key_usage() {
-            ensure!(usage.value.key_cert_sign(), "the certificate may not sign others (keyUsage says so)");
+            ensure!(
+                usage.value.key_cert_sign(),
+                "the certificate may not sign others (keyUsage says so)"
+            );
         }
         let not_after = x509.validity().not_after.to_datetime();
-        ensure!(not_after.date() > today, "the authority ended on {}", not_after.date());
+        ensure!(
+            not_after.date() > today,
+            "the authority ended on {}",
+            not_after.date()
+        );
         Ok(Self {
             certificate: certificate.to_owned(),
             key: SecretPem::new(key.to_owned()),
-            issuer: rcgen::Issuer::from_ca_cert_der(&der.into(), pair).context("the certificate cannot be used")?,
+            issuer: rcgen::Issuer::from_ca_cert_der(&der.into(), pair)
+                .context("the certificate cannot be used")?,
             not_after,
         })
     }
@@ -107,15 +128,28 @@ impl Authority {
         params.extended_key_usages = match wanted.usage {
             Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
             Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
-            Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            Usage::Both => vec![
+                ExtendedKeyUsagePurpose::ServerAuth,
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ],
         };
         for name in &wanted.dns {
-            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().with_context(doing)?));
+            params.subject_alt_names.push(SanType::DnsName(
+                name.as_str().try_into().with_context(doing)?,
+            ));
         }
-        params.subject_alt_names.extend(wanted.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+        params
+            .subject_alt_names
+            .extend(wanted.ips.iter().map(|ip| SanType::IpAddress(*ip)));
         let key = KeyPair::generate().with_context(doing)?;
-        let certificate = params.signed_by(&key, &self.issuer).with_context(doing)?.pem();
-        Ok(Issued { certificate, key: SecretPem::new(key.serialize_pem()) })
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .with_context(doing)?
+            .pem();
+        Ok(Issued {
+            certificate,
+            key: SecretPem::new(key.serialize_pem()),
+        })
     }
 }
 
@@ -133,12 +167,16 @@ impl ServiceAccount {
     pub fn create() -> Result<Self> {
         let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)
             .context("making the service-account key")?;
-        Ok(Self { key: SecretPem::new(key.serialize_pem()), public: key.public_key_pem() })
+        Ok(Self {
+            key: SecretPem::new(key.serialize_pem()),
+            public: key.public_key_pem(),
+        })
     }
 
     /// Refused when the two do not belong together or are not RSA.
     pub fn load(key: &str, public: &str) -> Result<Self> {
-        let pair = KeyPair::from_pem(key).map_err(|_| anyhow::anyhow!("the key is not a private key in PEM"))?;
+        let pair = KeyPair::from_pem(key)
+            .map_err(|_| anyhow::anyhow!("the key is not a private key in PEM"))?;
         ensure!(
             pair.is_compatible(&PKCS_RSA_SHA256),
             "the key is not RSA, and kubeadm 1.20 joins masters with no other kind"
@@ -149,7 +187,10 @@ impl ServiceAccount {
             pem.contents == pair.subject_public_key_info(),
             "the public key and the private key do not belong together"
         );
-        Ok(Self { key: SecretPem::new(key.to_owned()), public: public.to_owned() })
+        Ok(Self {
+            key: SecretPem::new(key.to_owned()),
+            public: public.to_owned(),
+        })
     }
 }
 
@@ -174,27 +215,46 @@ impl Authorities {
 
 /// SHA-256 of the DER, as `openssl x509 -fingerprint -sha256` has it, in lower-case hexadecimal.
 pub fn fingerprint(certificate: &str) -> Result<String> {
-    Ok(crate::cache::hex(&Sha256::digest(certificate_der(certificate)?)))
+    Ok(crate::cache::hex(&Sha256::digest(certificate_der(
+        certificate,
+    )?)))
 }
 
 /// The one certificate of a PEM text.
 pub fn certificate_der(pem: &str) -> Result<Vec<u8>> {
     let mut blocks = Pem::iter_from_buffer(pem.as_bytes());
-    let Some(Ok(first)) = blocks.next() else { bail!("there is no certificate in PEM") };
-    ensure!(first.label == "CERTIFICATE", "there is a `{}` where a certificate should be", first.label);
-    ensure!(blocks.next().is_none(), "there is more than one certificate");
+    let Some(Ok(first)) = blocks.next() else {
+        bail!("there is no certificate in PEM")
+    };
+    ensure!(
+        first.label == "CERTIFICATE",
+        "there is a `{}` where a certificate should be",
+        first.label
+    );
+    ensure!(
+        blocks.next().is_none(),
+        "there is more than one certificate"
+    );
     Ok(first.contents)
 }
 
-fn base(common_name: &str, organization: Option<&str>, not_after: OffsetDateTime) -> CertificateParams {
+fn base(
+    common_name: &str,
+    organization: Option<&str>,
+    not_after: OffsetDateTime,
+) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.not_before = NOT_BEFORE.midnight().assume_utc();
     params.not_after = not_after;
     params.distinguished_name = DistinguishedName::new();
     if let Some(organization) = organization {
-        params.distinguished_name.push(DnType::OrganizationName, organization);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, organization);
     }
-    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     params
 }
 
@@ -202,5 +262,7 @@ fn end(today: Date, days: u32) -> Result<OffsetDateTime> {
     today
         .checked_add(Duration::days(i64::from(days)))
         .map(|date| date.midnight().assume_utc())
-        .with_context(|| format!("{days} days from {today} are past the year 9999, where certificates end"))
+        .with_context(|| {
+            format!("{days} days from {today} are past the year 9999, where certificates end")
+        })
 }

@@ -52,7 +52,7 @@ pub const SERVICE_ACCOUNT: &str = "sa";
 pub struct LeafRow {
     pub name: &'static str,
     pub issuer: Issuer,
-    /// `{host}` stands for the host's name.
+    /// `<host>` stands for the host's name.
     pub common_name: &'static str,
     pub organization: Option<&'static str>,
     pub names: Names,
@@ -112,14 +112,14 @@ pub const LEAVES: [LeafRow; 11] = [
     LeafRow { name: "apiserver",                issuer: Cluster,    common_name: "kube-apiserver",                 organization: None,          names: Names::Apiserver, usage: Usage::Server, place: Files("apiserver"),                holders: Masters },
     LeafRow { name: "apiserver-kubelet-client", issuer: Cluster,    common_name: "kube-apiserver-kubelet-client",  organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("apiserver-kubelet-client"), holders: Masters },
     LeafRow { name: "front-proxy-client",       issuer: FrontProxy, common_name: "front-proxy-client",             organization: None,          names: Names::None,      usage: Usage::Client, place: Files("front-proxy-client"),       holders: Masters },
-    LeafRow { name: "etcd-server",              issuer: Etcd,       common_name: "{host}",                         organization: None,          names: Names::Etcd,      usage: Usage::Both,   place: Files("etcd/server"),              holders: Masters },
-    LeafRow { name: "etcd-peer",                issuer: Etcd,       common_name: "{host}",                         organization: None,          names: Names::Etcd,      usage: Usage::Both,   place: Files("etcd/peer"),                holders: Masters },
+    LeafRow { name: "etcd-server",              issuer: Etcd,       common_name: "<host>",                         organization: None,          names: Names::Etcd,      usage: Usage::Both,   place: Files("etcd/server"),              holders: Masters },
+    LeafRow { name: "etcd-peer",                issuer: Etcd,       common_name: "<host>",                         organization: None,          names: Names::Etcd,      usage: Usage::Both,   place: Files("etcd/peer"),                holders: Masters },
     LeafRow { name: "etcd-healthcheck-client",  issuer: Etcd,       common_name: "kube-etcd-healthcheck-client",   organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("etcd/healthcheck-client"),  holders: Masters },
     LeafRow { name: "apiserver-etcd-client",    issuer: Etcd,       common_name: "kube-apiserver-etcd-client",     organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("apiserver-etcd-client"),    holders: Masters },
     LeafRow { name: ADMIN,                      issuer: Cluster,    common_name: "kubernetes-admin",               organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Endpoint("admin.conf"),            holders: Masters },
     LeafRow { name: "controller-manager",       issuer: Cluster,    common_name: "system:kube-controller-manager", organization: None,          names: Names::None,      usage: Usage::Client, place: Local("controller-manager.conf"),  holders: Masters },
     LeafRow { name: "scheduler",                issuer: Cluster,    common_name: "system:kube-scheduler",          organization: None,          names: Names::None,      usage: Usage::Client, place: Local("scheduler.conf"),           holders: Masters },
-    LeafRow { name: KUBELET,                    issuer: Cluster,    common_name: "system:node:{host}",             organization: NODES_GROUP,   names: Names::None,      usage: Usage::Client, place: Endpoint("kubelet.conf"),          holders: Everyone },
+    LeafRow { name: KUBELET,                    issuer: Cluster,    common_name: "system:node:<host>",             organization: NODES_GROUP,   names: Names::None,      usage: Usage::Client, place: Endpoint("kubelet.conf"),          holders: Everyone },
 ];
 
 /// The administrator's certificate: one per master, and one for the output folder's `admin.conf`.
@@ -156,7 +156,7 @@ impl LeafRow {
         };
         Specification {
             issuer: self.issuer,
-            common_name: self.common_name.replace("{host}", &host.name),
+            common_name: self.common_name.replace("<host>", &host.name),
             organization: self.organization,
             dns,
             ips,
@@ -191,7 +191,12 @@ fn apiserver_names(plan: &ClusterPlan, host: &HostPlan) -> (Vec<String>, Vec<IpA
         plan.apiserver.domain.clone(),
         host.name.clone(),
     ];
-    let mut ips: Vec<IpAddr> = plan.network.services.iter().map(first_service_address).collect();
+    let mut ips: Vec<IpAddr> = plan
+        .network
+        .services
+        .iter()
+        .map(first_service_address)
+        .collect();
     ips.extend(loopback());
     ips.push(plan.apiserver.vip);
     for master in plan.masters() {
@@ -210,7 +215,10 @@ fn first_service_address(range: &ipnet::IpNet) -> IpAddr {
 }
 
 fn loopback() -> [IpAddr; 2] {
-    [IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)]
+    [
+        IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+    ]
 }
 
 fn distinct<T: PartialEq>(items: Vec<T>) -> Vec<T> {

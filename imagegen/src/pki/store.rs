@@ -58,7 +58,8 @@ impl Pki {
     /// Reads `dir`, makes what is missing, and issues a certificate for each row of [`LEAVES`] and each
     /// holder in `plan`. Writes nothing.
     pub fn prepare(dir: &Path, plan: &ClusterPlan, today: Date) -> Result<Self> {
-        let [cluster, front_proxy, etcd] = AUTHORITIES.map(|row| authority(dir, &row, today, plan.validity_days));
+        let [cluster, front_proxy, etcd] =
+            AUTHORITIES.map(|row| authority(dir, &row, today, plan.validity_days));
         let authorities = Authorities {
             cluster: cluster?,
             front_proxy: front_proxy?,
@@ -67,7 +68,10 @@ impl Pki {
         };
         let mut before = read_issued(&dir.join(ISSUED_FILE))?;
         let mut pki = Pki {
-            operator: Issued { certificate: String::new(), key: SecretPem::new(String::new()) },
+            operator: Issued {
+                certificate: String::new(),
+                key: SecretPem::new(String::new()),
+            },
             authorities,
             hosts: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -77,7 +81,10 @@ impl Pki {
             let mut leaves = BTreeMap::new();
             for row in LEAVES.iter().filter(|row| row.holders.include(host.role)) {
                 let wanted = row.specify(plan, host);
-                leaves.insert(row.name, pki.leaf(&mut before, &host.name, row.name, &wanted, today)?);
+                leaves.insert(
+                    row.name,
+                    pki.leaf(&mut before, &host.name, row.name, &wanted, today)?,
+                );
             }
             pki.hosts.insert(host.name.clone(), leaves);
         }
@@ -93,8 +100,15 @@ impl Pki {
     }
 
     /// All certificates of one host by the name of their row.
-    pub fn of_host<'a>(&'a self, host: &HostPlan) -> impl Iterator<Item = (&'static str, &'a Issued)> {
-        self.hosts.get(&host.name).into_iter().flatten().map(|(name, issued)| (*name, issued))
+    pub fn of_host<'a>(
+        &'a self,
+        host: &HostPlan,
+    ) -> impl Iterator<Item = (&'static str, &'a Issued)> {
+        self.hosts
+            .get(&host.name)
+            .into_iter()
+            .flatten()
+            .map(|(name, issued)| (*name, issued))
     }
 
     /// What the `pki/` folder holds: relative path and text, all of it for its owner only.
@@ -102,13 +116,28 @@ impl Pki {
         let mut files = BTreeMap::new();
         for row in &AUTHORITIES {
             let authority = self.authorities.get(row.issuer);
-            files.insert(format!("{}.crt", row.file).into(), authority.certificate.clone().into_bytes());
-            files.insert(format!("{}.key", row.file).into(), authority.key.expose().as_bytes().to_vec());
+            files.insert(
+                format!("{}.crt", row.file).into(),
+                authority.certificate.clone().into_bytes(),
+            );
+            files.insert(
+                format!("{}.key", row.file).into(),
+                authority.key.expose().as_bytes().to_vec(),
+            );
         }
         let pair = &self.authorities.service_account;
-        files.insert(format!("{SERVICE_ACCOUNT}.key").into(), pair.key.expose().as_bytes().to_vec());
-        files.insert(format!("{SERVICE_ACCOUNT}.pub").into(), pair.public.clone().into_bytes());
-        files.insert(ISSUED_FILE.into(), serde_json::to_vec_pretty(&self.kept).context("writing the issued certificates")?);
+        files.insert(
+            format!("{SERVICE_ACCOUNT}.key").into(),
+            pair.key.expose().as_bytes().to_vec(),
+        );
+        files.insert(
+            format!("{SERVICE_ACCOUNT}.pub").into(),
+            pair.public.clone().into_bytes(),
+        );
+        files.insert(
+            ISSUED_FILE.into(),
+            serde_json::to_vec_pretty(&self.kept).context("writing the issued certificates")?,
+        );
         Ok(files)
     }
 
@@ -123,7 +152,11 @@ impl Pki {
         let authority = self.authorities.get(wanted.issuer);
         let kept = before.get_mut(host).and_then(|leaves| leaves.remove(name));
         let kept = match kept {
-            Some(kept) if kept.digest == digest(wanted, authority, &kept.certificate, &kept.key.0)? => kept,
+            Some(kept)
+                if kept.digest == digest(wanted, authority, &kept.certificate, &kept.key.0)? =>
+            {
+                kept
+            }
             _ => {
                 let issued = authority.sign(wanted, today)?;
                 Kept {
@@ -133,13 +166,24 @@ impl Pki {
                 }
             }
         };
-        let issued = Issued { certificate: kept.certificate.clone(), key: SecretPem::new(kept.key.0.clone()) };
-        self.kept.entry(host.to_owned()).or_default().insert(name.to_owned(), kept);
+        let issued = Issued {
+            certificate: kept.certificate.clone(),
+            key: SecretPem::new(kept.key.0.clone()),
+        };
+        self.kept
+            .entry(host.to_owned())
+            .or_default()
+            .insert(name.to_owned(), kept);
         Ok(issued)
     }
 }
 
-fn digest(wanted: &Specification, authority: &Authority, certificate: &str, key: &str) -> Result<String> {
+fn digest(
+    wanted: &Specification,
+    authority: &Authority,
+    certificate: &str,
+    key: &str,
+) -> Result<String> {
     let wanted = serde_json::to_string(wanted).context("writing a specification")?;
     let mut digest = Sha256::new();
     for part in [wanted.as_str(), &authority.certificate, certificate, key] {
@@ -150,15 +194,26 @@ fn digest(wanted: &Specification, authority: &Authority, certificate: &str, key:
 }
 
 fn authority(dir: &Path, row: &AuthorityRow, today: Date, validity_days: u32) -> Result<Authority> {
-    match pair(dir, &format!("{}.crt", row.file), &format!("{}.key", row.file))? {
+    match pair(
+        dir,
+        &format!("{}.crt", row.file),
+        &format!("{}.key", row.file),
+    )? {
         None => Authority::create(row, today, validity_days),
-        Some((certificate, key)) => Authority::load(&certificate, &key, today)
-            .with_context(|| refusal(&dir.join(format!("{}.crt", row.file)), &dir.join(format!("{}.key", row.file)))),
+        Some((certificate, key)) => Authority::load(&certificate, &key, today).with_context(|| {
+            refusal(
+                &dir.join(format!("{}.crt", row.file)),
+                &dir.join(format!("{}.key", row.file)),
+            )
+        }),
     }
 }
 
 fn service_account(dir: &Path) -> Result<ServiceAccount> {
-    let (key, public) = (format!("{SERVICE_ACCOUNT}.key"), format!("{SERVICE_ACCOUNT}.pub"));
+    let (key, public) = (
+        format!("{SERVICE_ACCOUNT}.key"),
+        format!("{SERVICE_ACCOUNT}.pub"),
+    );
     match pair(dir, &key, &public)? {
         None => ServiceAccount::create(),
         Some((private, text)) => ServiceAccount::load(&private, &text)
@@ -183,7 +238,11 @@ fn pair(dir: &Path, first: &str, second: &str) -> Result<Option<(String, String)
         (Some(a), Some(b)) => Ok(Some((a, b))),
         (None, None) => Ok(None),
         (a, _) => {
-            let (there, gone) = if a.is_some() { (&first, &second) } else { (&second, &first) };
+            let (there, gone) = if a.is_some() {
+                (&first, &second)
+            } else {
+                (&second, &first)
+            };
             bail!(
                 "`{}` is there, `{}` is not; put it back, or move the other away to begin a new cluster",
                 there.display(),
@@ -194,7 +253,9 @@ fn pair(dir: &Path, first: &str, second: &str) -> Result<Option<(String, String)
 }
 
 fn read_issued(path: &Path) -> Result<BTreeMap<String, BTreeMap<String, Kept>>> {
-    let Some(text) = read(path)? else { return Ok(BTreeMap::new()) };
+    let Some(text) = read(path)? else {
+        return Ok(BTreeMap::new());
+    };
     serde_json::from_str(&text).with_context(|| {
         format!("reading `{}` (remove it, and every host gets new certificates from the same authorities)", path.display())
     })
@@ -209,7 +270,10 @@ fn read(path: &Path) -> Result<Option<String>> {
     };
     let meta = fs::metadata(path).with_context(|| format!("looking at `{}`", path.display()))?;
     if meta.mode() & 0o077 != 0 {
-        log::warn!("`{}` was readable by others, setting its mode to 0600", path.display());
+        log::warn!(
+            "`{}` was readable by others, setting its mode to 0600",
+            path.display()
+        );
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))
             .with_context(|| format!("setting the mode of `{}`", path.display()))?;
     }

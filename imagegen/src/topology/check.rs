@@ -31,25 +31,49 @@ pub fn read(name: &str, text: &str) -> Result<Checked, Diagnostics> {
 /// Judges a topology that could be read.
 pub fn check(parsed: &Parsed<Topology>) -> Result<Checked, Diagnostics> {
     let topology = &parsed.value;
-    let mut findings = Findings { spans: &parsed.spans, found: Diagnostics::default() };
+    let mut findings = Findings {
+        spans: &parsed.spans,
+        found: Diagnostics::default(),
+    };
     let f = &mut findings;
-    constant(f, "apiVersion", topology.api_version.as_deref(), API_VERSION);
+    constant(
+        f,
+        "apiVersion",
+        topology.api_version.as_deref(),
+        API_VERSION,
+    );
     constant(f, "kind", topology.kind.as_deref(), KIND);
-    let name = f.required("name", topology.name.as_deref(), "write a short name for the cluster: `name: prod`");
+    let name = f.required(
+        "name",
+        topology.name.as_deref(),
+        "write a short name for the cluster: `name: prod`",
+    );
     let name = name.and_then(|text| f.take("name", value::label(text)));
     let package = topology.package.clone().filter(|text| {
         if text.is_empty() {
-            f.error("package", "empty", "write a path, or leave the key out for the embedded package");
+            f.error(
+                "package",
+                "empty",
+                "write a path, or leave the key out for the embedded package",
+            );
         }
         !text.is_empty()
     });
     let validity = topology.certificates.validity.as_deref().unwrap_or("100y");
     let validity_days = f.take("certificates.validity", value::validity_days(validity));
-    let ssh_authorized_keys = f.all("ssh_authorized_keys", &topology.ssh_authorized_keys, value::ssh_key);
+    let ssh_authorized_keys = f.all(
+        "ssh_authorized_keys",
+        &topology.ssh_authorized_keys,
+        value::ssh_key,
+    );
     let ntp = f.all("ntp", &topology.ntp, |text| match value::ip(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(_) => value::domain(text)
-            .map_err(|_| Refusal::new("neither an IP address nor a domain name", "write `192.168.7.1` or `ntp.example.com`")),
+        Err(_) => value::domain(text).map_err(|_| {
+            Refusal::new(
+                "neither an IP address nor a domain name",
+                "write `192.168.7.1` or `ntp.example.com`",
+            )
+        }),
     });
     let network = network::check(topology, f);
     let hosts = hosts::check(topology, &network, f);
@@ -77,7 +101,11 @@ fn constant(f: &mut Findings<'_>, path: &str, found: Option<&str>, wanted: &str)
     match found {
         None => f.missing(path, format!("write `{path}: {wanted}` at the top")),
         Some(text) if text == wanted => {}
-        Some(text) => f.error(path, format!("`{text}` is not known"), format!("write `{wanted}`")),
+        Some(text) => f.error(
+            path,
+            format!("`{text}` is not known"),
+            format!("write `{wanted}`"),
+        ),
     }
 }
 
@@ -91,25 +119,39 @@ fn kubernetes(given: &KubernetesTopology, f: &mut Findings<'_>) -> Kubernetes {
     for (set, args) in sets {
         for flag in args.keys().filter(|flag| !is_flag(flag)) {
             let mended = flag.trim_start_matches('-').replace('_', "-");
-            let help = if is_flag(&mended) { format!("write `{mended}`") } else { "write the flag's name".to_owned() };
-            f.error_at_key(&format!("kubernetes.{set}[\"{flag}\"]"), "not the name of a flag, which has no dashes before it", help);
+            let help = if is_flag(&mended) {
+                format!("write `{mended}`")
+            } else {
+                "write the flag's name".to_owned()
+            };
+            f.error_at_key(
+                &format!("kubernetes.{set}[\"{flag}\"]"),
+                "not the name of a flag, which has no dashes before it",
+                help,
+            );
         }
     }
     for reserved in ["apiVersion", "kind"] {
         if given.kubelet.contains_key(reserved) {
             let path = format!("kubernetes.kubelet.{reserved}");
-            f.error_at_key(&path, "set by kubeadm's version, not by hand", "remove this line");
+            f.error_at_key(
+                &path,
+                "set by kubeadm's version, not by hand",
+                "remove this line",
+            );
         }
     }
     let timeout = given.control_plane_timeout.as_deref();
-    let timeout = timeout.and_then(|text| f.take("kubernetes.control_plane_timeout", value::duration(text)));
+    let timeout =
+        timeout.and_then(|text| f.take("kubernetes.control_plane_timeout", value::duration(text)));
     Kubernetes {
         apiserver_args: given.apiserver_args.clone(),
         controller_manager_args: given.controller_manager_args.clone(),
         scheduler_args: given.scheduler_args.clone(),
         etcd_args: given.etcd_args.clone(),
         kubelet: given.kubelet.clone(),
-        control_plane_timeout_seconds: timeout.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
+        control_plane_timeout_seconds: timeout
+            .map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
     }
 }
 
@@ -120,25 +162,51 @@ fn is_flag(text: &str) -> bool {
 
 fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
     /// What imagegen itself puts on the command line: given twice, the machine would not find its root.
-    const OURS: [&str; 7] = ["root", "roothash", "usrhash", "init", "rd.systemd.verity", "systemd.verity", "console"];
+    const OURS: [&str; 7] = [
+        "root",
+        "roothash",
+        "usrhash",
+        "init",
+        "rd.systemd.verity",
+        "systemd.verity",
+        "console",
+    ];
     let kernel = match given.kernel.as_deref() {
         None | Some("generic") => Kernel::Generic,
         Some("cloud") => Kernel::Cloud,
         Some(other) => {
             let meant = value::nearest(other, &["generic", "cloud"]);
-            let help = meant.map_or("write `generic` or `cloud`".to_owned(), |meant| format!("write `{meant}`"));
-            f.error("image.kernel", format!("there is no kernel `{other}`"), help);
+            let help = meant.map_or("write `generic` or `cloud`".to_owned(), |meant| {
+                format!("write `{meant}`")
+            });
+            f.error(
+                "image.kernel",
+                format!("there is no kernel `{other}`"),
+                help,
+            );
             Kernel::Generic
         }
     };
     let cmdline = f.all("image.cmdline", &given.cmdline, |text| {
         let key = text.split('=').next().unwrap_or_default();
         if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            Err(Refusal::new("not one argument of the kernel", "write one argument per item, without spaces"))
+            Err(Refusal::new(
+                "not one argument of the kernel",
+                "write one argument per item, without spaces",
+            ))
         } else if key == "console" {
-            Err(Refusal::new("consoles have a key of their own", "write it under `image.console`"))
-        } else if OURS.iter().any(|ours| key == *ours || key.starts_with(&format!("{ours}_"))) {
-            Err(Refusal::new(format!("`{key}` is set by imagegen to the verified root"), "remove this item"))
+            Err(Refusal::new(
+                "consoles have a key of their own",
+                "write it under `image.console`",
+            ))
+        } else if OURS
+            .iter()
+            .any(|ours| key == *ours || key.starts_with(&format!("{ours}_")))
+        {
+            Err(Refusal::new(
+                format!("`{key}` is set by imagegen to the verified root"),
+                "remove this item",
+            ))
         } else {
             Ok(text.to_owned())
         }
@@ -148,11 +216,22 @@ fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
         if !text.is_empty() && text.bytes().all(inner) {
             Ok(text.to_owned())
         } else {
-            Err(Refusal::new("not a console", "write `tty0` or `ttyS0,115200n8`"))
+            Err(Refusal::new(
+                "not a console",
+                "write `tty0` or `ttyS0,115200n8`",
+            ))
         }
     });
-    let console = if given.console.is_empty() { vec!["tty0".to_owned(), "ttyS0,115200n8".to_owned()] } else { console };
-    ImagePlan { kernel, cmdline, console }
+    let console = if given.console.is_empty() {
+        vec!["tty0".to_owned(), "ttyS0,115200n8".to_owned()]
+    } else {
+        console
+    };
+    ImagePlan {
+        kernel,
+        cmdline,
+        console,
+    }
 }
 
 /// Collects what is found, each with its place in the text.
@@ -163,20 +242,44 @@ pub(super) struct Findings<'a> {
 }
 
 impl Findings<'_> {
-    pub(super) fn error(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
-        self.found.push(self.spans.error_at(path, message, Some(help.into())));
+    pub(super) fn error(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.found
+            .push(self.spans.error_at(path, message, Some(help.into())));
     }
 
-    pub(super) fn error_at_key(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
-        self.found.push(self.spans.error_at_key(path, message, Some(help.into())));
+    pub(super) fn error_at_key(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.found
+            .push(self.spans.error_at_key(path, message, Some(help.into())));
     }
 
-    pub(super) fn warning(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
-        self.found.push(self.spans.warning_at(path, message, Some(help.into())));
+    pub(super) fn warning(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.found
+            .push(self.spans.warning_at(path, message, Some(help.into())));
     }
 
-    pub(super) fn warning_at_key(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
-        self.found.push(self.spans.warning_at_key(path, message, Some(help.into())));
+    pub(super) fn warning_at_key(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.found
+            .push(self.spans.warning_at_key(path, message, Some(help.into())));
     }
 
     pub(super) fn missing(&mut self, path: &str, help: impl Into<String>) {
@@ -185,7 +288,12 @@ impl Findings<'_> {
     }
 
     /// The text of a key that must be there.
-    pub(super) fn required<'t>(&mut self, path: &str, text: Option<&'t str>, help: impl Into<String>) -> Option<&'t str> {
+    pub(super) fn required<'t>(
+        &mut self,
+        path: &str,
+        text: Option<&'t str>,
+        help: impl Into<String>,
+    ) -> Option<&'t str> {
         if text.is_none() {
             self.missing(path, help);
         }
@@ -214,7 +322,9 @@ impl Findings<'_> {
         for (i, text) in texts.iter().enumerate() {
             let path = format!("{path}[{i}]");
             match self.take(&path, check(text)) {
-                Some(value) if kept.contains(&value) => self.error(&path, "given twice", "remove one of them"),
+                Some(value) if kept.contains(&value) => {
+                    self.error(&path, "given twice", "remove one of them");
+                }
                 Some(value) => kept.push(value),
                 None => {}
             }
@@ -236,13 +346,27 @@ pub(super) struct Unique<K> {
 
 impl<K: Ord + Display> Unique<K> {
     pub(super) fn new(what: &'static str) -> Self {
-        Self { what, seen: BTreeMap::new() }
+        Self {
+            what,
+            seen: BTreeMap::new(),
+        }
     }
 
     /// Notes `value` of `host` at `path`; one that was noted before is an error that names the first.
-    pub(super) fn note(&mut self, f: &mut Findings<'_>, path: &str, host: &str, value: K, help: &str) {
+    pub(super) fn note(
+        &mut self,
+        f: &mut Findings<'_>,
+        path: &str,
+        host: &str,
+        value: K,
+        help: &str,
+    ) {
         if let Some((first, place)) = self.seen.get(&value) {
-            let message = format!("`{first}` in line {} already has the {} `{value}`", f.line(place), self.what);
+            let message = format!(
+                "`{first}` in line {} already has the {} `{value}`",
+                f.line(place),
+                self.what
+            );
             f.error(path, message, help);
         } else {
             self.seen.insert(value, (host.to_owned(), path.to_owned()));

@@ -13,7 +13,11 @@ use crate::plan::HostPlan;
 
 pub(super) fn check(topology: &Topology, network: &Network, f: &mut Findings<'_>) -> Vec<HostPlan> {
     if topology.hosts.is_empty() {
-        f.error("hosts", "there is no host", "write at least one host with `role: master`");
+        f.error(
+            "hosts",
+            "there is no host",
+            "write at least one host with `role: master`",
+        );
         return Vec::new();
     }
     let mut names = Unique::new("name");
@@ -25,13 +29,29 @@ pub(super) fn check(topology: &Topology, network: &Network, f: &mut Findings<'_>
         let plan = one(host, &path, network, f);
         let name = host.name.as_deref().unwrap_or("a host without name");
         if host.name.is_some() {
-            names.note(f, &format!("{path}.name"), name, name.to_owned(), "write another name");
+            names.note(
+                f,
+                &format!("{path}.name"),
+                name,
+                name.to_owned(),
+                "write another name",
+            );
         }
-        for ((place, _), net) in host.address.with_paths(&format!("{path}.address")).zip(&plan.addresses) {
+        for ((place, _), net) in host
+            .address
+            .with_paths(&format!("{path}.address"))
+            .zip(&plan.addresses)
+        {
             addresses.note(f, &place, name, net.addr(), "write this host's own address");
         }
         if !plan.mac.is_empty() {
-            macs.note(f, &format!("{path}.mac"), name, plan.mac.clone(), "write this host's own MAC address");
+            macs.note(
+                f,
+                &format!("{path}.mac"),
+                name,
+                plan.mac.clone(),
+                "write this host's own MAC address",
+            );
         }
         plans.push(plan);
     }
@@ -44,9 +64,15 @@ pub(super) fn check(topology: &Topology, network: &Network, f: &mut Findings<'_>
 /// A host by itself. What could not be read is left empty, and was reported.
 fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>) -> HostPlan {
     let at = |key: &str| format!("{path}.{key}");
-    let name = f.required(&at("name"), host.name.as_deref(), "write `name: m0`").unwrap_or_default();
+    let name = f
+        .required(&at("name"), host.name.as_deref(), "write `name: m0`")
+        .unwrap_or_default();
     if name == "localhost" || name == network.apiserver.domain {
-        f.error(&at("name"), format!("`{name}` already means something else on every host"), "write another name");
+        f.error(
+            &at("name"),
+            format!("`{name}` already means something else on every host"),
+            "write another name",
+        );
     } else if host.name.is_some() {
         f.take(&at("name"), value::label(name));
     }
@@ -60,7 +86,9 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
         Some(other) => {
             let help = match value::nearest(other, &["master", "node"]) {
                 _ if other == "master0" => "write `master`: the first master is master0".to_owned(),
-                _ if ["control-plane", "controlplane", "server"].contains(&other) => "write `master`".to_owned(),
+                _ if ["control-plane", "controlplane", "server"].contains(&other) => {
+                    "write `master`".to_owned()
+                }
                 _ if ["worker", "agent"].contains(&other) => "write `node`".to_owned(),
                 Some(meant) => format!("write `{meant}`"),
                 None => "write `master` or `node`".to_owned(),
@@ -70,14 +98,28 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
         }
     };
     if host.address.texts.is_empty() {
-        f.missing(&at("address"), "write the host's address with its prefix: `address: 192.168.7.10/24`");
+        f.missing(
+            &at("address"),
+            "write the host's address with its prefix: `address: 192.168.7.10/24`",
+        );
     }
     let mut addresses: Vec<IpNet> = Vec::new();
     for (place, text) in host.address.with_paths(&at("address")) {
-        let Some(address) = f.take(&place, value::host_address(text)) else { continue };
-        for (what, range) in [("pod", &network.plan.pods), ("service", &network.plan.services)] {
-            for range in range.iter().filter(|range| overlap(range, &address.trunc())) {
-                let message = format!("the host's network `{}` and the {what} range `{range}` overlap", address.trunc());
+        let Some(address) = f.take(&place, value::host_address(text)) else {
+            continue;
+        };
+        for (what, range) in [
+            ("pod", &network.plan.pods),
+            ("service", &network.plan.services),
+        ] {
+            for range in range
+                .iter()
+                .filter(|range| overlap(range, &address.trunc()))
+            {
+                let message = format!(
+                    "the host's network `{}` and the {what} range `{range}` overlap",
+                    address.trunc()
+                );
                 f.error(&place, message, format!("write another {what} range"));
             }
         }
@@ -85,7 +127,9 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
     }
     let help = "write the MAC address of the card that carries the address: by it a machine finds its document";
     let mac = f.required(&at("mac"), host.mac.as_deref(), help);
-    let mac = mac.and_then(|text| f.take(&at("mac"), value::mac(text))).unwrap_or_default();
+    let mac = mac
+        .and_then(|text| f.take(&at("mac"), value::mac(text)))
+        .unwrap_or_default();
     for (key, text) in &host.labels {
         let path = format!("{path}.labels[\"{key}\"]");
         if let Err(refusal) = value::node_label_key(key) {
@@ -94,14 +138,25 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
         f.take(&path, value::label_value(text));
     }
     let taints = f.all(&at("taints"), &host.taints, value::taint);
-    HostPlan { name: name.to_owned(), role, addresses, mac, labels: host.labels.clone(), taints }
+    HostPlan {
+        name: name.to_owned(),
+        role,
+        addresses,
+        mac,
+        labels: host.labels.clone(),
+        taints,
+    }
 }
 
 fn taken(network: &Network, addresses: &Unique<IpAddr>, f: &mut Findings<'_>) {
     let vip = network.apiserver.vip;
     if let Some(host) = addresses.owner(&vip) {
         let help = "write an address that no host, pod or service has, `10.103.97.2`";
-        f.error("apiserver.vip", format!("the VIP `{vip}` is the address of the host `{host}`"), help);
+        f.error(
+            "apiserver.vip",
+            format!("the VIP `{vip}` is the address of the host `{host}`"),
+            help,
+        );
     }
     for gateway in &network.plan.gateways {
         if let Some(host) = addresses.owner(gateway) {
@@ -116,12 +171,23 @@ fn taken(network: &Network, addresses: &Unique<IpAddr>, f: &mut Findings<'_>) {
 
 /// Names master0, and counts.
 fn masters(plans: &mut [HostPlan], topology: &Topology, f: &mut Findings<'_>) {
-    let count = plans.iter().filter(|host| host.role == Role::Master).count();
+    let count = plans
+        .iter()
+        .filter(|host| host.role == Role::Master)
+        .count();
     match plans.iter_mut().find(|host| host.role == Role::Master) {
         Some(first) => first.role = Role::Master0,
         // A role that could not be read may have been meant as a master: that error says enough.
-        None if topology.hosts.iter().all(|host| host.role.as_deref() == Some("node")) => {
-            f.error_at_key("hosts", "there is no master", "write `role: master` at one host, or at three");
+        None if topology
+            .hosts
+            .iter()
+            .all(|host| host.role.as_deref() == Some("node")) =>
+        {
+            f.error_at_key(
+                "hosts",
+                "there is no master",
+                "write `role: master` at one host, or at three",
+            );
         }
         None => {}
     }
@@ -129,7 +195,10 @@ fn masters(plans: &mut [HostPlan], topology: &Topology, f: &mut Findings<'_>) {
         let lost = (count - 1) / 2;
         f.warning_at_key(
             "hosts",
-            format!("{count} masters outlive the loss of {lost}, no more than {} do", count - 1),
+            format!(
+                "{count} masters outlive the loss of {lost}, no more than {} do",
+                count - 1
+            ),
             format!("use {} or {} masters", count - 1, count + 1),
         );
     }
@@ -144,24 +213,59 @@ fn reach(topology: &Topology, network: &Network, plans: &[HostPlan], f: &mut Fin
             continue;
         }
         let holds = |ip: &IpAddr| host.addresses.iter().any(|net| net.contains(ip));
-        let on_link = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) || holds(ip);
-        for gateway in network.plan.gateways.iter().filter(|gateway| !on_link(gateway)) {
-            let message = format!("the gateway `{gateway}` is in no network of `{}`", host.name);
-            f.error(&path, message, "write an address of the gateway's network, or another gateway");
+        let on_link =
+            |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) || holds(ip);
+        for gateway in network
+            .plan
+            .gateways
+            .iter()
+            .filter(|gateway| !on_link(gateway))
+        {
+            let message = format!(
+                "the gateway `{gateway}` is in no network of `{}`",
+                host.name
+            );
+            f.error(
+                &path,
+                message,
+                "write an address of the gateway's network, or another gateway",
+            );
         }
         for range in &network.plan.services {
             if !host.addresses.iter().any(|net| is_v4(net) == is_v4(range)) {
                 let family = if is_v4(range) { "IPv4" } else { "IPv6" };
-                let message = format!("`{}` has no {family} address, and the service range `{range}` wants one", host.name);
-                f.error(&path, message, if dual { "write a list of two addresses" } else { "write an address of that family" });
+                let message = format!(
+                    "`{}` has no {family} address, and the service range `{range}` wants one",
+                    host.name
+                );
+                f.error(
+                    &path,
+                    message,
+                    if dual {
+                        "write a list of two addresses"
+                    } else {
+                        "write an address of that family"
+                    },
+                );
             }
         }
-        let first = plans.iter().find(|host| host.role == Role::Master0).and_then(|host| host.addresses.first());
+        let first = plans
+            .iter()
+            .find(|host| host.role == Role::Master0)
+            .and_then(|host| host.addresses.first());
         if let (true, Some(first)) = (network.plan.gateways.is_empty(), first)
             && !holds(&first.addr())
         {
-            let message = format!("`{}` cannot reach master0 at `{}`: other networks, and no gateway", host.name, first.addr());
-            f.error(&path, message, "write addresses of one network, or a `network.gateway`");
+            let message = format!(
+                "`{}` cannot reach master0 at `{}`: other networks, and no gateway",
+                host.name,
+                first.addr()
+            );
+            f.error(
+                &path,
+                message,
+                "write addresses of one network, or a `network.gateway`",
+            );
         }
     }
 }

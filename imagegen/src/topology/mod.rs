@@ -138,12 +138,19 @@ pub struct OneOrMany {
 impl OneOrMany {
     /// The path of item `i` of the field at `path`.
     pub fn path(&self, path: &str, i: usize) -> String {
-        if self.list { format!("{path}[{i}]") } else { path.to_owned() }
+        if self.list {
+            format!("{path}[{i}]")
+        } else {
+            path.to_owned()
+        }
     }
 
     /// Each text with its path.
     pub fn with_paths<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (String, &'a str)> {
-        self.texts.iter().enumerate().map(move |(i, text)| (self.path(path, i), text.as_str()))
+        self.texts
+            .iter()
+            .enumerate()
+            .map(move |(i, text)| (self.path(path, i), text.as_str()))
     }
 }
 
@@ -158,7 +165,10 @@ impl<'de> Deserialize<'de> for OneOrMany {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany { texts: vec![text.to_owned()], list: false })
+                Ok(OneOrMany {
+                    texts: vec![text.to_owned()],
+                    list: false,
+                })
             }
 
             fn visit_unit<E: serde::de::Error>(self) -> Result<OneOrMany, E> {

@@ -19,8 +19,16 @@ const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 
 /// Ports that a master's own parts listen on (kubeadm `app/constants`, kubelet, kube-proxy, sshd).
 const TAKEN: [(u16, &str); 11] = [
-    (22, "sshd"), (2379, "etcd"), (2380, "etcd"), (2381, "etcd"), (10248, "kubelet"), (10249, "kube-proxy"),
-    (10250, "kubelet"), (10255, "kubelet"), (10256, "kube-proxy"), (10257, "kube-controller-manager"),
+    (22, "sshd"),
+    (2379, "etcd"),
+    (2380, "etcd"),
+    (2381, "etcd"),
+    (10248, "kubelet"),
+    (10249, "kube-proxy"),
+    (10250, "kubelet"),
+    (10255, "kubelet"),
+    (10256, "kube-proxy"),
+    (10257, "kube-controller-manager"),
     (10259, "kube-scheduler"),
 ];
 
@@ -37,15 +45,28 @@ pub(super) fn check(topology: &Topology, f: &mut Findings<'_>) -> Network {
     let services = ranges(&given.services, "network.services", SERVICES, f);
     for (path, service) in &services {
         for (_, pod) in pods.iter().filter(|(_, pod)| overlap(pod, service)) {
-            let message = format!("the service range `{service}` and the pod range `{pod}` overlap");
+            let message =
+                format!("the service range `{service}` and the pod range `{pod}` overlap");
             f.error(path, message, "write ranges that have no address in common");
         }
         if service.max_prefix_len() - service.prefix_len() > 20 {
             // kube-apiserver keeps a bit for each address (Kubernetes `cmd/kube-apiserver/app/options`).
-            let help = format!("write `{}/{}` or a smaller one", service.network(), service.max_prefix_len() - 20);
-            f.error(path, "kube-apiserver takes no service range with more than 20 host bits", help);
+            let help = format!(
+                "write `{}/{}` or a smaller one",
+                service.network(),
+                service.max_prefix_len() - 20
+            );
+            f.error(
+                path,
+                "kube-apiserver takes no service range with more than 20 host bits",
+                help,
+            );
         } else if service.max_prefix_len() - service.prefix_len() < 4 {
-            f.error(path, "a service range with fewer than 16 addresses", "write a larger range, `10.96.0.0/16`");
+            f.error(
+                path,
+                "a service range with fewer than 16 addresses",
+                "write a larger range, `10.96.0.0/16`",
+            );
         }
     }
     families(&pods, &services, f);
@@ -56,44 +77,90 @@ pub(super) fn check(topology: &Topology, f: &mut Findings<'_>) -> Network {
             IpAddr::V6(v6) if v6.is_unicast_link_local() => Ok(ip),
             _ => value::unicast(ip).map(|()| ip),
         });
-        let Some(gateway) = f.take(&path, checked) else { continue };
-        if gateways.iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
-            f.error(&path, "a second gateway of the same address family", "write one for each family");
+        let Some(gateway) = f.take(&path, checked) else {
+            continue;
+        };
+        if gateways
+            .iter()
+            .any(|other| other.is_ipv4() == gateway.is_ipv4())
+        {
+            f.error(
+                &path,
+                "a second gateway of the same address family",
+                "write one for each family",
+            );
         }
         gateways.push(gateway);
     }
-    let nameservers = f.all("network.nameservers", &given.nameservers, |text| value::ip(text).map(|ip| ip.to_string()));
-    let nameservers = nameservers.iter().filter_map(|text| text.parse().ok()).collect();
-    let only = |ranges: Vec<(String, IpNet)>| ranges.into_iter().map(|(_, range)| range).collect::<Vec<_>>();
-    let plan = NetworkPlan { pods: only(pods), services: only(services), gateways, nameservers };
-    Network { apiserver: apiserver(topology, &plan, f), plan }
+    let nameservers = f.all("network.nameservers", &given.nameservers, |text| {
+        value::ip(text).map(|ip| ip.to_string())
+    });
+    let nameservers = nameservers
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .collect();
+    let only = |ranges: Vec<(String, IpNet)>| {
+        ranges
+            .into_iter()
+            .map(|(_, range)| range)
+            .collect::<Vec<_>>()
+    };
+    let plan = NetworkPlan {
+        pods: only(pods),
+        services: only(services),
+        gateways,
+        nameservers,
+    };
+    Network {
+        apiserver: apiserver(topology, &plan, f),
+        plan,
+    }
 }
 
 fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -> Apiserver {
     let given = &topology.apiserver;
     let domain = given.domain.as_deref().unwrap_or(DOMAIN);
     if domain.parse::<IpAddr>().is_ok() {
-        let help = format!("write a name, `{DOMAIN}`: it means another address on masters than on nodes");
+        let help =
+            format!("write a name, `{DOMAIN}`: it means another address on masters than on nodes");
         f.error("apiserver.domain", "an address, not a name", help);
     } else if domain == "localhost" {
-        f.error("apiserver.domain", "every host is `localhost` to itself", format!("write `{DOMAIN}`"));
+        f.error(
+            "apiserver.domain",
+            "every host is `localhost` to itself",
+            format!("write `{DOMAIN}`"),
+        );
     } else {
         f.take("apiserver.domain", value::domain(domain));
     }
     let port = given.port.unwrap_or(PORT);
     if port == 0 {
-        f.error("apiserver.port", "0 is not a port", format!("write `{PORT}`"));
+        f.error(
+            "apiserver.port",
+            "0 is not a port",
+            format!("write `{PORT}`"),
+        );
     } else if let Some((_, who)) = TAKEN.iter().find(|(taken, _)| *taken == port) {
-        f.error("apiserver.port", format!("{port} is {who}'s port on the same host"), format!("write `{PORT}`"));
+        f.error(
+            "apiserver.port",
+            format!("{port} is {who}'s port on the same host"),
+            format!("write `{PORT}`"),
+        );
     }
     let path = "apiserver.vip";
     let vip = match given.vip.as_deref() {
         None => IpAddr::V4(VIP),
-        Some(text) => f.take(path, value::ip(text).and_then(check_vip)).unwrap_or(IpAddr::V4(VIP)),
+        Some(text) => f
+            .take(path, value::ip(text).and_then(check_vip))
+            .unwrap_or(IpAddr::V4(VIP)),
     };
     let free = "write an address that no host, pod or service has, `10.103.97.2`";
     if network.pods.iter().any(|range| range.contains(&vip)) {
-        f.error(path, format!("the VIP `{vip}` lies inside the pod range, and may be given to a pod"), free);
+        f.error(
+            path,
+            format!("the VIP `{vip}` lies inside the pod range, and may be given to a pod"),
+            free,
+        );
     } else if let Some(range) = network.services.iter().find(|range| range.contains(&vip)) {
         if vip == IpAddr::V4(VIP) && range.prefix_len() <= 16 {
             // sealos has shipped this pair for years: one Service in a million takes the address.
@@ -103,12 +170,26 @@ fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -
                 format!("write `services: {SERVICES}`, or a VIP outside"),
             );
         } else {
-            f.error(path, format!("the VIP `{vip}` lies inside the service range, and may be given to a Service"), free);
+            f.error(
+                path,
+                format!(
+                    "the VIP `{vip}` lies inside the service range, and may be given to a Service"
+                ),
+                free,
+            );
         }
     } else if network.gateways.contains(&vip) {
-        f.error(path, format!("the VIP `{vip}` is the gateway's address"), free);
+        f.error(
+            path,
+            format!("the VIP `{vip}` is the gateway's address"),
+            free,
+        );
     }
-    Apiserver { domain: domain.to_owned(), port, vip }
+    Apiserver {
+        domain: domain.to_owned(),
+        port,
+        vip,
+    }
 }
 
 fn check_vip(vip: IpAddr) -> Result<IpAddr, Refusal> {
@@ -119,15 +200,34 @@ fn check_vip(vip: IpAddr) -> Result<IpAddr, Refusal> {
             "write an address of no network of yours, `10.103.97.2`",
         ));
     }
-    value::unicast(vip).map(|()| vip).map_err(|refusal| Refusal { help: Some("write `10.103.97.2`".into()), ..refusal })
+    value::unicast(vip)
+        .map(|()| vip)
+        .map_err(|refusal| Refusal {
+            help: Some("write `10.103.97.2`".into()),
+            ..refusal
+        })
 }
 
-fn ranges(given: &OneOrMany, path: &str, default: Ipv4Net, f: &mut Findings<'_>) -> Vec<(String, IpNet)> {
+fn ranges(
+    given: &OneOrMany,
+    path: &str,
+    default: Ipv4Net,
+    f: &mut Findings<'_>,
+) -> Vec<(String, IpNet)> {
     let mut ranges: Vec<(String, IpNet)> = Vec::new();
     for (place, text) in given.with_paths(path) {
-        let Some(range) = f.take(&place, value::range(text)) else { continue };
-        if ranges.iter().any(|(_, other)| is_v4(other) == is_v4(&range)) {
-            f.error(&place, "a second range of the same address family", "write one for each family");
+        let Some(range) = f.take(&place, value::range(text)) else {
+            continue;
+        };
+        if ranges
+            .iter()
+            .any(|(_, other)| is_v4(other) == is_v4(&range))
+        {
+            f.error(
+                &place,
+                "a second range of the same address family",
+                "write one for each family",
+            );
         } else {
             ranges.push((place, range));
         }
@@ -140,7 +240,12 @@ fn ranges(given: &OneOrMany, path: &str, default: Ipv4Net, f: &mut Findings<'_>)
 
 /// kubeadm wants the same families for pods and services, in the same order.
 fn families(pods: &[(String, IpNet)], services: &[(String, IpNet)], f: &mut Findings<'_>) {
-    let of = |ranges: &[(String, IpNet)]| ranges.iter().map(|(_, range)| is_v4(range)).collect::<Vec<_>>();
+    let of = |ranges: &[(String, IpNet)]| {
+        ranges
+            .iter()
+            .map(|(_, range)| is_v4(range))
+            .collect::<Vec<_>>()
+    };
     if pods.is_empty() || services.is_empty() || of(pods) == of(services) {
         return;
     }

@@ -1,0 +1,365 @@
+//! Least secret, judged on the final bytes: what is in a host's document is its own, or it is refused.
+//!
+//! Knows nothing of how documents are made. Each text is searched as it stands and, again, inside every
+//! base64 and gzip in it; what turns out to be a private key or a certificate must be on the host's list.
+//! The list says what is allowed, so that what nobody thought of is refused too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+
+use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use rcgen::{KeyPair, PublicKeyData as _};
+use userdata::node::Role;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::documents::Document;
+use crate::pki::store::Pki;
+use crate::pki::{AUTHORITIES, issue};
+use crate::plan::{ClusterPlan, HostPlan};
+
+/// base64 in gzip in base64 in base64 is deeper than anything we write; beyond, it is refused.
+const MAX_DEPTH: u32 = 6;
+
+/// What one gzip member may unpack to.
+const MAX_UNPACKED: u64 = 16 << 20;
+
+/// base64 shorter than this holds no key.
+const MIN_BASE64: usize = 40;
+
+/// Whose every key and certificate is; for all hosts of one cluster.
+#[derive(Debug)]
+pub struct Ledger {
+    /// By public key (SubjectPublicKeyInfo), what a private key is called.
+    owners: BTreeMap<Vec<u8>, String>,
+    authorities: Vec<Material>,
+    service_account: Vec<u8>,
+    hosts: BTreeMap<String, Vec<Material>>,
+}
+
+/// DER of a certificate and of its key.
+#[derive(Clone)]
+struct Material {
+    name: String,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl std::fmt::Debug for Material {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Material({})", self.name)
+    }
+}
+
+impl Ledger {
+    /// Enters the whole PKI.
+    pub fn new(plan: &ClusterPlan, pki: &Pki) -> Result<Self> {
+        let mut authorities = Vec::new();
+        for row in &AUTHORITIES {
+            let authority = pki.authorities.get(row.issuer);
+            let name = format!("the authority `{}`", row.common_name);
+            authorities.push(Material::new(
+                name,
+                &authority.certificate,
+                authority.key.expose(),
+            )?);
+        }
+        let service_account = key_der(pki.authorities.service_account.key.expose())?;
+        let mut hosts = BTreeMap::new();
+        for host in &plan.hosts {
+            let own = pki.of_host(host).map(|(name, issued)| {
+                let name = format!("`{name}` of `{}`", host.name);
+                Material::new(name, &issued.certificate, issued.key.expose())
+            });
+            hosts.insert(host.name.clone(), own.collect::<Result<_>>()?);
+        }
+        let operator = Material::new(
+            "the operator".to_owned(),
+            &pki.operator.certificate,
+            pki.operator.key.expose(),
+        )?;
+        let mut owners = BTreeMap::new();
+        for material in authorities
+            .iter()
+            .chain(hosts.values().flatten())
+            .chain([&operator])
+        {
+            if let Ok((_, certificate)) = X509Certificate::from_der(&material.certificate) {
+                owners.insert(certificate.public_key().raw.to_vec(), material.name.clone());
+            }
+        }
+        if let Ok(pair) = KeyPair::try_from(service_account.as_slice()) {
+            owners.insert(
+                pair.subject_public_key_info(),
+                "the service accounts".to_owned(),
+            );
+        }
+        Ok(Self {
+            owners,
+            authorities,
+            service_account,
+            hosts,
+        })
+    }
+
+    /// Refuses a document that holds what is not its host's.
+    pub fn check(&self, host: &HostPlan, document: &Document) -> Result<()> {
+        let own = self
+            .hosts
+            .get(&host.name)
+            .with_context(|| format!("no certificates for `{}`", host.name))?;
+        let mut keys: BTreeSet<&[u8]> =
+            own.iter().map(|material| material.key.as_slice()).collect();
+        let mut certificates: BTreeSet<&[u8]> = own
+            .iter()
+            .map(|material| material.certificate.as_slice())
+            .collect();
+        for (row, authority) in AUTHORITIES.iter().zip(&self.authorities) {
+            if row.holders.include(host.role) {
+                certificates.insert(&authority.certificate);
+            }
+            if host.role != Role::Node {
+                keys.insert(&authority.key);
+            }
+        }
+        if host.role != Role::Node {
+            keys.insert(&self.service_account);
+        }
+        let search = Search {
+            ledger: self,
+            keys,
+            certificates,
+        };
+        for (name, bytes) in document.files() {
+            search.bytes(bytes, 0).with_context(|| {
+                format!(
+                    "checking `{name}` of `{}`: nothing was written; this is a fault in imagegen",
+                    host.name
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Material {
+    fn new(name: String, certificate: &str, key: &str) -> Result<Self> {
+        Ok(Self {
+            certificate: issue::certificate_der(certificate)?,
+            key: key_der(key)?,
+            name,
+        })
+    }
+}
+
+fn key_der(pem: &str) -> Result<Vec<u8>> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes())
+        .map_err(|_| anyhow::anyhow!("a key is not PEM"))?;
+    Ok(pem.contents)
+}
+
+struct Search<'a> {
+    ledger: &'a Ledger,
+    keys: BTreeSet<&'a [u8]>,
+    certificates: BTreeSet<&'a [u8]>,
+}
+
+impl Search<'_> {
+    fn bytes(&self, bytes: &[u8], depth: u32) -> Result<()> {
+        if depth > MAX_DEPTH {
+            bail!("more than {MAX_DEPTH} layers of encoding: what is inside cannot be judged");
+        }
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            let mut inside = Vec::new();
+            flate2::read::MultiGzDecoder::new(bytes)
+                .take(MAX_UNPACKED + 1)
+                .read_to_end(&mut inside)
+                .context("unpacking a gzip in it")?;
+            if inside.len() as u64 > MAX_UNPACKED {
+                bail!(
+                    "a gzip of more than {} MiB: what is inside cannot be judged",
+                    MAX_UNPACKED >> 20
+                );
+            }
+            return self.bytes(&inside, depth + 1);
+        }
+        if bytes.first() == Some(&0x30) && self.der(bytes)? {
+            return Ok(());
+        }
+        if bytes
+            .windows(15)
+            .any(|window| window == b"openssh-key-v1\0")
+        {
+            bail!("an OpenSSH private key");
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.text(text, depth),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether the bytes were a key or a certificate; an error if one that does not belong here.
+    fn der(&self, der: &[u8]) -> Result<bool> {
+        if self.keys.contains(der) || self.certificates.contains(der) {
+            return Ok(true);
+        }
+        if let Ok(pair) = KeyPair::try_from(der) {
+            let owner = self.ledger.owners.get(&pair.subject_public_key_info());
+            bail!(
+                "a private key that does not belong here: {}'s",
+                owner.map_or("a stranger", String::as_str)
+            );
+        }
+        if is_private_key(der) {
+            bail!("a private key that does not belong here: a stranger's");
+        }
+        if let Ok((_, certificate)) = X509Certificate::from_der(der) {
+            let owner = self.ledger.owners.get(certificate.public_key().raw);
+            bail!(
+                "a certificate that does not belong here: {}'s",
+                owner.map_or("a stranger", String::as_str)
+            );
+        }
+        Ok(false)
+    }
+
+    fn text(&self, text: &str, depth: u32) -> Result<()> {
+        if text.contains("ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
+            bail!("an encrypted private key");
+        }
+        words(text)?;
+        // Inside quotes a line break is written `\n`, and JSON writes `/` as `\/` at will.
+        let plain = text
+            .replace("\\r", "")
+            .replace("\\n", "\n")
+            .replace("\\/", "/");
+        for run in base64_runs(&plain) {
+            for decoded in decode(&run) {
+                self.bytes(&decoded, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// PKCS#8 and the older forms, by their first fields: a sequence that begins with a small version number,
+/// whose next field is an algorithm (PKCS#8), a modulus (PKCS#1, DSA) or the key itself (SEC1).
+fn is_private_key(der: &[u8]) -> bool {
+    let header = match der.get(1) {
+        Some(0x81) => 3,
+        Some(0x82) => 4,
+        Some(short) if *short < 0x80 => 2,
+        _ => return false,
+    };
+    let Some(body) = der.get(header..) else {
+        return false;
+    };
+    let whole = match header {
+        2 => usize::from(der[1]) == body.len(),
+        3 => usize::from(der[2]) == body.len(),
+        _ => usize::from(u16::from_be_bytes([der[2], der[3]])) == body.len(),
+    };
+    whole && matches!(body, [0x02, 0x01, 0 | 1, 0x30 | 0x02 | 0x04, ..])
+}
+
+/// Secrets that are not keys: what stands behind these words is one.
+fn words(text: &str) -> Result<()> {
+    const WORDS: [(&str, &str); 10] = [
+        ("token:", "a token"),
+        ("tokenFile:", "a token"),
+        ("password:", "a password"),
+        ("passwd:", "a password"),
+        ("plain_text_passwd:", "a password"),
+        ("hashed_passwd:", "a password"),
+        ("chpasswd:", "passwords"),
+        ("certificateKey:", "kubeadm's certificate key"),
+        (".dockerconfigjson:", "registry credentials"),
+        ("identitytoken:", "registry credentials"),
+    ];
+    for line in text.lines() {
+        let line = line.replace(['"', '\''], "");
+        let line = line.trim_start_matches([' ', '\t', '-', '{', ',', '?']);
+        for (word, what) in WORDS {
+            if line.starts_with(word)
+                || line.contains(&format!(" {word}"))
+                || line.contains(&format!("{{{word}"))
+            {
+                bail!("{what} (`{}`)", word.trim_end_matches(':'));
+            }
+        }
+        if line.contains("kind: EncryptionConfiguration")
+            || line.contains("kind:EncryptionConfiguration")
+        {
+            bail!("a key for encryption at rest (`EncryptionConfiguration`)");
+        }
+        if line.contains("auths:") {
+            bail!("registry credentials (`auths`)");
+        }
+    }
+    Ok(())
+}
+
+/// Stretches that may be base64, with the white space between their lines taken out.
+///
+/// A stretch ends at whatever base64 does not have. Text of several words runs together into one; the single
+/// words are stretches of their own too.
+fn base64_runs(text: &str) -> Vec<String> {
+    let mut runs = Vec::new();
+    let mut lines = String::new();
+    let mut flush = |lines: &mut String| {
+        if lines.len() >= MIN_BASE64 {
+            runs.push(std::mem::take(lines));
+        }
+        lines.clear();
+    };
+    for line in text.lines() {
+        let trimmed = line.trim();
+        let whole = !trimmed.is_empty() && trimmed.bytes().all(is_base64);
+        if whole {
+            lines.push_str(trimmed);
+            continue;
+        }
+        flush(&mut lines);
+        for word in trimmed.split(|c: char| !c.is_ascii() || !is_base64(c as u8)) {
+            if word.len() >= MIN_BASE64 {
+                lines.push_str(word);
+                flush(&mut lines);
+            }
+        }
+    }
+    flush(&mut lines);
+    runs
+}
+
+fn is_base64(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"+/=-_".contains(&b)
+}
+
+/// The run decoded with both alphabets, whichever of them take it.
+fn decode(run: &str) -> Vec<Vec<u8>> {
+    const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true);
+    const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
+    const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
+    let engine = if run.contains(['-', '_']) {
+        URL_SAFE
+    } else {
+        STANDARD
+    };
+    // Two values in one stretch are told apart by the padding between them.
+    let parts = run.split_inclusive('=').collect::<Vec<_>>();
+    let mut values: Vec<String> = Vec::new();
+    for part in parts {
+        match values.last_mut() {
+            Some(last) if part == "=" => last.push('='),
+            _ => values.push(part.to_owned()),
+        }
+    }
+    values
+        .iter()
+        .filter_map(|value| engine.decode(value).ok())
+        .collect()
+}

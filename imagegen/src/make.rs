@@ -1,0 +1,212 @@
+//! From a topology to an output folder: the stages in order, and what each leaves.
+//!
+//! What can go wrong with the input goes wrong before the folder is touched. Documents are published before
+//! the image is begun, since they take milliseconds and it takes minutes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use time::OffsetDateTime;
+use userdata::yaml::{Diagnostic, Diagnostics};
+
+use crate::documents::{admin_conf, document};
+use crate::leaks::Ledger;
+use crate::manifest::{self, Manifest};
+use crate::output::Folder;
+use crate::pki::store::Pki;
+use crate::plan::{ClusterPlan, HostPlan};
+use crate::progress::Progress;
+use crate::seed;
+use crate::topology::check;
+
+const HOSTS: &str = "hosts";
+const PKI: &str = "pki";
+const ADMIN_CONF: &str = "admin.conf";
+const SEED: &str = "seed.img";
+
+/// What a person asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub topology: PathBuf,
+    /// Over the topology's own.
+    pub package: Option<PathBuf>,
+    /// `./<cluster name>` when not given.
+    pub output: Option<PathBuf>,
+}
+
+/// A topology that was read and found good.
+#[derive(Debug)]
+pub struct Input {
+    pub plan: ClusterPlan,
+    pub warnings: Vec<Diagnostic>,
+    /// Of the topology's bytes.
+    digest: String,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub folder: PathBuf,
+    pub hosts: usize,
+    /// Whether any byte in the folder changed.
+    pub changed: bool,
+}
+
+/// A topology that was read and found bad; the findings are all of them.
+#[derive(Debug)]
+pub struct Refused(pub Diagnostics);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Reads and judges the topology. Touches nothing.
+pub fn read(request: &Request) -> Result<Input> {
+    let path = &request.topology;
+    let bytes =
+        fs::read(path).with_context(|| format!("reading the topology `{}`", path.display()))?;
+    let text = std::str::from_utf8(&bytes).with_context(|| {
+        format!(
+            "reading the topology `{}`: it is not text in UTF-8",
+            path.display()
+        )
+    })?;
+    let checked = check::read(&path.display().to_string(), text).map_err(Refused)?;
+    Ok(Input {
+        plan: checked.plan,
+        warnings: checked.warnings,
+        digest: manifest::digest(&bytes),
+    })
+}
+
+/// Where the package lies, if not embedded: as asked for, else as the topology says, beside the topology.
+pub fn package(request: &Request, plan: &ClusterPlan) -> Option<PathBuf> {
+    let beside = |name: &String| {
+        request
+            .topology
+            .parent()
+            .unwrap_or(Path::new(""))
+            .join(name)
+    };
+    request
+        .package
+        .clone()
+        .or_else(|| plan.package.as_ref().map(beside))
+}
+
+/// Where the results go.
+pub fn output(request: &Request, plan: &ClusterPlan) -> PathBuf {
+    request
+        .output
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(&plan.name))
+}
+
+/// PKI, documents, seeds and `admin.conf`. All or nothing; a second call changes nothing.
+pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
+    let plan = &input.plan;
+    let pki = Pki::prepare(
+        &folder.root().join(PKI),
+        plan,
+        OffsetDateTime::now_utc().date(),
+    )?;
+    let ledger = Ledger::new(plan, &pki)?;
+    let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
+    manifest
+        .inputs
+        .insert("topology".to_owned(), input.digest.clone());
+    for path in [PKI, HOSTS, ADMIN_CONF] {
+        manifest.forget(path);
+    }
+    let mut record =
+        |path: String, bytes: &[u8]| manifest.outputs.insert(path, manifest::digest(bytes));
+    let mut change = folder.change()?;
+
+    // The PKI goes first: no document may ever be there whose authority is not.
+    let mut tree = change.tree(PKI, 0o700)?;
+    for (path, bytes) in pki.files()? {
+        tree.put(&path, &bytes, 0o600)?;
+        record(format!("{PKI}/{}", path.display()), &bytes);
+    }
+    let mut changed = change.take(tree, |_| false)?;
+
+    let mut tree = change.tree(HOSTS, 0o755)?;
+    for host in &plan.hosts {
+        for (name, bytes, mode) in host_files(plan, &pki, &ledger, host)? {
+            tree.put(&Path::new(&host.name).join(name), &bytes, mode)?;
+            record(format!("{HOSTS}/{}/{name}", host.name), &bytes);
+        }
+    }
+    changed |= change.take(tree, is_host_file)?;
+
+    let admin = admin_conf(plan, &pki);
+    record(ADMIN_CONF.to_owned(), admin.as_bytes());
+    changed |= change.file(ADMIN_CONF, admin.as_bytes(), 0o600)?;
+    // Last: what the manifest names is in place before the manifest is.
+    changed |= change.file(manifest::FILE, &manifest.to_bytes()?, 0o644)?;
+    change.commit()?;
+    Ok(Outcome {
+        folder: folder.root().to_owned(),
+        hosts: plan.hosts.len(),
+        changed,
+    })
+}
+
+/// One host's document, judged, and its seed disk.
+fn host_files(
+    plan: &ClusterPlan,
+    pki: &Pki,
+    ledger: &Ledger,
+    host: &HostPlan,
+) -> Result<Vec<(&'static str, Vec<u8>, u32)>> {
+    let document = document(plan, pki, host)?;
+    ledger.check(host, &document)?;
+    let seed =
+        seed::image(&document).with_context(|| format!("making the seed of `{}`", host.name))?;
+    let mut files: Vec<_> = document
+        .files()
+        .into_iter()
+        .map(|(name, bytes)| {
+            (
+                name,
+                bytes.to_vec(),
+                if name == "user-data" { 0o600 } else { 0o644 },
+            )
+        })
+        .collect();
+    files.push((SEED, seed, 0o600));
+    Ok(files)
+}
+
+/// What goes when its host leaves the topology; anything else in `hosts/` is somebody's and stays.
+fn is_host_file(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    path.components().count() == 2
+        && ["user-data", "meta-data", "network-config", SEED].contains(&name)
+}
+
+/// The node image. The image is begun only when the folder has no other change under way, and published whole.
+pub fn image(
+    request: &Request,
+    input: &Input,
+    folder: &Folder,
+    _progress: &Progress,
+) -> Result<Outcome> {
+    let package = package(request, &input.plan);
+    bail!(
+        "building the node image of `{}` from {}: this build of imagegen makes documents only (`imagegen userdata`)",
+        folder.root().display(),
+        package.map_or("the embedded package".to_owned(), |path| format!(
+            "`{}`",
+            path.display()
+        ))
+    )
+}
