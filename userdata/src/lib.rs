@@ -11,6 +11,7 @@
 
 pub mod cloudconfig;
 pub mod image;
+pub mod network;
 pub mod node;
 pub mod paths;
 pub mod secret;

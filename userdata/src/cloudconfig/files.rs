@@ -61,7 +61,7 @@ pub(super) fn decode(raw: Vec<WriteFile>, spans: &Spans, found: &mut Diagnostics
     for (i, file) in raw.into_iter().enumerate() {
         let at = format!("write_files[{i}]");
         let mut error = |key: &str, message: String, help: Option<String>| {
-            found.push(spans.error_at(&format!("{at}.{key}"), message, help));
+            found.push_unless_known(spans.error_at(&format!("{at}.{key}"), message, help));
         };
         let path = absolute(&file.path).map_err(|why| error("path", why, None));
         let mode = file.permissions.as_ref().map_or(Ok(0o644), mode);

@@ -137,12 +137,12 @@ fn checked(raw: raw::Top, spans: &Spans, found: &mut Diagnostics) -> CloudConfig
             .as_deref()
             .and_then(|name| validate::dns_name(&name.to_ascii_lowercase()).err())
         {
-            found.push(spans.error_at(key, invalid.message, invalid.help));
+            found.push_unless_known(spans.error_at(key, invalid.message, invalid.help));
         }
     }
     if raw.timezone.as_deref().is_some_and(|zone| !is_zone(zone)) {
         let help = "a name of the zone database, such as `Europe/Berlin`".to_owned();
-        found.push(spans.error_at("timezone", "not a time zone", Some(help)));
+        found.push_unless_known(spans.error_at("timezone", "not a time zone", Some(help)));
     }
     let default_user =
         raw.user.and_then(
@@ -234,7 +234,7 @@ fn etc_hosts(value: Option<&Scalar>, spans: &Spans, found: &mut Diagnostics) -> 
         (_, Some(false)) => EtcHosts::Unmanaged,
         ("localhost", _) => EtcHosts::Localhost,
         _ => {
-            found.push(spans.error_at(
+            found.push_unless_known(spans.error_at(
                 "manage_etc_hosts",
                 "expected `true`, `false` or `localhost`",
                 None,
@@ -247,7 +247,7 @@ fn etc_hosts(value: Option<&Scalar>, spans: &Spans, found: &mut Diagnostics) -> 
 fn ssh_pwauth(value: Option<&Scalar>, spans: &Spans, found: &mut Diagnostics) -> Option<bool> {
     let value = value?;
     if value.as_bool().is_none() && value.text != "unchanged" {
-        found.push(spans.error_at(
+        found.push_unless_known(spans.error_at(
             "ssh_pwauth",
             "expected `true`, `false` or `unchanged`",
             None,
@@ -287,7 +287,7 @@ fn ntp(raw: raw::Ntp, spans: &Spans, found: &mut Diagnostics) -> Ntp {
                 .err()
                 .filter(|_| !address)
             {
-                found.push(spans.error_at(
+                found.push_unless_known(spans.error_at(
                     &format!("ntp.{key}[{i}]"),
                     invalid.message,
                     invalid.help,
@@ -312,7 +312,7 @@ fn ca_certs(raw: raw::CaCerts, spans: &Spans, found: &mut Diagnostics) -> CaCert
         let complete = pem.contains("-----BEGIN CERTIFICATE-----")
             && pem.contains("-----END CERTIFICATE-----");
         if !complete || pem.contains("PRIVATE KEY") {
-            found.push(spans.error_at(
+            found.push_unless_known(spans.error_at(
                 &format!("{key}.trusted[{i}]"),
                 "not a certificate in PEM",
                 None,
@@ -334,16 +334,24 @@ fn mounts(raw: Vec<Vec<Scalar>>, spans: &Spans, found: &mut Diagnostics) -> Vec<
             .any(|field| field.text.contains([' ', '\t', '\n']))
             || row.len() > 6
         {
-            found.push(spans.error_at(&at, "a row has up to six fields without blanks", None));
+            found.push_unless_known(spans.error_at(
+                &at,
+                "a row has up to six fields without blanks",
+                None,
+            ));
             continue;
         }
         let mut fields = row.into_iter().map(|field| field.text);
         let (Some(device), Some(dir)) = (fields.next(), fields.next()) else {
-            found.push(spans.error_at(&at, "a row needs a device and a folder", None));
+            found.push_unless_known(spans.error_at(&at, "a row needs a device and a folder", None));
             continue;
         };
         if dir == "none" || dir == "swap" {
-            found.push(spans.error_at(&at, "swap is not supported: Kubernetes wants it off", None));
+            found.push_unless_known(spans.error_at(
+                &at,
+                "swap is not supported: Kubernetes wants it off",
+                None,
+            ));
             continue;
         }
         let mut field = |default: &str| {

@@ -123,7 +123,7 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
         }
     }
     let Some(name) = raw.name else {
-        found.push(spans.error_at(at, "the key `name` is missing", None));
+        found.push_unless_known(spans.error_at(at, "the key `name` is missing", None));
         return None;
     };
     name_is_good(&name, &format!("{at}.name"), spans, found);
@@ -131,7 +131,7 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
         let scalar = scalar?;
         let parsed = scalar.text.parse::<u32>().ok();
         if parsed.is_none() {
-            found.push(spans.error_at(
+            found.push_unless_known(spans.error_at(
                 &format!("{at}.{key}"),
                 "expected a number, 0 or larger",
                 None,
@@ -147,7 +147,7 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
     );
     let ssh_authorized_keys = keys(raw.ssh_authorized_keys, &keys_at, spans, found);
     if no_home && !ssh_authorized_keys.is_empty() {
-        found.push(spans.error_at(
+        found.push_unless_known(spans.error_at(
             &keys_at,
             "a user without a home folder cannot hold SSH keys",
             None,
@@ -162,7 +162,7 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
             .as_ref()
             .is_some_and(|value| value.contains([':', '\n', '\0']))
         {
-            found.push(spans.error_at(
+            found.push_unless_known(spans.error_at(
                 &format!("{at}.{key}"),
                 "it cannot hold `:` or line breaks",
                 None,
@@ -216,7 +216,7 @@ fn name_is_good(name: &str, at: &str, spans: &Spans, found: &mut Diagnostics) {
     let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
     if !(first && rest && name.len() <= 32) {
         let help = "up to 32 letters, digits, `_`, `-` and `.`, the first a letter or `_`";
-        found.push(spans.error_at(at, "not a user name", Some(help.to_owned())));
+        found.push_unless_known(spans.error_at(at, "not a user name", Some(help.to_owned())));
     }
 }
 
@@ -239,7 +239,7 @@ pub(super) fn keys(
         .any(|key| !key.contains(' ') || key.contains("PRIVATE KEY"))
     {
         let help = "a key looks like `ssh-ed25519 AAAA… comment`";
-        found.push(spans.error_at(at, "not a public SSH key", Some(help.to_owned())));
+        found.push_unless_known(spans.error_at(at, "not a public SSH key", Some(help.to_owned())));
     }
     keys
 }
@@ -252,9 +252,11 @@ pub(super) fn passwords(raw: raw::Chpasswd, spans: &Spans, found: &mut Diagnosti
         let at = format!("chpasswd.users[{i}]");
         match (user.kind, user.password) {
             (raw::PasswordKind::Random, _) => {
-                found.push(spans.error_at(&format!("{at}.type"), random, help()));
+                found.push_unless_known(spans.error_at(&format!("{at}.type"), random, help()));
             }
-            (_, None) => found.push(spans.error_at(&at, "the key `password` is missing", None)),
+            (_, None) => {
+                found.push_unless_known(spans.error_at(&at, "the key `password` is missing", None))
+            }
             (raw::PasswordKind::Hash, Some(hash)) => users.push((user.name, Password::Hash(hash))),
             (raw::PasswordKind::Text, Some(text)) => users.push((user.name, Password::Text(text))),
         }
@@ -269,7 +271,7 @@ pub(super) fn passwords(raw: raw::Chpasswd, spans: &Spans, found: &mut Diagnosti
     {
         match line.split_once(':') {
             Some((_, "R" | "RANDOM")) => {
-                found.push(spans.error_at("chpasswd.list", random, help()));
+                found.push_unless_known(spans.error_at("chpasswd.list", random, help()));
             }
             Some((name, password)) => {
                 let secret = Secret::new(password.to_owned());
@@ -280,7 +282,7 @@ pub(super) fn passwords(raw: raw::Chpasswd, spans: &Spans, found: &mut Diagnosti
                 };
                 users.push((name.to_owned(), password));
             }
-            None => found.push(spans.error_at(
+            None => found.push_unless_known(spans.error_at(
                 "chpasswd.list",
                 "each line must be `user:password`",
                 None,

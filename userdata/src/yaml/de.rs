@@ -36,7 +36,7 @@ impl<'a> NodeDe<'a> {
     }
 
     fn is_null(self) -> bool {
-        matches!(&self.0.kind, Kind::Scalar { text, style: Style::Plain } if scalar::is_null(text))
+        self.0.is_null()
     }
 
     fn number<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -312,7 +312,7 @@ impl<'a> SeqAccess<'a> for Items<'a> {
         };
         let value = seed
             .deserialize(NodeDe(&item.value))
-            .map_err(|f| f.inside(Segment::Index(item.index)))?;
+            .map_err(|f| f.at(&item.value.region).inside(Segment::Index(item.index)))?;
         Ok(Some(value))
     }
 
@@ -356,7 +356,9 @@ impl<'a> MapAccess<'a> for Entries<'a> {
                 {
                     failure.region = Some(entry.region.clone());
                 }
-                failure.inside(Segment::Key(entry.key.clone()))
+                failure
+                    .at(&entry.value.region)
+                    .inside(Segment::Key(entry.key.clone()))
             })
     }
 

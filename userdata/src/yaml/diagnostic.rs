@@ -169,6 +169,21 @@ impl Diagnostics {
         self.0.push(diagnostic);
     }
 
+    /// Adds a finding of a later check, unless an earlier error lies at or inside its field: then it may
+    /// only follow from that.
+    pub fn push_unless_known(&mut self, diagnostic: Diagnostic) {
+        let follows = |earlier: &Diagnostic| {
+            let rest = earlier.path.strip_prefix(&diagnostic.path);
+            earlier.severity == Severity::Error
+                && earlier.file == diagnostic.file
+                && !diagnostic.path.is_empty()
+                && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        if !self.0.iter().any(follows) {
+            self.0.push(diagnostic);
+        }
+    }
+
     pub fn extend(&mut self, more: impl IntoIterator<Item = Diagnostic>) {
         self.0.extend(more);
     }

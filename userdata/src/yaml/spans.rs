@@ -55,6 +55,19 @@ impl Spans {
         entries.iter().map(|entry| entry.key.as_str())
     }
 
+    /// The scalar at `path` as it was written.
+    pub fn text(&self, path: &str) -> Option<&str> {
+        match self.node(&segments(path)).map(|node| &node.kind) {
+            Some(Kind::Scalar { text, .. }) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing is written at `path`.
+    pub fn is_null(&self, path: &str) -> bool {
+        self.node(&segments(path)).is_none_or(Node::is_null)
+    }
+
     pub fn error_at(
         &self,
         path: &str,

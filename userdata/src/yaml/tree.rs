@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span as Mark, StrInput, Tag};
 
+use super::scalar;
 use super::spans::Region;
 
 /// Nodes one text may expand to, aliases counted at every use: a document is some thousands.
@@ -84,6 +85,10 @@ impl Node {
                 style: Style::Plain,
             },
         }
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        matches!(&self.kind, Kind::Scalar { text, style: Style::Plain } if scalar::is_null(text))
     }
 
     fn weight(&self) -> usize {

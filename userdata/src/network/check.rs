@@ -1,0 +1,416 @@
+//! What a single value cannot tell: keys on the wrong kind of device, names that nobody has, families that
+//! do not fit.
+
+use std::collections::BTreeMap;
+
+use super::{Destination, Device, Network};
+use crate::validate;
+use crate::yaml::{Diagnostics, Parsed, Spans};
+
+struct Checker<'a> {
+    network: &'a Network,
+    spans: &'a Spans,
+    found: &'a mut Diagnostics,
+}
+
+/// `prefix` is `network.` when the text has the outer key.
+pub(super) fn devices(parsed: &Parsed<Network>, prefix: &str, found: &mut Diagnostics) {
+    let network = &parsed.value;
+    let mut checker = Checker {
+        network,
+        spans: &parsed.spans,
+        found,
+    };
+    if network
+        .renderer
+        .as_deref()
+        .is_some_and(|renderer| renderer != "networkd")
+    {
+        let message = "`renderer` is ignored: the network is configured by systemd-networkd";
+        let notice = parsed
+            .spans
+            .warning_at_key(&format!("{prefix}renderer"), message, None);
+        checker.found.push(notice);
+    }
+    let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
+    for (kind, devices) in kinds_of(network) {
+        for (id, device) in devices {
+            let at = format!("{prefix}{kind}[\"{id}\"]");
+            if let Some(other) = kinds.insert(id, kind) {
+                checker.error(
+                    &at,
+                    "",
+                    format!("`{id}` is also one of `{other}`"),
+                    "give it another id",
+                );
+            }
+            checker.device(kind, id, device, &at);
+        }
+    }
+    let mut masters: BTreeMap<&str, &str> = BTreeMap::new();
+    for (kind, devices) in [("bonds", &network.bonds), ("bridges", &network.bridges)] {
+        for (id, device) in devices {
+            for (i, member) in device.interfaces.iter().enumerate() {
+                let at = format!("{prefix}{kind}[\"{id}\"].interfaces[{i}]");
+                if !kinds.contains_key(member.as_str()) {
+                    checker.error(
+                        &at,
+                        "",
+                        format!("no device has the id `{member}`"),
+                        "list it under `ethernets`",
+                    );
+                }
+                if let Some(other) = masters.insert(member, id) {
+                    checker.error(
+                        &at,
+                        "",
+                        format!("`{member}` already belongs to `{other}`"),
+                        "",
+                    );
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn kinds_of(network: &Network) -> [(&'static str, &BTreeMap<String, Device>); 4] {
+    [
+        ("ethernets", &network.ethernets),
+        ("bonds", &network.bonds),
+        ("bridges", &network.bridges),
+        ("vlans", &network.vlans),
+    ]
+}
+
+impl Checker<'_> {
+    /// `key` empty: about the device as a whole.
+    fn error(&mut self, at: &str, key: &str, message: impl Into<String>, help: &str) {
+        let help = (!help.is_empty()).then(|| help.to_owned());
+        let finding = if key.is_empty() {
+            self.spans.error_at_key(at, message, help)
+        } else {
+            self.spans.error_at(&format!("{at}.{key}"), message, help)
+        };
+        self.found.push_unless_known(finding);
+    }
+
+    fn device(&mut self, kind: &str, id: &str, device: &Device, at: &str) {
+        self.keys(kind, device, at);
+        let named_by_id = device.matching.is_none();
+        if !is_file_name(id) || (named_by_id && !is_interface_name(id)) {
+            self.error(
+                at,
+                "",
+                "not an interface name",
+                "up to 15 letters, digits, `-`, `_` and `.`",
+            );
+        }
+        if let Some(name) = &device.set_name {
+            if device.matching.is_none() {
+                self.error(
+                    at,
+                    "set-name",
+                    "`set-name` needs `match`",
+                    "match by `macaddress`",
+                );
+            }
+            if !is_interface_name(name) {
+                self.error(
+                    at,
+                    "set-name",
+                    "not an interface name",
+                    "up to 15 letters, digits, `-`, `_` and `.`",
+                );
+            }
+        }
+        if let Some(matching) = &device.matching {
+            let words = matching.name.iter().chain(&matching.driver);
+            if words.clone().any(|word| !is_word(word)) {
+                self.error(at, "match", "a pattern cannot hold blanks", "");
+            }
+            if matching.name.is_none()
+                && matching.macaddress.is_none()
+                && matching.driver.is_empty()
+            {
+                self.error(
+                    at,
+                    "match",
+                    "an empty `match` would take every interface",
+                    "match by `macaddress`",
+                );
+            }
+        }
+        if device.mtu.is_some_and(|mtu| !(68..=65536).contains(&mtu)) {
+            self.error(at, "mtu", "not an MTU", "68 to 65536");
+        }
+        if !matches!(
+            device.dhcp_identifier.as_deref(),
+            None | Some("mac" | "duid")
+        ) {
+            self.error(at, "dhcp-identifier", "expected `mac` or `duid`", "");
+        }
+        for (i, family) in device.link_local.iter().flatten().enumerate() {
+            if family != "ipv4" && family != "ipv6" {
+                self.error(
+                    at,
+                    &format!("link-local[{i}]"),
+                    "expected `ipv4` or `ipv6`",
+                    "",
+                );
+            }
+        }
+        for (key, overrides) in [
+            ("dhcp4", &device.dhcp4_overrides),
+            ("dhcp6", &device.dhcp6_overrides),
+        ] {
+            let Some(overrides) = overrides else { continue };
+            if !matches!(
+                overrides.use_domains.as_deref(),
+                None | Some("true" | "false" | "yes" | "no" | "route")
+            ) {
+                self.error(
+                    at,
+                    &format!("{key}-overrides.use-domains"),
+                    "expected `true`, `false` or `route`",
+                    "",
+                );
+            }
+            if overrides
+                .hostname
+                .as_deref()
+                .is_some_and(|name| validate::dns_name(name).is_err())
+            {
+                self.error(
+                    at,
+                    &format!("{key}-overrides.hostname"),
+                    "not a host name",
+                    "",
+                );
+            }
+        }
+        for (i, domain) in device
+            .nameservers
+            .iter()
+            .flat_map(|servers| &servers.search)
+            .enumerate()
+        {
+            let bare = domain
+                .trim_start_matches('~')
+                .trim_end_matches('.')
+                .to_ascii_lowercase();
+            if !bare.is_empty() && validate::dns_name(&bare).is_err() {
+                self.error(at, &format!("nameservers.search[{i}]"), "not a domain", "");
+            }
+        }
+        self.routes(device, at);
+    }
+
+    /// Keys that belong to another kind of device.
+    fn keys(&mut self, kind: &str, device: &Device, at: &str) {
+        let joins = kind == "bonds" || kind == "bridges";
+        let misplaced = [
+            (
+                device.matching.is_some() && kind != "ethernets",
+                "match",
+                "`ethernets`",
+            ),
+            (
+                device.set_name.is_some() && kind != "ethernets",
+                "set-name",
+                "`ethernets`",
+            ),
+            (
+                device.wakeonlan && kind != "ethernets",
+                "wakeonlan",
+                "`ethernets`",
+            ),
+            (
+                !device.interfaces.is_empty() && !joins,
+                "interfaces",
+                "`bonds` and `bridges`",
+            ),
+            (
+                device.parameters.is_some() && !joins,
+                "parameters",
+                "`bonds` and `bridges`",
+            ),
+            (device.id.is_some() && kind != "vlans", "id", "`vlans`"),
+            (device.link.is_some() && kind != "vlans", "link", "`vlans`"),
+        ];
+        for (wrong, key, home) in misplaced {
+            if wrong {
+                let path = format!("{at}.{key}");
+                let message = format!("`{key}` belongs to {home}, not to `{kind}`");
+                self.found
+                    .push(self.spans.error_at_key(&path, message, None));
+            }
+        }
+        if let Some(p) = &device.parameters {
+            let bond = p.mode.is_some()
+                || p.lacp_rate.is_some()
+                || p.mii_monitor_interval.is_some()
+                || p.min_links.is_some()
+                || p.transmit_hash_policy.is_some()
+                || p.ad_select.is_some()
+                || p.up_delay.is_some()
+                || p.down_delay.is_some()
+                || p.fail_over_mac_policy.is_some()
+                || p.gratuitous_arp.is_some()
+                || p.primary_reselect_policy.is_some()
+                || p.primary.is_some();
+            let bridge = p.stp.is_some()
+                || p.ageing_time.is_some()
+                || p.priority.is_some()
+                || p.forward_delay.is_some()
+                || p.hello_time.is_some()
+                || p.max_age.is_some();
+            if (kind == "bonds" && bridge) || (kind == "bridges" && bond) {
+                self.error(
+                    at,
+                    "parameters",
+                    format!("some of these are not parameters of `{kind}`"),
+                    "",
+                );
+            }
+            let words = [
+                &p.mode,
+                &p.lacp_rate,
+                &p.transmit_hash_policy,
+                &p.ad_select,
+                &p.fail_over_mac_policy,
+                &p.primary_reselect_policy,
+            ];
+            if words.into_iter().flatten().any(|word| !is_word(word)) {
+                self.error(at, "parameters", "a parameter is a single word", "");
+            }
+            if p.primary
+                .as_ref()
+                .is_some_and(|primary| !device.interfaces.contains(primary))
+            {
+                self.error(
+                    at,
+                    "parameters.primary",
+                    "not one of this bond's `interfaces`",
+                    "",
+                );
+            }
+        }
+        if kind == "vlans" {
+            match device.id {
+                None => self.error(at, "", "the key `id` is missing", ""),
+                Some(id) if id > 4094 => self.error(at, "id", "not a VLAN id", "0 to 4094"),
+                Some(_) => {}
+            }
+            let network = self.network;
+            let all = || {
+                kinds_of(network)
+                    .into_iter()
+                    .flat_map(|(_, devices)| devices.keys())
+            };
+            match &device.link {
+                None => self.error(at, "", "the key `link` is missing", ""),
+                Some(link) if !all().any(|id| id == link) => {
+                    self.error(
+                        at,
+                        "link",
+                        format!("no device has the id `{link}`"),
+                        "list it under `ethernets`",
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn routes(&mut self, device: &Device, at: &str) {
+        for (i, route) in device.routes.iter().enumerate() {
+            let at = format!("{at}.routes[{i}]");
+            let kinds = [
+                "unicast",
+                "anycast",
+                "blackhole",
+                "broadcast",
+                "local",
+                "multicast",
+                "nat",
+                "prohibit",
+                "throw",
+                "unreachable",
+                "xresolve",
+            ];
+            if route
+                .kind
+                .as_deref()
+                .is_some_and(|kind| !kinds.contains(&kind))
+            {
+                self.error(
+                    &at,
+                    "type",
+                    "not a type of route",
+                    "`unicast`, `blackhole`, `unreachable`, …",
+                );
+            }
+            if !matches!(
+                route.scope.as_deref(),
+                None | Some("global" | "link" | "host")
+            ) {
+                self.error(&at, "scope", "expected `global`, `link` or `host`", "");
+            }
+            let family = match route.to {
+                Destination::Default => None,
+                Destination::Net(net) => Some(net.addr().is_ipv4()),
+            };
+            if let Some(net) = family.and(match route.to {
+                Destination::Net(net) => Some(net),
+                Destination::Default => None,
+            }) && net.addr() != net.network()
+            {
+                self.error(
+                    &at,
+                    "to",
+                    "the range has host bits set",
+                    &format!("write `{}`", net.trunc()),
+                );
+            }
+            match route.via {
+                Some(via) if family.is_some_and(|ipv4| ipv4 != via.is_ipv4()) => {
+                    self.error(
+                        &at,
+                        "via",
+                        "the gateway is of another address family than the destination",
+                        "",
+                    );
+                }
+                None if family.is_none() && route.scope.as_deref() != Some("link") => {
+                    self.error(&at, "to", "a default route needs a gateway", "write `via`");
+                }
+                _ => {}
+            }
+        }
+        let rules = device.routing_policy.iter().enumerate();
+        for (i, rule) in rules {
+            if rule.from.is_none() && rule.to.is_none() {
+                self.error(
+                    &format!("{at}.routing-policy[{i}]"),
+                    "",
+                    "a rule needs `from` or `to`",
+                    "",
+                );
+            }
+        }
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+fn is_file_name(id: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'@');
+    !id.is_empty() && !id.starts_with('.') && id.len() <= 64 && id.bytes().all(good)
+}
+
+/// The kernel's limit is 15 bytes (`IFNAMSIZ` less the NUL).
+fn is_interface_name(name: &str) -> bool {
+    is_file_name(name) && name.len() <= 15
+}

@@ -1,0 +1,194 @@
+//! Our files against netplan's own generator, and what is refused.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::*;
+
+fn read(text: &str) -> Network {
+    Network::parse("network-config", text)
+        .unwrap_or_else(|errors| panic!("{errors}"))
+        .0
+        .expect("a network")
+}
+
+fn errors(text: &str) -> String {
+    Network::parse("network-config", text)
+        .expect_err(text)
+        .to_string()
+}
+
+/// A file as a set of `section: settings`, with the differences we intend (`networkd`) and the spellings
+/// that mean the same taken out.
+fn settings(file: &str, text: &str) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for section in text
+        .split("\n[")
+        .map(|section| section.trim_start_matches('['))
+    {
+        let Some((name, body)) = section.split_once("]\n") else {
+            continue;
+        };
+        let mut lines: Vec<String> = Vec::new();
+        for line in body.lines().filter(|line| !line.is_empty()) {
+            let line = line.replace("=yes", "=true").replace("=no", "=false");
+            match (name, line.as_str()) {
+                (
+                    _,
+                    "UseHostname=false"
+                    | "RequiredForOnline=false"
+                    | "UseGateway=false"
+                    | "UseRoutePrefix=false",
+                ) => {}
+                ("Network", gateway) if gateway.starts_with("Gateway=") => {
+                    all.insert(format!("{file} Route: {gateway}"));
+                }
+                ("Route" | "RoutingPolicyRule", line) => {
+                    let host = line
+                        .strip_suffix("/32")
+                        .or_else(|| line.strip_suffix("/128"));
+                    lines.push(host.unwrap_or(line).to_owned());
+                }
+                // netplan writes the old section, which systemd reads into all three.
+                ("DHCP" | "DHCPv4" | "DHCPv6" | "IPv6AcceptRA", line) => {
+                    all.insert(format!("{file} DHCP: {line}"));
+                }
+                (name, line) => {
+                    all.insert(format!("{file} {name}: {line}"));
+                }
+            }
+        }
+        if !lines.is_empty() {
+            lines.sort();
+            all.insert(format!("{file} {name}: {}", lines.join(" ")));
+        }
+    }
+    all
+}
+
+/// `<case>.networkd` beside `<case>.yaml` is what `/usr/libexec/netplan/generate --root-dir` of Debian 13
+/// (netplan 1.1.2) makes of it, each file behind a line `### <name>`. FIRSTLIGHT_NETPLAN_CASES names a
+/// folder of more such pairs, for those whose licence keeps them out of this tree.
+#[test]
+fn our_files_say_what_netplans_generator_says() {
+    let ours = PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/netplan"
+    ));
+    let more = std::env::var_os("FIRSTLIGHT_NETPLAN_CASES").map(PathBuf::from);
+    let mut compared = 0;
+    let mut differences = Vec::new();
+    for folder in std::iter::once(ours).chain(more) {
+        for entry in std::fs::read_dir(&folder).expect("the folder of cases") {
+            let case = entry.expect("a case").path();
+            let expected = case.with_extension("networkd");
+            if case.extension().is_none_or(|extension| extension != "yaml") || !expected.exists() {
+                continue;
+            }
+            let network =
+                match Network::parse("case", &std::fs::read_to_string(&case).expect("the case")) {
+                    Ok((network, _)) => network.expect("a network"),
+                    Err(errors) => {
+                        differences.push(format!("{}: refused:\n{errors}", case.display()));
+                        continue;
+                    }
+                };
+            let expected = std::fs::read_to_string(&expected).expect("netplan's files");
+            let theirs: BTreeSet<String> = expected
+                .split("### ")
+                .filter_map(|file| file.split_once('\n'))
+                .flat_map(|(name, text)| settings(name, text))
+                .collect();
+            let ours: BTreeSet<String> = network
+                .to_networkd()
+                .iter()
+                .flat_map(|(name, text)| settings(name.trim_start_matches("10-firstlight-"), text))
+                .collect();
+            for missing in theirs.difference(&ours) {
+                differences.push(format!("{}: only netplan: {missing}", case.display()));
+            }
+            for extra in ours.difference(&theirs) {
+                differences.push(format!("{}: only ours: {extra}", case.display()));
+            }
+            compared += 1;
+        }
+    }
+    assert!(compared >= 4, "only {compared} cases");
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn what_cannot_work_is_named_with_its_place() {
+    insta::assert_snapshot!(errors(
+        "network:
+  version: 2
+  renderer: NetworkManager
+  ethernets:
+    a name with blanks: {}
+    eth0:
+      set-name: lan
+      addresses: [10.0.0.1, 10.0.0.2/99, 10.0.0.3/24]
+      routes: [{to: 10.0.0.1/8, via: 10.0.0.9}, {to: default}, {to: fd00::/8, via: 10.0.0.1}]
+      mtu: 10
+      interfaces: [eth1]
+      dhpc4: true
+    eth1: {match: {macaddress: 52:54:00:12:34:5x}}
+    eth2: {match: {}}
+  bonds:
+    bond0: {interfaces: [eth1, eth9], parameters: {mode: 802.3ad, stp: true}}
+    bond1: {interfaces: [eth1]}
+  vlans:
+    eth0: {id: 5000, link: nowhere}
+    v2: {}
+  wifis: {}
+"
+    ));
+}
+
+#[test]
+fn version_1_is_refused_by_name() {
+    insta::assert_snapshot!(errors(
+        "version: 1\nconfig:\n- type: physical\n  name: eth0\n"
+    ));
+    insta::assert_snapshot!(errors("network:\n  version: 1\n  config: []\n"));
+}
+
+#[test]
+fn nothing_and_disabled_are_no_network() {
+    for text in [
+        "",
+        "# nothing\n",
+        "network:\n",
+        "network: {config: disabled}\n",
+        "config: disabled\n",
+    ] {
+        let (network, _) =
+            Network::parse("network-config", text).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(network.is_none(), "{text}");
+    }
+}
+
+#[test]
+fn loose_spellings_of_clients_are_read() {
+    let network = read(
+        "version: 2
+ethernets:
+  e0:
+    match: {macaddress: 52-54-00-AB-CD-EF}
+    addresses: [192.168.1.10/255.255.255.0]
+    nameservers: {addresses: 8.8.8.8, search: a.example}
+    routes: [{to: 0.0.0.0/0, via: 192.168.1.1}]
+",
+    );
+    insta::assert_snapshot!(network.to_networkd()[0].1);
+}
+
+#[test]
+fn a_network_written_is_the_network_read() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/netplan");
+    for case in ["everything", "firstlight-static", "lima", "policy"] {
+        let text = std::fs::read_to_string(format!("{folder}/{case}.yaml")).expect("the case");
+        let network = read(&text);
+        assert_eq!(read(&yaml::to_string(&network)), network, "{case}");
+    }
+}
