@@ -10,6 +10,7 @@
 //! This crate is data: it opens no file, no socket and no clock, and it does not log.
 
 pub mod cloudconfig;
+pub mod document;
 pub mod image;
 pub mod network;
 pub mod node;

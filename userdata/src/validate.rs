@@ -312,17 +312,19 @@ fn apiserver(node: &NodeFile, found: &mut Vec<Problem>) {
     if let Err(invalid) = vip(api.vip) {
         found.push(invalid.at(at));
     }
-    for (name, nets) in [
-        ("pod", &node.network.pods),
-        ("service", &node.network.services),
-    ] {
-        if let Some(net) = nets.iter().find(|net| net.contains(&api.vip)) {
-            found.push(
-                Invalid::new(format!("the VIP lies in the {name} range {net}"))
-                    .help("choose an address outside all ranges")
-                    .at(at),
-            );
-        }
+    // Not the service range: sealos' VIP lies in Kubernetes' default one. imagegen warns of that where it
+    // can be mended; here it would only stop a cluster that works.
+    if let Some(range) = node
+        .network
+        .pods
+        .iter()
+        .find(|range| range.contains(&api.vip))
+    {
+        found.push(
+            Invalid::new(format!("the VIP lies in the pod range {range}"))
+                .help("choose an address outside all ranges")
+                .at(at),
+        );
     }
     let own = node.addresses.iter().map(IpNet::addr);
     let others = node

@@ -255,7 +255,7 @@ pub(super) fn passwords(raw: raw::Chpasswd, spans: &Spans, found: &mut Diagnosti
                 found.push_unless_known(spans.error_at(&format!("{at}.type"), random, help()));
             }
             (_, None) => {
-                found.push_unless_known(spans.error_at(&at, "the key `password` is missing", None))
+                found.push_unless_known(spans.error_at(&at, "the key `password` is missing", None));
             }
             (raw::PasswordKind::Hash, Some(hash)) => users.push((user.name, Password::Hash(hash))),
             (raw::PasswordKind::Text, Some(text)) => users.push((user.name, Password::Text(text))),

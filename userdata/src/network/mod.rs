@@ -316,6 +316,12 @@ impl Network {
         Ok((network.map(|network| network.value), notices))
     }
 
+    /// Of every kind.
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        let kinds = [&self.ethernets, &self.bonds, &self.bridges, &self.vlans];
+        kinds.into_iter().flat_map(BTreeMap::values)
+    }
+
     /// Files for `/etc/systemd/network`, by name; the same network gives the same files.
     pub fn to_networkd(&self) -> Vec<(String, String)> {
         networkd::files(self)

@@ -128,19 +128,22 @@ pub(crate) fn nearest<'a>(
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
     let plain = |s: &str| s.replace('-', "_").to_lowercase();
-    let word = plain(word);
+    let typed = plain(word);
     candidates
         .into_iter()
         .map(|candidate| {
             (
-                strsim::damerau_levenshtein(&word, &plain(candidate)),
+                strsim::damerau_levenshtein(&typed, &plain(candidate)),
                 candidate,
             )
         })
         .filter(|(distance, candidate)| {
             *distance <= (candidate.len().max(word.len()) / 3).clamp(1, 3)
         })
-        .min_by_key(|(distance, _)| *distance)
+        // Of two spellings of a key, the one the author seems to use.
+        .min_by_key(|(distance, candidate)| {
+            (*distance, strsim::damerau_levenshtein(word, candidate))
+        })
         .map(|(_, candidate)| candidate)
 }
 

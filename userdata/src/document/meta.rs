@@ -1,0 +1,167 @@
+//! `meta-data`: who the instance is, and in a seed for several hosts, which machine is meant.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::network::MacAddress;
+use crate::validate;
+use crate::yaml::{self, Diagnostic, Diagnostics};
+
+/// YAML or JSON; keys we do not know are other clients' and pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct MetaData {
+    pub instance_id: Option<String>,
+    pub local_hostname: Option<String>,
+    #[serde(alias = "public_keys", deserialize_with = "public_keys")]
+    pub public_keys: Vec<String>,
+    #[serde(rename = "match")]
+    pub matching: Match,
+}
+
+/// Which machine a document is for. What is given must all fit; MAC addresses fit when the machine has one
+/// of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Match {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub macs: Vec<MacAddress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+}
+
+/// What a machine says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    pub macs: Vec<MacAddress>,
+    /// SMBIOS `product_uuid`.
+    pub uuid: Option<String>,
+    /// SMBIOS `product_serial`.
+    pub serial: Option<String>,
+}
+
+impl MetaData {
+    pub fn parse(name: &str, bytes: &[u8]) -> Result<(MetaData, Vec<Diagnostic>), Diagnostics> {
+        let (parsed, mut found) =
+            yaml::parse_leniently::<MetaData>(name, super::text(name, bytes)?, false);
+        let Some(parsed) = parsed else {
+            return Err(found);
+        };
+        let meta = &parsed.value;
+        if let Some(hostname) = &meta.local_hostname
+            && let Err(invalid) = validate::dns_name(&hostname.to_ascii_lowercase())
+        {
+            found.push_unless_known(parsed.error_at(
+                "local-hostname",
+                invalid.message,
+                invalid.help,
+            ));
+        }
+        if meta
+            .matching
+            .uuid
+            .as_deref()
+            .is_some_and(|uuid| hex(uuid).is_none())
+        {
+            let help = "as in `4c4c4544-0050-3710-8058-b4c04f4b3532`".to_owned();
+            found.push_unless_known(parsed.error_at("match.uuid", "not a UUID", Some(help)));
+        }
+        found.sort();
+        let notices = found.into_result()?;
+        Ok((parsed.value, notices))
+    }
+}
+
+impl Match {
+    /// Nothing given: such a document is for whoever finds it alone.
+    pub fn is_empty(&self) -> bool {
+        *self == Match::default()
+    }
+
+    /// False when nothing is given.
+    pub fn matches(&self, machine: &Machine) -> bool {
+        let macs = self.macs.is_empty() || self.macs.iter().any(|mac| machine.macs.contains(mac));
+        let uuid = self.uuid.as_deref().is_none_or(|wanted| {
+            machine
+                .uuid
+                .as_deref()
+                .is_some_and(|uuid| same_uuid(wanted, uuid))
+        });
+        let serial = self.serial.as_deref().is_none_or(|wanted| {
+            machine
+                .serial
+                .as_deref()
+                .is_some_and(|serial| serial.trim() == wanted.trim())
+        });
+        !self.is_empty() && macs && uuid && serial
+    }
+}
+
+fn hex(uuid: &str) -> Option<String> {
+    let digits: String = uuid.trim().chars().filter(|c| *c != '-').collect();
+    (digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+        .then(|| digits.to_ascii_lowercase())
+}
+
+/// Firmware before SMBIOS 2.6 shows the first three fields in the other byte order.
+fn same_uuid(a: &str, b: &str) -> bool {
+    let (Some(a), Some(b)) = (hex(a), hex(b)) else {
+        return false;
+    };
+    let swap = |field: &str| -> String {
+        let pairs: Vec<&str> = (0..field.len() / 2)
+            .map(|i| &field[2 * i..2 * i + 2])
+            .collect();
+        pairs.into_iter().rev().collect()
+    };
+    let swapped = format!(
+        "{}{}{}{}",
+        swap(&b[..8]),
+        swap(&b[8..12]),
+        swap(&b[12..16]),
+        &b[16..]
+    );
+    a == b || a == swapped
+}
+
+/// Text of one key a line, a list, or a mapping of names to keys, as OpenStack has it.
+fn public_keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Shapes;
+    impl<'de> Visitor<'de> for Shapes {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("SSH keys: text, a list, or a mapping of names to keys")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            Ok(lines.map(str::to_owned).collect())
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Vec<String>, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<String>, A::Error> {
+            let mut keys = Vec::new();
+            while let Some(key) = items.next_element::<String>()? {
+                keys.push(key.trim().to_owned());
+            }
+            Ok(keys)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
+            let mut keys = Vec::new();
+            while let Some((_, key)) = map.next_entry::<String, String>()? {
+                keys.push(key.trim().to_owned());
+            }
+            Ok(keys)
+        }
+    }
+    deserializer.deserialize_any(Shapes)
+}

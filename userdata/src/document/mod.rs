@@ -1,0 +1,271 @@
+//! One host's document, decoded and checked as a whole before anybody acts on any of it.
+//!
+//! Where the bytes come from, and whether this machine is meant, is for the caller to say.
+
+mod meta;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use meta::{Machine, Match, MetaData};
+pub use write::{DocumentBuilder, Texts};
+
+use crate::cloudconfig::CloudConfig;
+use crate::network::Network;
+use crate::node::NodeFile;
+use crate::yaml::{self, Diagnostic, Diagnostics, Severity};
+use crate::{paths, validate};
+
+/// The files of a NoCloud seed as a source delivered them.
+#[derive(Clone, Copy)]
+pub struct Seed<'a> {
+    /// Stands before the file names in messages: `/dev/vdb/hosts/m0`. May be empty.
+    pub name: &'a str,
+    pub user_data: &'a [u8],
+    /// Empty is fine: virt-install writes no more.
+    pub meta_data: &'a [u8],
+    pub network_config: Option<&'a [u8]>,
+}
+
+// The bytes hold keys.
+impl std::fmt::Debug for Seed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seed")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Document {
+    pub cloud_config: CloudConfig,
+    pub meta_data: MetaData,
+    pub network: Option<Network>,
+    /// `None`: a cloud-config that is not ours. It configures the host, and the host joins nothing.
+    pub node: Option<NodeFile>,
+}
+
+/// What the host is called, by cloud-init's rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The first label.
+    pub hostname: Option<String>,
+    pub fqdn: Option<String>,
+}
+
+impl Document {
+    /// Everything wrong with any of the files, in one run; or the document and what it says that is not
+    /// acted on.
+    pub fn parse(seed: Seed<'_>) -> Result<(Document, Vec<Diagnostic>), Diagnostics> {
+        let mut found = Diagnostics::default();
+        let cloud_config = collect(
+            CloudConfig::parse(&seed.file("user-data"), seed.user_data),
+            &mut found,
+        );
+        let meta_data = collect(
+            MetaData::parse(&seed.file("meta-data"), seed.meta_data),
+            &mut found,
+        );
+        let network = collect(network(&seed), &mut found);
+        let node = cloud_config
+            .as_ref()
+            .and_then(|config| match node_file(&seed, &config.value) {
+                Ok(node) => Some(node),
+                Err(errors) => {
+                    found.extend(errors);
+                    None
+                }
+            });
+        let (Some(config), Some(meta_data), Some(network), Some(node)) =
+            (cloud_config, meta_data, network, node)
+        else {
+            return Err(found);
+        };
+        let node = node.map(|node| {
+            let names = names(&config.value, &meta_data);
+            agree(
+                &node,
+                names.hostname.as_deref(),
+                network.as_ref(),
+                &mut found,
+            );
+            node.value
+        });
+        let document = Document {
+            cloud_config: config.value,
+            meta_data,
+            network,
+            node,
+        };
+        let notices = found.into_result()?;
+        Ok((document, notices))
+    }
+
+    /// The host's names; both `None` when the document names no host.
+    pub fn names(&self) -> Names {
+        names(&self.cloud_config, &self.meta_data)
+    }
+
+    /// What `/etc/hostname` should hold.
+    pub fn static_hostname(&self) -> Option<String> {
+        let Names { hostname, fqdn } = self.names();
+        if self.cloud_config.prefer_fqdn_over_hostname {
+            fqdn.or(hostname)
+        } else {
+            hostname
+        }
+    }
+
+    /// The keys for the default user: those of the cloud-config and of the meta-data, each once.
+    pub fn ssh_authorized_keys(&self) -> Vec<&str> {
+        let mut keys: Vec<&str> = Vec::new();
+        for key in self
+            .cloud_config
+            .ssh_authorized_keys
+            .iter()
+            .chain(&self.meta_data.public_keys)
+        {
+            if !keys.contains(&key.as_str()) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+}
+
+impl Seed<'_> {
+    fn file(&self, file: &str) -> String {
+        match self.name {
+            "" => file.to_owned(),
+            name if name.ends_with(['/', ':']) => format!("{name}{file}"),
+            name => format!("{name}/{file}"),
+        }
+    }
+}
+
+fn collect<T>(
+    result: Result<(T, Vec<Diagnostic>), Diagnostics>,
+    found: &mut Diagnostics,
+) -> Option<T> {
+    match result {
+        Ok((value, notices)) => {
+            found.extend(notices);
+            Some(value)
+        }
+        Err(errors) => {
+            found.extend(errors);
+            None
+        }
+    }
+}
+
+fn network(seed: &Seed<'_>) -> Result<(Option<Network>, Vec<Diagnostic>), Diagnostics> {
+    let name = seed.file("network-config");
+    let text = text(&name, seed.network_config.unwrap_or_default())?;
+    Network::parse(&name, text)
+}
+
+fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostics> {
+    std::str::from_utf8(bytes)
+        .map_err(|_| Diagnostic::new(Severity::Error, name, "not text in UTF-8").into())
+}
+
+/// The node file among the files of the cloud-config, with its own positions.
+fn node_file(
+    seed: &Seed<'_>,
+    config: &CloudConfig,
+) -> Result<Option<yaml::Parsed<NodeFile>>, Diagnostics> {
+    let mut files = config
+        .files
+        .iter()
+        .filter(|file| file.path == paths::NODE_FILE);
+    let Some(file) = files.next() else {
+        return Ok(None);
+    };
+    let name = format!("{}:{}", seed.file("user-data"), paths::NODE_FILE);
+    let refuse = |message: &str| Err(Diagnostic::new(Severity::Error, &name, message).into());
+    if files.next().is_some() {
+        return refuse("the node file is written twice");
+    }
+    if file.append || file.defer {
+        return refuse("the node file cannot be appended to or deferred");
+    }
+    let parsed = yaml::parse::<NodeFile>(&name, text(&name, file.content.expose())?)?;
+    let found = validate::parsed_node(&parsed);
+    if found.has_errors() {
+        Err(found)
+    } else {
+        Ok(Some(parsed))
+    }
+}
+
+fn names(config: &CloudConfig, meta: &MetaData) -> Names {
+    let first_label = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
+    let given = config
+        .fqdn
+        .clone()
+        .or_else(|| config.hostname.clone().filter(|name| name.contains('.')));
+    if let Some(fqdn) = given {
+        let hostname = match (&config.fqdn, &config.hostname) {
+            (Some(_), Some(hostname)) => first_label(hostname),
+            _ => first_label(&fqdn),
+        };
+        return Names {
+            hostname: Some(hostname),
+            fqdn: Some(fqdn),
+        };
+    }
+    let local = meta
+        .local_hostname
+        .clone()
+        .map(|name| match name.parse::<std::net::Ipv4Addr>() {
+            Ok(_) => format!("ip-{}", name.replace('.', "-")),
+            Err(_) => name,
+        });
+    let domain = local
+        .as_deref()
+        .and_then(|name| name.split_once('.'))
+        .map(|(_, domain)| domain);
+    let hostname = config
+        .hostname
+        .clone()
+        .or_else(|| local.as_deref().map(first_label));
+    let domain = domain.filter(|domain| *domain != "localdomain");
+    let fqdn = hostname
+        .as_ref()
+        .zip(domain)
+        .map(|(hostname, domain)| format!("{hostname}.{domain}"));
+    Names { hostname, fqdn }
+}
+
+/// The node file against what the rest of the document makes of the host.
+fn agree(
+    node: &yaml::Parsed<NodeFile>,
+    hostname: Option<&str>,
+    network: Option<&Network>,
+    found: &mut Diagnostics,
+) {
+    if let Some(hostname) = hostname.filter(|hostname| *hostname != node.value.name) {
+        let message = format!("the document names this host `{hostname}`");
+        let help = "the host name is the node name; write the same in both".to_owned();
+        found.push(node.error_at("name", message, Some(help)));
+    }
+    let Some(network) = network else { return };
+    if network
+        .devices()
+        .any(|device| device.dhcp4 || device.dhcp6 || device.accept_ra == Some(true))
+    {
+        return;
+    }
+    for (i, address) in node.value.addresses.iter().enumerate() {
+        let given = network
+            .devices()
+            .flat_map(|device| &device.addresses)
+            .any(|given| given == address);
+        if !given {
+            let message = "no interface of network-config is given this address";
+            found.push(node.error_at(&format!("addresses[{i}]"), message, None));
+        }
+    }
+}
