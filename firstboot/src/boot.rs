@@ -55,7 +55,7 @@ pub fn run(root: &Root, sources: &[Box<dyn Source>], report: &mut Reporter) -> R
 pub fn prepare(seed: &Seed, root: &Root) -> Result<(Host, Vec<Box<dyn Step>>)> {
     let (host, notices) = document::understand(seed)?;
     for notice in notices {
-        log::warn!("{notice}");
+        log::warn!("{}", notice.one_line());
     }
     let steps = plan::steps(&host, root)?;
     Ok((host, steps))

@@ -1,299 +1,213 @@
 //! The document as the steps need it: everything decoded, nothing left to be found out half-way.
 //!
-//! The one place where firstboot meets `userdata`'s reader. Nothing here touches the host.
+//! The one place where firstboot meets `userdata`'s readers. Nothing here touches the host.
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use serde_json::Value;
+use anyhow::{Context, Result, anyhow, ensure};
+use userdata::cloudconfig::{CloudConfig, Command, File, User, UserEntry};
+use userdata::document::{Document, Match, MetaData};
+use userdata::network::Network;
 use userdata::node::NodeFile;
-use userdata::paths::NODE_FILE;
+use userdata::yaml::{Diagnostic, Diagnostics};
 
 use crate::source::Seed;
 use crate::system::netlink::Wanted;
 
+/// Who `default` is in a cloud-config: a node has no other user of its own.
+const DEFAULT_USER: &str = "root";
+
 /// What one machine is to become.
+#[derive(Debug)]
 pub struct Host {
     pub hostname: String,
     pub fqdn: Option<String>,
-    pub users: Vec<HostUser>,
+    /// Users with their keys; those of the whole document are among the default user's.
+    pub users: Vec<User>,
     pub ntp: Vec<String>,
-    pub files: Vec<HostFile>,
+    pub files: Vec<File>,
     pub network: HostNetwork,
     pub nameservers: Vec<IpAddr>,
     pub search: Vec<String>,
     /// Without one the document is a plain cloud-config, and the machine gets no role.
     pub node: Option<NodeFile>,
-    /// Shell lines for every boot, before the role.
-    pub boot_commands: Vec<Vec<String>>,
-    /// Once, after everything else of the cloud-config.
-    pub run_commands: Vec<Vec<String>>,
-}
-
-/// A user who must be there and may log in with these keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HostUser {
-    pub name: String,
-    pub keys: Vec<String>,
-    pub groups: Vec<String>,
-    pub shell: Option<String>,
-    pub home: Option<String>,
-    pub uid: Option<u32>,
-    pub gecos: Option<String>,
-    pub system: bool,
-    /// Lines of a sudoers file, without the user's name.
-    pub sudo: Vec<String>,
-}
-
-/// A file of `write_files`, decoded.
-#[derive(Clone, PartialEq, Eq)]
-pub struct HostFile {
-    pub path: String,
-    pub content: Vec<u8>,
-    pub mode: u32,
-    pub owner: String,
-    pub group: Option<String>,
-    pub append: bool,
-}
-
-/// Contents may be keys: only their size is shown.
-impl std::fmt::Debug for HostFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "HostFile({}, {} bytes, {:04o})",
-            self.path,
-            self.content.len(),
-            self.mode
-        )
-    }
-}
-
-impl std::fmt::Debug for Host {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Host")
-            .field("hostname", &self.hostname)
-            .field("files", &self.files)
-            .finish_non_exhaustive()
-    }
+    /// At every boot, before the role.
+    pub boot_commands: Vec<Command>,
+    /// Once, before the role.
+    pub run_commands: Vec<Command>,
 }
 
 /// networkd's files, and the addresses that must be there before Kubernetes starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostNetwork {
-    /// Name without our prefix, and text.
+    /// Name and text.
     pub files: Vec<(String, String)>,
     pub wanted: Vec<Wanted>,
 }
 
-/// By what a seed says it is for a machine; what is empty says nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HostMatch {
-    pub macs: Vec<String>,
-    pub uuid: Option<String>,
-    pub serial: Option<String>,
+/// By what a seed says which machine it is for; empty when it says nothing.
+pub fn host_match(seed: &Seed) -> Result<Match> {
+    let read = MetaData::parse(&format!("{}/meta-data", seed.origin), &seed.meta_data);
+    Ok(read.map_err(|found| told(&found))?.0.matching)
 }
 
-fn yaml(name: &str, text: &str) -> Result<Value> {
-    let parsed = userdata::yaml::parse_redacted::<Value>(name, text);
-    Ok(parsed
-        .map_err(|found| anyhow!("{}", found.lines().collect::<Vec<_>>().join("\n")))?
-        .value)
-}
-
-/// The `match` of a seed's meta-data; `None` when there is none.
-pub fn host_match(seed: &Seed) -> Result<Option<HostMatch>> {
-    let Some(text) = seed
-        .meta_data
-        .as_deref()
-        .filter(|text| !text.trim().is_empty())
-    else {
-        return Ok(None);
-    };
-    let value = yaml(&format!("{}/meta-data", seed.origin), text)?;
-    let wanted = &value["match"];
-    if wanted.is_null() {
-        return Ok(None);
-    }
-    Ok(Some(HostMatch {
-        macs: texts(&wanted["macs"]),
-        uuid: wanted["uuid"].as_str().map(str::to_owned),
-        serial: wanted["serial"].as_str().map(str::to_owned),
-    }))
-}
-
-/// Reads a seed whole. The second value: notices for the journal.
-pub fn understand(seed: &Seed) -> Result<(Host, Vec<String>)> {
-    let name = format!("{}/user-data", seed.origin);
-    let first = seed.user_data.lines().next().unwrap_or_default().trim_end();
-    ensure!(
-        first == "#cloud-config",
-        "{name}:1:1: error: the first line must be `#cloud-config`, it is `{first}`"
-    );
-    let config = yaml(&name, &seed.user_data)?;
-    let mut files = Vec::new();
-    for (number, entry) in config["write_files"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        files.push(file(entry).with_context(|| format!("{name}: write_files[{number}]"))?);
-    }
-    let node = match files.iter().find(|file| file.path == NODE_FILE) {
-        None => None,
-        Some(file) => {
-            let text = std::str::from_utf8(&file.content).context("reading the node file")?;
-            let parsed = userdata::yaml::parse::<NodeFile>(NODE_FILE, text);
-            Some(
-                parsed
-                    .map_err(|found| anyhow!("{}", found.lines().collect::<Vec<_>>().join("\n")))?
-                    .value,
-            )
-        }
-    };
-    let hostname = config["hostname"].as_str().map(str::to_owned);
-    let hostname = hostname.or_else(|| node.as_ref().map(|node| node.name.clone()));
-    let hostname = hostname.with_context(|| format!("{name}: there is no `hostname`"))?;
-    let mut keys = texts(&config["ssh_authorized_keys"]);
-    let mut users = Vec::new();
-    for user in config["users"].as_array().into_iter().flatten() {
-        let Some(login) = user["name"].as_str() else {
-            continue;
-        };
-        users.push(HostUser {
-            name: login.to_owned(),
-            keys: texts(&user["ssh_authorized_keys"]),
-            ..HostUser::default()
-        });
-    }
-    if !keys.is_empty() {
-        users.insert(
-            0,
-            HostUser {
-                name: "root".into(),
-                keys: std::mem::take(&mut keys),
-                ..HostUser::default()
-            },
-        );
-    }
-    let (network, nameservers) = match &seed.network_config {
-        Some(text) => network(&yaml(&format!("{}/network-config", seed.origin), text)?)?,
-        None => (HostNetwork::default(), Vec::new()),
-    };
-    let host = Host {
-        fqdn: config["fqdn"].as_str().map(str::to_owned),
-        ntp: texts(&config["ntp"]["servers"]),
-        hostname,
-        users,
-        files,
-        network,
-        nameservers,
-        search: Vec::new(),
-        node,
-        boot_commands: Vec::new(),
-        run_commands: Vec::new(),
-    };
-    Ok((host, Vec::new()))
-}
-
-fn texts(value: &Value) -> Vec<String> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|item| item.as_str().map(str::to_owned))
-        .collect()
-}
-
-fn file(entry: &Value) -> Result<HostFile> {
-    let path = entry["path"].as_str().context("there is no `path`")?;
-    let text = entry["content"].as_str().unwrap_or_default();
-    let content = match entry["encoding"].as_str() {
-        None | Some("text/plain") => text.as_bytes().to_vec(),
-        Some("b64" | "base64") => BASE64_STANDARD
-            .decode(text.split_whitespace().collect::<String>())
-            .map_err(|_| anyhow!("`content` is not base64"))?,
-        Some(other) => bail!("unknown encoding `{other}`"),
-    };
-    let mode = match &entry["permissions"] {
-        Value::Null => 0o644,
-        Value::String(text) => u32::from_str_radix(text.trim_start_matches("0o"), 8)
-            .context("reading `permissions`")?,
-        _ => bail!("`permissions` must be quoted octal digits"),
-    };
-    let owner = entry["owner"].as_str().unwrap_or("root:root");
-    let (owner, group) = owner
-        .split_once(':')
-        .map_or((owner, None), |(owner, group)| {
-            (owner, Some(group.to_owned()))
-        });
-    let append = entry["append"].as_bool().unwrap_or_default();
-    Ok(HostFile {
-        path: path.to_owned(),
-        content,
-        mode,
-        owner: owner.to_owned(),
-        group,
-        append,
+/// Reads a seed whole: all that is wrong with any of its files is told in one go. The second value: notices.
+pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
+    let (document, notices) = Document::parse(userdata::document::Seed {
+        name: &seed.origin,
+        user_data: &seed.user_data,
+        meta_data: &seed.meta_data,
+        network_config: seed.network_config.as_deref(),
     })
+    .map_err(|found| told(&found))?;
+    let name = format!("{}/user-data", seed.origin);
+    refuse_what_is_not_there_yet(&name, &document.cloud_config)?;
+    let hostname = document
+        .static_hostname()
+        .or_else(|| document.node.as_ref().map(|node| node.name.clone()));
+    let hostname = hostname.with_context(|| {
+        format!("{name}: there is no `hostname`, and this machine has no other name")
+    })?;
+    let (nameservers, search) = document.network.as_ref().map(resolvers).unwrap_or_default();
+    let host = Host {
+        hostname,
+        fqdn: document.names().fqdn,
+        users: users(&document),
+        network: HostNetwork {
+            files: document
+                .network
+                .as_ref()
+                .map(Network::to_networkd)
+                .unwrap_or_default(),
+            wanted: wanted(document.network.as_ref(), document.node.as_ref()),
+        },
+        nameservers,
+        search,
+        node: document.node,
+        ntp: document
+            .cloud_config
+            .ntp
+            .filter(|ntp| ntp.enabled)
+            .map(|ntp| ntp.servers)
+            .unwrap_or_default(),
+        files: document.cloud_config.files,
+        boot_commands: document.cloud_config.bootcmd,
+        run_commands: document.cloud_config.runcmd,
+    };
+    Ok((host, notices))
 }
 
-fn network(config: &Value) -> Result<(HostNetwork, Vec<IpAddr>)> {
-    let config = if config["network"].is_object() {
-        &config["network"]
-    } else {
-        config
-    };
-    let (mut network, mut nameservers) = (HostNetwork::default(), Vec::new());
-    for (id, link) in config["ethernets"].as_object().into_iter().flatten() {
-        let mac = link["match"]["macaddress"].as_str().map(str::to_lowercase);
-        let matched = match &mac {
-            Some(mac) => format!("PermanentMACAddress={mac}"),
-            None => format!("Name={id}"),
+fn told(found: &Diagnostics) -> anyhow::Error {
+    anyhow!("{}", found.lines().collect::<Vec<_>>().join("\n"))
+}
+
+fn users(document: &Document) -> Vec<User> {
+    let config = &document.cloud_config;
+    let mut default = config.default_user.clone().unwrap_or_default();
+    default.name = DEFAULT_USER.to_owned();
+    default.ssh_authorized_keys.extend(
+        document
+            .ssh_authorized_keys()
+            .into_iter()
+            .map(str::to_owned),
+    );
+    let Some(entries) = &config.users else {
+        return if default.ssh_authorized_keys.is_empty() {
+            Vec::new()
+        } else {
+            vec![default]
         };
-        let mut text =
-            format!("[Match]\n{matched}\n\n[Network]\nDHCP=no\nLinkLocalAddressing=ipv6\n");
-        for address in texts(&link["addresses"]) {
-            text += &format!("Address={address}\n");
-            let address: ipnet::IpNet = address
-                .parse()
-                .with_context(|| format!("reading the address `{address}`"))?;
-            network.wanted.push(Wanted {
-                mac: mac.clone(),
-                address: address.addr(),
-            });
+    };
+    let mut users = Vec::<User>::new();
+    for entry in entries {
+        let user = match entry {
+            UserEntry::Default => default.clone(),
+            UserEntry::User(user) => (**user).clone(),
+        };
+        match users.iter_mut().find(|known| known.name == user.name) {
+            Some(known) => known.ssh_authorized_keys.extend(user.ssh_authorized_keys),
+            None => users.push(user),
         }
-        for server in texts(&link["nameservers"]["addresses"]) {
-            text += &format!("DNS={server}\n");
-            nameservers.push(
-                server
-                    .parse()
-                    .with_context(|| format!("reading the name server `{server}`"))?,
-            );
-        }
-        for gateway in ["gateway4", "gateway6"]
-            .iter()
-            .filter_map(|key| link[*key].as_str())
-        {
-            text += &format!("Gateway={gateway}\n");
-        }
-        for route in link["routes"].as_array().into_iter().flatten() {
-            let (to, via) = (
-                route["to"].as_str().context("a route has no `to`")?,
-                route["via"].as_str(),
-            );
-            text += "\n[Route]\n";
-            if !matches!(to, "default" | "0.0.0.0/0" | "::/0") {
-                text += &format!("Destination={to}\n");
-            }
-            if let Some(via) = via {
-                text += &format!("Gateway={via}\n");
-            }
-        }
-        network.files.push((format!("{id}.network"), text));
     }
-    Ok((network, nameservers))
+    users
+}
+
+/// Read and understood, but there is no step for it; silence would change what the document means.
+fn refuse_what_is_not_there_yet(name: &str, config: &CloudConfig) -> Result<()> {
+    let with_password =
+        |user: &User| user.password.is_some() || !user.lock_passwd && user.name != DEFAULT_USER;
+    let users = config
+        .users
+        .iter()
+        .flatten()
+        .any(|entry| matches!(entry, UserEntry::User(user) if with_password(user)));
+    let asked = [
+        ("groups", !config.groups.is_empty()),
+        ("password", config.password.is_some()),
+        ("chpasswd", !config.passwords.users.is_empty()),
+        ("users[].passwd", users),
+        ("ssh_pwauth: true", config.ssh_pwauth == Some(true)),
+        ("timezone", config.timezone.is_some()),
+        (
+            "ca_certs",
+            config.ca_certs.remove_defaults || !config.ca_certs.trusted.is_empty(),
+        ),
+        ("mounts", !config.mounts.is_empty()),
+    ];
+    let missing: Vec<_> = asked
+        .iter()
+        .filter(|(_, asked)| *asked)
+        .map(|(key, _)| format!("`{key}`"))
+        .collect();
+    ensure!(
+        missing.is_empty(),
+        "{name}: {} is not supported by this image yet; remove it",
+        missing.join(", ")
+    );
+    Ok(())
+}
+
+fn resolvers(network: &Network) -> (Vec<IpAddr>, Vec<String>) {
+    let (mut servers, mut search) = (Vec::new(), Vec::new());
+    for nameservers in network
+        .devices()
+        .filter_map(|device| device.nameservers.as_ref())
+    {
+        for server in &nameservers.addresses {
+            if !servers.contains(server) {
+                servers.push(*server);
+            }
+        }
+        for domain in &nameservers.search {
+            if !search.contains(domain) {
+                search.push(domain.clone());
+            }
+        }
+    }
+    (servers, search)
+}
+
+/// The node's own addresses, each on the link that the network names; a spare link without a cable holds up nothing.
+fn wanted(network: Option<&Network>, node: Option<&NodeFile>) -> Vec<Wanted> {
+    let own = node
+        .map(|node| node.addresses.as_slice())
+        .unwrap_or_default();
+    let link_of = |address: IpAddr| {
+        let device = network?
+            .ethernets
+            .values()
+            .find(|device| device.addresses.iter().any(|net| net.addr() == address))?;
+        // A link that is given another MAC no longer shows the one it is found by.
+        let matching = device
+            .matching
+            .as_ref()
+            .filter(|_| device.macaddress.is_none())?;
+        Some(matching.macaddress.as_ref()?.to_string())
+    };
+    own.iter()
+        .map(|net| Wanted {
+            mac: link_of(net.addr()),
+            address: net.addr(),
+        })
+        .collect()
 }

@@ -54,12 +54,12 @@ fn choose(folders: Vec<(String, PathBuf)>, origin: &str, machine: &Identity) -> 
     let count = folders.len();
     let mut ours = Vec::new();
     for (name, folder) in folders {
-        let origin = format!("{origin}: hosts/{name}");
+        let origin = format!("{origin}/hosts/{name}");
         let Some(seed) = read_files(&folder, &origin)? else {
             bail!("{origin}: holds no `user-data`");
         };
-        let named = document::host_match(&seed)?.is_some();
-        if (named || count == 1) && mismatch(&seed, machine)?.is_none() {
+        let wanted = document::host_match(&seed)?;
+        if wanted.matches(&machine.for_match()) || wanted.is_empty() && count == 1 {
             ours.push((name, seed));
         }
     }
@@ -79,41 +79,27 @@ fn choose(folders: Vec<(String, PathBuf)>, origin: &str, machine: &Identity) -> 
     }
 }
 
-/// Why the seed's `match` does not fit this machine: the first key that differs, with both values.
+/// Why the seed's `match` does not fit this machine, with both sides' values.
 fn mismatch(seed: &Seed, machine: &Identity) -> Result<Option<String>> {
-    let Some(wanted) = document::host_match(seed)? else {
+    let wanted = document::host_match(seed)?;
+    if wanted.is_empty() || wanted.matches(&machine.for_match()) {
         return Ok(None);
-    };
-    let unknown = "unknown";
-    if !wanted.macs.is_empty() && !wanted.macs.iter().any(|mac| machine.has_mac(mac)) {
-        let own: Vec<_> = machine.links.iter().map(|link| link.mac.as_str()).collect();
-        let own = if own.is_empty() {
-            unknown.to_owned()
-        } else {
-            own.join(", ")
-        };
-        return Ok(Some(format!(
-            "it wants the MAC {}, this machine has {own}",
-            wanted.macs.join(" or ")
-        )));
     }
-    if let Some(uuid) = &wanted.uuid
-        && !machine.has_uuid(uuid)
-    {
-        let own = machine.uuid.as_deref().unwrap_or(unknown);
-        return Ok(Some(format!(
-            "it wants the UUID {uuid}, this machine's is {own}"
-        )));
+    let mut asked = Vec::new();
+    if !wanted.macs.is_empty() {
+        let macs: Vec<_> = wanted.macs.iter().map(ToString::to_string).collect();
+        asked.push(format!("the MAC {}", macs.join(" or ")));
     }
-    if let Some(serial) = &wanted.serial
-        && machine.serial.as_ref() != Some(serial)
-    {
-        let own = machine.serial.as_deref().unwrap_or(unknown);
-        return Ok(Some(format!(
-            "it wants the serial number {serial}, this machine's is {own}"
-        )));
-    }
-    Ok(None)
+    asked.extend(
+        wanted
+            .serial
+            .map(|serial| format!("the serial number {serial}")),
+    );
+    asked.extend(wanted.uuid.map(|uuid| format!("the UUID {uuid}")));
+    Ok(Some(format!(
+        "it wants {}; this machine has {machine}",
+        asked.join(", ")
+    )))
 }
 
 fn host_folders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
@@ -138,18 +124,18 @@ fn host_folders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 fn read_files(folder: &Path, origin: &str) -> Result<Option<Seed>> {
-    let Some(user_data) = read_text(&folder.join("user-data"), origin)? else {
+    let Some(user_data) = read_bytes(&folder.join("user-data"), origin)? else {
         return Ok(None);
     };
     Ok(Some(Seed {
         origin: origin.to_owned(),
         user_data,
-        meta_data: read_text(&folder.join("meta-data"), origin)?,
-        network_config: read_text(&folder.join("network-config"), origin)?,
+        meta_data: read_bytes(&folder.join("meta-data"), origin)?.unwrap_or_default(),
+        network_config: read_bytes(&folder.join("network-config"), origin)?,
     }))
 }
 
-fn read_text(path: &Path, origin: &str) -> Result<Option<String>> {
+fn read_bytes(path: &Path, origin: &str) -> Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -166,14 +152,8 @@ fn read_text(path: &Path, origin: &str) -> Result<Option<String>> {
         .with_context(|| format!("reading `{}`", path.display()))?;
     ensure!(
         bytes.len() as u64 <= LIMIT,
-        "{origin}: `{name}` is larger than {} MiB",
+        "{origin}/{name}: is larger than {} MiB",
         LIMIT >> 20
     );
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) => bail!(
-            "{origin}: `{name}` is not UTF-8 text at byte {}",
-            error.utf8_error().valid_up_to()
-        ),
-    }
+    Ok(Some(bytes))
 }

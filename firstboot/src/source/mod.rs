@@ -34,20 +34,30 @@ pub enum Look {
 }
 
 /// One host's NoCloud files, read and not yet understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Seed {
-    /// Where it came from, for people: `/dev/vdb`, `/dev/vdb: hosts/m0`.
+    /// Where it came from, for people: `/dev/vdb`, `/dev/vdb/hosts/m0`.
     pub origin: String,
-    pub user_data: String,
-    pub meta_data: Option<String>,
-    pub network_config: Option<String>,
+    /// As delivered; it may be compressed.
+    pub user_data: Vec<u8>,
+    /// Empty when there is none.
+    pub meta_data: Vec<u8>,
+    pub network_config: Option<Vec<u8>>,
+}
+
+/// The bytes hold keys.
+impl std::fmt::Debug for Seed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Seed({}, {} bytes)", self.origin, self.bytes())
+    }
 }
 
 impl Seed {
     /// How much was read.
     pub fn bytes(&self) -> usize {
-        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        self.user_data.len() + optional(&self.meta_data) + optional(&self.network_config)
+        self.user_data.len()
+            + self.meta_data.len()
+            + self.network_config.as_ref().map_or(0, Vec::len)
     }
 }
 

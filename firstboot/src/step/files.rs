@@ -6,14 +6,14 @@ use anyhow::{Context, Result};
 use nix::unistd::{Group, User};
 
 use super::Step;
-use crate::document::HostFile;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
+use userdata::cloudconfig::File;
 
 #[derive(Debug)]
 pub struct Files {
     pub root: Root,
-    pub files: Vec<HostFile>,
+    pub files: Vec<File>,
 }
 
 impl fmt::Display for Files {
@@ -40,7 +40,7 @@ impl Step for Files {
         for file in &self.files {
             let bytes = match self.appended(file)? {
                 Some(bytes) => bytes,
-                None => file.content.clone(),
+                None => file.content.expose().clone(),
             };
             if self
                 .root
@@ -54,35 +54,35 @@ impl Step for Files {
 }
 
 impl Files {
-    fn is_there(&self, file: &HostFile) -> Result<bool> {
+    fn is_there(&self, file: &File) -> Result<bool> {
         if !file.append {
             return self
                 .root
-                .holds(&file.path, &file.content, self.attributes(file)?);
+                .holds(&file.path, file.content.expose(), self.attributes(file)?);
         }
         let present = self.root.read(&file.path)?.unwrap_or_default();
-        Ok(contains(&present, &file.content))
+        Ok(contains(&present, file.content.expose()))
     }
 
     /// The whole new file for one that is appended to; what is there already is not appended again.
-    fn appended(&self, file: &HostFile) -> Result<Option<Vec<u8>>> {
+    fn appended(&self, file: &File) -> Result<Option<Vec<u8>>> {
         if !file.append {
             return Ok(None);
         }
         let mut bytes = self.root.read(&file.path)?.unwrap_or_default();
-        if !contains(&bytes, &file.content) {
-            bytes.extend(&file.content);
+        if !contains(&bytes, file.content.expose()) {
+            bytes.extend(file.content.expose());
         }
         Ok(Some(bytes))
     }
 
     /// Owners are names of this machine: a user whom the document makes is there by now.
-    fn attributes(&self, file: &HostFile) -> Result<Attributes> {
+    fn attributes(&self, file: &File) -> Result<Attributes> {
         let mut attributes = Attributes::mode(file.mode);
         if !self.root.is_machine() {
             return Ok(attributes);
         }
-        let (user, group) = (&file.owner, &file.group);
+        let (user, group) = (&file.owner.user, &file.owner.group);
         if user != "root" {
             let found = User::from_name(user).ok().flatten();
             let found = found.with_context(|| {

@@ -95,7 +95,7 @@ impl Step for Manifests {
         wait_for_apiserver(&client, report)?;
         let target = client.base().to_owned();
         apply::apply(&client, &self.objects, |answer, tries| {
-            report.waiting(&target, answer, tries)
+            report.waiting(&target, answer, tries);
         })?;
         self.root.write(
             APPLIED_MARK,

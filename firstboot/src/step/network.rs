@@ -14,7 +14,7 @@ use crate::system::files::{Attributes, Root};
 use crate::system::{netlink, systemd};
 
 const DIRECTORY: &str = "/etc/systemd/network";
-/// Ours by name, so that files of an earlier document can be told from somebody else's.
+/// How `userdata` names our files, so that those of an earlier document can be told from somebody else's.
 const PREFIX: &str = "10-firstlight-";
 /// Long enough for a switch's spanning tree to let a port through.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -98,20 +98,15 @@ impl Network {
 
     /// Our files that this document does not name.
     fn stale(&self) -> Result<Vec<String>> {
-        let wanted: Vec<_> = self
-            .network
-            .files
-            .iter()
-            .map(|(name, _)| format!("{PREFIX}{name}"))
-            .collect();
+        let wanted: Vec<_> = self.network.files.iter().map(|(name, _)| name).collect();
         let names = self.root.list(DIRECTORY)?;
         Ok(names
             .into_iter()
-            .filter(|name| name.starts_with(PREFIX) && !wanted.contains(name))
+            .filter(|name| name.starts_with(PREFIX) && !wanted.contains(&name))
             .collect())
     }
 }
 
 fn path(name: &str) -> String {
-    format!("{DIRECTORY}/{PREFIX}{name}")
+    format!("{DIRECTORY}/{name}")
 }

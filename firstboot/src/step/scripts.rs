@@ -5,6 +5,8 @@ use std::fmt;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use userdata::cloudconfig::Command;
+
 use super::Step;
 use crate::report::Reporter;
 use crate::system::command;
@@ -14,7 +16,7 @@ use crate::system::files::{Attributes, Root};
 pub struct Scripts {
     pub root: Root,
     pub name: &'static str,
-    pub commands: Vec<Vec<String>>,
+    pub commands: Vec<Command>,
     /// Once for these commands, or at every boot.
     pub once: bool,
 }
@@ -48,11 +50,14 @@ impl Step for Scripts {
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
         for (number, words) in self.commands.iter().enumerate() {
-            let Some((program, arguments)) = words.split_first() else {
-                continue;
+            let run = match words {
+                Command::Shell(line) => command::run("/bin/sh", &["-c", line]),
+                Command::Argv(words) => match words.split_first() {
+                    Some((program, arguments)) => command::run(program, arguments),
+                    None => continue,
+                },
             };
-            command::run(program, arguments)
-                .with_context(|| format!("running `{}[{number}]`", self.name))?;
+            run.with_context(|| format!("running `{}[{number}]`", self.name))?;
         }
         if self.once {
             // The machine is no longer only what its image and document say.
@@ -77,7 +82,11 @@ impl Scripts {
 
     fn digest(&self) -> String {
         let mut hasher = Sha256::new();
-        for word in self.commands.iter().flatten() {
+        let words = self.commands.iter().flat_map(|command| match command {
+            Command::Shell(line) => vec![line],
+            Command::Argv(words) => words.iter().collect(),
+        });
+        for word in words {
             hasher.update(word);
             hasher.update([0]);
         }

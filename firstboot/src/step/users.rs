@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 use nix::unistd::User;
 
 use super::Step;
-use crate::document::HostUser;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
 use crate::system::{command, systemd};
+use userdata::cloudconfig::User as Account;
 
 /// Keys lie here and not in home directories: root's is on the read-only root.
 const KEYS: &str = "/etc/ssh/authorized_keys.d";
@@ -21,7 +21,7 @@ const SSH_UNIT: &str = "ssh.service";
 #[derive(Debug)]
 pub struct Users {
     pub root: Root,
-    pub users: Vec<HostUser>,
+    pub users: Vec<Account>,
 }
 
 impl fmt::Display for Users {
@@ -80,16 +80,18 @@ impl Step for Users {
 
 impl Users {
     fn has_keys(&self) -> bool {
-        self.users.iter().any(|user| !user.keys.is_empty())
+        self.users
+            .iter()
+            .any(|user| !user.ssh_authorized_keys.is_empty())
     }
 
     fn files(&self) -> Vec<(String, String, u32)> {
         let mut files = Vec::new();
         for user in &self.users {
-            if !user.keys.is_empty() {
+            if !user.ssh_authorized_keys.is_empty() {
                 files.push((
                     format!("{KEYS}/{}", user.name),
-                    user.keys.join("\n") + "\n",
+                    user.ssh_authorized_keys.join("\n") + "\n",
                     0o644,
                 ));
             }
@@ -122,15 +124,20 @@ fn exists(name: &str) -> Result<bool> {
         .is_some())
 }
 
-fn useradd(user: &HostUser) -> Vec<String> {
+fn useradd(user: &Account) -> Vec<String> {
     // Home directories are in the state partition: /home is on the read-only root.
     let home = user
-        .home
+        .homedir
         .clone()
         .unwrap_or_else(|| format!("/var/home/{}", user.name));
     let shell = user.shell.clone().unwrap_or_else(|| "/bin/bash".to_owned());
+    let create = if user.no_create_home {
+        "--no-create-home"
+    } else {
+        "--create-home"
+    };
     let mut arguments = vec![
-        "--create-home".to_owned(),
+        create.to_owned(),
         "--home-dir".to_owned(),
         home,
         "--shell".to_owned(),
@@ -147,6 +154,17 @@ fn useradd(user: &HostUser) -> Vec<String> {
     }
     if !user.groups.is_empty() {
         arguments.extend(["--groups".to_owned(), user.groups.join(",")]);
+    }
+    if let Some(group) = &user.primary_group {
+        arguments.extend(["--gid".to_owned(), group.clone()]);
+    } else if user.no_user_group {
+        arguments.push("--no-user-group".to_owned());
+    }
+    if let Some(days) = user.inactive {
+        arguments.extend(["--inactive".to_owned(), days.to_string()]);
+    }
+    if let Some(date) = &user.expiredate {
+        arguments.extend(["--expiredate".to_owned(), date.clone()]);
     }
     arguments.push(user.name.clone());
     arguments

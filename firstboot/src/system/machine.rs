@@ -4,13 +4,15 @@ use std::fmt;
 
 use anyhow::Result;
 
+use userdata::document::Machine;
+
 use super::files::Root;
 
 /// By what a document may name its machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     pub links: Vec<Link>,
-    /// As the firmware tells it, lower case; the first three groups may have their bytes swapped.
+    /// As the firmware tells it, lower case.
     pub uuid: Option<String>,
     pub serial: Option<String>,
 }
@@ -41,19 +43,17 @@ impl Identity {
         })
     }
 
-    /// Is `uuid` this machine's, in either byte order?
-    ///
-    /// SMBIOS before 2.6 did not say how the first three fields are stored; firmware, hypervisors and stickers differ.
-    pub fn has_uuid(&self, uuid: &str) -> bool {
-        let wanted = uuid.to_lowercase();
-        self.uuid
-            .as_ref()
-            .is_some_and(|own| *own == wanted || swap_uuid(own).as_deref() == Some(&wanted))
-    }
-
-    pub fn has_mac(&self, mac: &str) -> bool {
-        let wanted = mac.to_lowercase().replace('-', ":");
-        self.links.iter().any(|link| link.mac == wanted)
+    /// For comparing with a document's `match`. Links whose address is not a MAC (InfiniBand) cannot be named by one.
+    pub fn for_match(&self) -> Machine {
+        Machine {
+            macs: self
+                .links
+                .iter()
+                .filter_map(|link| link.mac.parse().ok())
+                .collect(),
+            uuid: self.uuid.clone(),
+            serial: self.serial.clone(),
+        }
     }
 }
 
@@ -88,21 +88,6 @@ pub fn is_running(name: &str) -> Result<bool> {
         .any(|pid| text(&root, &format!("/proc/{pid}/comm")).as_deref() == Some(&wanted)))
 }
 
-fn swap_uuid(uuid: &str) -> Option<String> {
-    let groups: Vec<&str> = uuid.split('-').collect();
-    let [a, b, c, d, e] = groups.as_slice() else {
-        return None;
-    };
-    let swap = |group: &str| -> Option<String> {
-        (0..group.len())
-            .step_by(2)
-            .rev()
-            .map(|at| group.get(at..at + 2))
-            .collect::<Option<String>>()
-    };
-    Some(format!("{}-{}-{}-{d}-{e}", swap(a)?, swap(b)?, swap(c)?))
-}
-
 fn text(root: &Root, path: &str) -> Option<String> {
     let bytes = root.read(path).ok()??;
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
@@ -111,35 +96,4 @@ fn text(root: &Root, path: &str) -> Option<String> {
 
 fn word(root: &Root, path: &str) -> Option<String> {
     text(root, path).map(|text| text.to_lowercase())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_uuid_matches_in_both_byte_orders_and_no_other() {
-        let machine = Identity {
-            uuid: Some("00112233-4455-6677-8899-aabbccddeeff".into()),
-            ..Identity::default()
-        };
-        assert!(machine.has_uuid("00112233-4455-6677-8899-AABBCCDDEEFF"));
-        assert!(machine.has_uuid("33221100-5544-7766-8899-aabbccddeeff"));
-        assert!(!machine.has_uuid("33221100-5544-7766-8899-aabbccddeef0"));
-        assert!(!Identity::default().has_uuid(""));
-    }
-
-    #[test]
-    fn a_mac_matches_however_it_is_written() {
-        let link = Link {
-            name: "eth0".into(),
-            mac: "52:54:00:00:07:10".into(),
-        };
-        let machine = Identity {
-            links: vec![link],
-            ..Identity::default()
-        };
-        assert!(machine.has_mac("52-54-00-00-07-10"));
-        assert!(!machine.has_mac("52:54:00:00:07:11"));
-    }
 }

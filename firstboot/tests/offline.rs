@@ -1,0 +1,192 @@
+//! The binary on a directory: set, again, refused.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+
+use common::{fixture, image_root};
+
+/// Path, mode, inode, bytes of everything below.
+fn tree(root: &Path) -> BTreeMap<PathBuf, (u32, u64, Vec<u8>)> {
+    let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = path.symlink_metadata().unwrap();
+            if meta.is_dir() {
+                folders.push(path.clone());
+            }
+            let bytes = if meta.is_file() {
+                fs::read(&path).unwrap()
+            } else {
+                Vec::new()
+            };
+            found.insert(
+                path.strip_prefix(root).unwrap().to_owned(),
+                (meta.mode() & 0o7777, meta.ino(), bytes),
+            );
+        }
+    }
+    found
+}
+
+fn firstboot(root: &Path, seed: &str) -> Command {
+    let mut command = Command::cargo_bin("firstboot").unwrap();
+    command
+        .arg("--root")
+        .arg(root)
+        .arg("--seed")
+        .arg(fixture(&format!("sources/{seed}")));
+    command
+}
+
+#[test]
+fn a_directory_gets_its_files_and_a_second_run_writes_nothing() {
+    let dir = image_root();
+    firstboot(dir.path(), "alone").assert().success();
+    let first = tree(dir.path());
+    for (path, mode) in [
+        ("etc/hostname", 0o644),
+        ("etc/hosts", 0o644),
+        ("etc/resolv.conf", 0o644),
+        ("etc/kubernetes/pki/ca.key", 0o600),
+        ("etc/firstlight/node.yaml", 0o644),
+        ("var/lib/firstlight/kubeadm.yaml", 0o600),
+        ("var/lib/firstlight/receipt.json", 0o644),
+    ] {
+        let found = first
+            .get(Path::new(path))
+            .unwrap_or_else(|| panic!("{path} is missing"));
+        assert_eq!(found.0, mode, "{path}");
+    }
+    assert!(
+        first
+            .keys()
+            .any(|path| path.starts_with("etc/systemd/network") && path.extension().is_some())
+    );
+    firstboot(dir.path(), "alone").assert().success();
+    assert_eq!(tree(dir.path()), first);
+}
+
+#[test]
+fn nothing_secret_is_printed() {
+    let dir = image_root();
+    let output = firstboot(dir.path(), "alone")
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(
+        said.contains("ca.key") && !said.contains("secret-canary"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_broken_document_is_refused_by_file_line_and_key_and_nothing_is_written() {
+    let dir = image_root();
+    let before = tree(dir.path());
+    let output = firstboot(dir.path(), "broken")
+        .assert()
+        .code(3)
+        .get_output()
+        .clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("user-data:2:") && said.contains("hostnam"),
+        "{said}"
+    );
+    assert!(!said.contains("secret-canary"), "{said}");
+    assert_eq!(tree(dir.path()), before);
+}
+
+#[test]
+fn another_machines_document_is_refused_with_both_values() {
+    let dir = image_root();
+    let output = firstboot(dir.path(), "stranger")
+        .assert()
+        .code(3)
+        .get_output()
+        .clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("52:54:00:00:07:99") && said.contains("52:54:00:00:07:10"),
+        "{said}"
+    );
+    assert!(!dir.path().join("etc").exists());
+}
+
+#[test]
+fn a_plan_is_printed_and_nothing_is_written() {
+    let dir = image_root();
+    let before = tree(dir.path());
+    let output = firstboot(dir.path(), "alone")
+        .arg("--plan")
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    insta::assert_snapshot!(String::from_utf8(output.stdout).unwrap());
+    assert_eq!(tree(dir.path()), before);
+}
+
+#[test]
+fn a_role_that_is_not_there_yet_is_refused_before_anything_is_written() {
+    let dir = image_root();
+    let seed = tempfile::tempdir().unwrap();
+    let user_data = fs::read_to_string(fixture("sources/alone/user-data")).unwrap();
+    let node = fs::read_to_string(fixture("node.yaml"))
+        .unwrap()
+        .replace("role: master0", "role: master");
+    let node = node
+        .replace("name: m0\n", "name: m1\n")
+        .replace("192.168.7.10/24", "192.168.7.11/24");
+    let indented: String = node.lines().map(|line| format!("    {line}\n")).collect();
+    let (head, rest) = user_data.split_once("  encoding: b64\n").unwrap();
+    let tail = rest.split_once('\n').unwrap().1;
+    let user_data = format!("{head}  content: |\n{indented}{tail}")
+        .replace("hostname: m0", "hostname: m1")
+        .replace("m0.prod", "m1.prod");
+    fs::write(seed.path().join("user-data"), user_data).unwrap();
+    fs::write(seed.path().join("meta-data"), "instance-id: m1\n").unwrap();
+    let mut command = Command::cargo_bin("firstboot").unwrap();
+    let output = command
+        .arg("--root")
+        .arg(dir.path())
+        .arg("--seed")
+        .arg(seed.path())
+        .assert()
+        .code(3)
+        .get_output()
+        .clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("the role master, which this image's firstboot does not support yet"),
+        "{said}"
+    );
+    assert!(!dir.path().join("etc").exists());
+}
+
+#[test]
+fn status_before_the_first_run_says_so() {
+    let dir = image_root();
+    let output = Command::cargo_bin("firstboot")
+        .unwrap()
+        .args(["status", "--root"])
+        .arg(dir.path())
+        .assert()
+        .code(1)
+        .get_output()
+        .clone();
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("has not run since this machine was switched on")
+    );
+}
