@@ -173,7 +173,7 @@ impl Fleet {
                 Class::Sick | Class::Gone if self.is_dead(member, now) => kill.push(member.address),
                 // What is not in the table need not be put there to be given nothing.
                 Class::Sick | Class::Gone => {
-                    destinations.extend(found.map(|_| (member.address, 0)))
+                    destinations.extend(found.map(|_| (member.address, 0)));
                 }
             }
         }

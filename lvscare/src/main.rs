@@ -1,1 +1,137 @@
-fn main() {}
+//! The program: flags, logger, and which of its jobs to do.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use log::{Level, LevelFilter, Metadata, Record};
+use lvscare::cli::{Cli, Command, Options};
+use lvscare::ipvs::Service;
+use lvscare::once::{self, Outcome};
+use lvscare::status::{Grade, Status};
+use lvscare::tls::Trust;
+use lvscare::{care, kernel, server};
+
+/// `EX_TEMPFAIL`: try again later.
+const NONE_UP: u8 = 75;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = if cli.options.logger.eq_ignore_ascii_case("DEBG") {
+        LevelFilter::Debug
+    } else {
+        LevelFilter::Info
+    };
+    if log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(level);
+    }
+    match start(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            log::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(cli))
+}
+
+async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let options = &cli.options;
+    if let Some(Command::Status { json }) = cli.command {
+        return status(options, json).await;
+    }
+    if !options.ignored().is_empty() {
+        log::warn!(
+            "{}: no longer needed, ignoring",
+            options.ignored().join(", ")
+        );
+    }
+    if options.clean {
+        let vip = options.service()?;
+        once::clean(&Service::tcp(vip, &options.scheduler), vip.ip()).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    let settings = options.settings(&name.to_string_lossy())?;
+    if options.health_schem == "https"
+        && options.trust() == Trust::Anyone
+        && !options.health_insecure_skip_verify
+    {
+        log::warn!("no authority to check certificates against, accepting any; give `--ca`");
+    }
+    if options.dry_run {
+        for line in once::dry_run(&settings).await? {
+            writeln!(std::io::stdout(), "{line}")?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.run_once || cli.command == Some(Command::RunOnce) {
+        let outcome = once::run(&settings, options.wait).await?;
+        let failed = outcome == Outcome::NoneUp && options.wait.is_some();
+        return Ok(if failed {
+            ExitCode::from(NONE_UP)
+        } else {
+            ExitCode::SUCCESS
+        });
+    }
+    care::run(settings).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the daemon; without one, the kernel.
+async fn status(options: &Options, json: bool) -> anyhow::Result<ExitCode> {
+    let status = match server::fetch(options.status_addr).await {
+        Ok(status) => status,
+        Err(error) => {
+            log::warn!("{error:#}, asking only the kernel");
+            from_kernel(options)?
+        }
+    };
+    let text = if json {
+        format!("{}\n", serde_json::to_string(&status)?)
+    } else {
+        status.text()
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(match status.grade() {
+        Grade::AllUp => ExitCode::SUCCESS,
+        grade => ExitCode::from(grade as u8),
+    })
+}
+
+fn from_kernel(options: &Options) -> anyhow::Result<Status> {
+    let service = options.service()?;
+    let actual = kernel::Table::default().read(&Service::tcp(service, &options.scheduler))?;
+    Ok(Status::from_table(service, &actual))
+}
+
+/// One line per record. No clock: whoever reads a stream adds its own.
+struct Stderr;
+
+impl log::Log for Stderr {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // Libraries below have much to say at debug; ours is what was asked for.
+        if record.level() > Level::Warn && !record.target().starts_with("lvscare") {
+            return;
+        }
+        let level = match record.level() {
+            Level::Error => "ERROR",
+            Level::Warn => "WARN",
+            Level::Info => "INFO",
+            Level::Debug | Level::Trace => "DEBUG",
+        };
+        let _ = writeln!(std::io::stderr(), "lvscare: {level} {}", record.args());
+    }
+
+    fn flush(&self) {}
+}

@@ -198,14 +198,14 @@ impl Destination {
                 DestinationAttribute::Address(value) => address = Some(*value),
                 DestinationAttribute::Port(value) => port = value.0,
                 DestinationAttribute::Forwarding(value) => {
-                    found.forwarding = Forwarding(value & Forwarding::MASK)
+                    found.forwarding = Forwarding(value & Forwarding::MASK);
                 }
                 DestinationAttribute::Weight(value) => found.weight = *value,
                 DestinationAttribute::UpperThreshold(value) => found.upper_threshold = *value,
                 DestinationAttribute::LowerThreshold(value) => found.lower_threshold = *value,
                 DestinationAttribute::ActiveConnections(value) => found.active_connections = *value,
                 DestinationAttribute::InactiveConnections(value) => {
-                    found.inactive_connections = *value
+                    found.inactive_connections = *value;
                 }
                 DestinationAttribute::Stats64(value) => found.stats = Stats::from_attributes(value),
                 DestinationAttribute::PersistentConnections(_) | DestinationAttribute::Other(_) => {

@@ -1,0 +1,338 @@
+//! The daemon: hears from the watches, compares what should be with what is, and repairs it, every second and on
+//! every event.
+//!
+//! Keeps nothing that a restart would need: the kernel's table is the memory. Whatever fails is tried again in a
+//! second; the one way out is a signal, which leaves everything in place.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use nix::unistd::alarm;
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+
+use crate::cli::Settings;
+use crate::fleet::{Event, Fleet};
+use crate::health::Class;
+use crate::kernel::{Done, Reach, Table, put_route};
+use crate::server::{self, Shared};
+use crate::status::{Counters, Status};
+use crate::sysctl;
+use crate::table::Actual;
+use crate::watch::{Report, Watch};
+
+const ROUND: Duration = Duration::from_secs(1);
+
+/// After a race or a foreign wipe, which may not come alone.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Seconds without a round after which the kernel ends us (SIGALRM), for systemd to start us anew. The first
+/// process of a container is spared that signal: there it is `/livez` that kubelet finds silent.
+const WATCHDOG: u32 = 10;
+
+/// Keeps until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+    ];
+    let (connection, handle, mut links) =
+        rtnetlink::new_multicast_connection(&groups).context("opening rtnetlink")?;
+    tokio::spawn(connection);
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let (sender, mut reports) = mpsc::channel(64);
+    for &(address, _) in &settings.members {
+        let watch = Watch::new(
+            address,
+            &settings.path,
+            Arc::clone(&settings.question),
+            settings.timing,
+        );
+        tokio::spawn(watch.run(sender.clone()));
+    }
+    let mut care = Care::new(settings, handle);
+    care.listen().await;
+    let mut rounds = interval(ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut again = false;
+    let mut look: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = rounds.tick() => {
+                alarm::set(WATCHDOG);
+                care.look_around().await;
+            }
+            Some(report) = reports.recv() => care.hear(&report),
+            // They come in swarms; one look soon after the first serves them all.
+            Some(_) = links.next() => {
+                look.get_or_insert_with(|| tokio::time::Instant::now() + SOON);
+                continue;
+            }
+            () = sleep_until(look.unwrap_or_else(tokio::time::Instant::now)), if look.is_some() => {
+                look = None;
+                care.look_around().await;
+            }
+            () = sleep(SOON), if again => {}
+        }
+        again = care.reconcile();
+    }
+    alarm::cancel();
+    log::info!("stopping; the table and the route stay");
+    Ok(())
+}
+
+struct Care {
+    settings: Settings,
+    handle: Handle,
+    table: Table,
+    fleet: Fleet,
+    source: Option<IpAddr>,
+    /// Our service was in the table at the last look.
+    was_present: bool,
+    counters: Counters,
+    probe_seconds: BTreeMap<SocketAddr, f64>,
+    transitions: BTreeMap<SocketAddr, u64>,
+    wrong_sysctls: BTreeMap<String, String>,
+    /// What is wrong with the route and with the table, said once each.
+    route_error: Option<String>,
+    table_error: Option<String>,
+    shared: Shared,
+}
+
+impl Care {
+    fn new(settings: Settings, handle: Handle) -> Self {
+        let fleet = Fleet::new(
+            settings.service(),
+            settings.rules,
+            &settings.members,
+            Instant::now(),
+        );
+        Self {
+            settings,
+            handle,
+            table: Table::default(),
+            fleet,
+            source: None,
+            was_present: false,
+            counters: Counters::default(),
+            probe_seconds: BTreeMap::new(),
+            transitions: BTreeMap::new(),
+            wrong_sysctls: BTreeMap::new(),
+            route_error: None,
+            table_error: None,
+            shared: Shared::default(),
+        }
+    }
+
+    async fn listen(&self) {
+        let address = self.settings.status_address;
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                tokio::spawn(server::serve(listener, self.shared.clone()));
+            }
+            // Nobody's connections depend on it.
+            Err(error) => {
+                log::warn!(
+                    "listening on `{address}`: {error}, going on without status and metrics"
+                );
+            }
+        }
+    }
+
+    /// Takes in what a watch found.
+    fn hear(&mut self, report: &Report) {
+        let (began, ended) = (report.began, report.ended);
+        self.probe_seconds
+            .insert(report.address, (ended - began).as_secs_f64());
+        let Some(event) =
+            self.fleet
+                .observe(report.address, &report.verdict, began.into(), ended.into())
+        else {
+            return;
+        };
+        *self.transitions.entry(report.address).or_insert(0) += 1;
+        log_event(&event);
+    }
+
+    /// What changes without telling: the route, and the kernel's settings.
+    async fn look_around(&mut self) {
+        let up = self
+            .fleet
+            .members()
+            .iter()
+            .filter(|member| member.health.class() == Class::Up);
+        let mut servers: Vec<_> = up.map(|member| member.address).collect();
+        if servers.is_empty() {
+            servers.extend(self.fleet.members().iter().map(|member| member.address));
+        }
+        let vip = self.settings.service.ip();
+        let error = match put_route(&self.handle, vip, self.settings.source, &servers).await {
+            Ok((source, changed)) => {
+                if changed && let Some(source) = source {
+                    log::info!("{vip}: connections come from {source}");
+                }
+                self.source = source;
+                source
+                    .is_none()
+                    .then(|| format!("{vip}: no route, for no server can be reached"))
+            }
+            Err(error) => Some(format!("{error:#}")),
+        };
+        say_once(&mut self.route_error, error);
+        let wrong = sysctl::check()
+            .into_iter()
+            .map(|wrong| (wrong.name.to_owned(), wrong.found))
+            .collect();
+        if wrong != self.wrong_sysctls && self.was_present {
+            for wrong in sysctl::check() {
+                let (name, found, consequence) = (wrong.name, wrong.found, wrong.consequence);
+                log::warn!(
+                    "`net.ipv4.vs.{name}` is {found}, not {}: {consequence}",
+                    wrong.wanted
+                );
+            }
+        }
+        self.wrong_sysctls = wrong;
+    }
+
+    /// Compares and repairs the table. `true`: look again soon.
+    fn reconcile(&mut self) -> bool {
+        let now = Instant::now();
+        let (again, error) = match self.pass(now) {
+            Ok(again) => (again, None),
+            Err(error) => (false, Some(format!("{error:#}"))),
+        };
+        say_once(&mut self.table_error, error);
+        again
+    }
+
+    fn pass(&mut self, now: Instant) -> anyhow::Result<bool> {
+        let actual = match self.table.read(self.fleet.service()) {
+            Ok(actual) => actual,
+            Err(error) => {
+                self.publish(&Actual::default(), now);
+                // Somebody else was writing.
+                return if error.is_race() {
+                    Ok(true)
+                } else {
+                    Err(error).context("reading the IPVS table")
+                };
+            }
+        };
+        let wiped = self.was_present && actual.service.is_none();
+        let plan = self.fleet.plan(&actual, now);
+        plan.events.iter().for_each(log_event);
+        self.counters.panics += plan
+            .events
+            .iter()
+            .filter(|event| **event == Event::PanicEntered)
+            .count() as u64;
+        let reach = if self.settings.kill {
+            Reach::Full
+        } else {
+            Reach::KeepFlows
+        };
+        let done = self.table.apply(&plan, &actual, reach)?;
+        if wiped {
+            self.counters.foreign_wipes += 1;
+            log::warn!(
+                "{}: somebody removed the virtual server; it is back",
+                self.settings.service
+            );
+        }
+        let Done {
+            changes,
+            destroyed,
+            again,
+        } = done;
+        self.counters.changes += changes as u64;
+        self.counters.flows_killed += destroyed as u64;
+        if destroyed > 0 {
+            log::info!(
+                "{}: ended {destroyed} dead connections of this host",
+                self.settings.service
+            );
+        }
+        let after = if changes > 0 {
+            self.table.read(self.fleet.service()).unwrap_or(actual)
+        } else {
+            actual
+        };
+        self.was_present = after.service.is_some();
+        self.publish(&after, now);
+        Ok(again || wiped)
+    }
+
+    fn publish(&self, actual: &Actual, now: Instant) {
+        let mut servers = Status::servers(&self.fleet, actual, now);
+        for server in &mut servers {
+            server.probe_seconds = self
+                .probe_seconds
+                .get(&server.address)
+                .copied()
+                .unwrap_or_default();
+            server.transitions = self
+                .transitions
+                .get(&server.address)
+                .copied()
+                .unwrap_or_default();
+        }
+        self.shared.set(Status {
+            service: Some(self.settings.service),
+            present: actual.service.is_some(),
+            panic: self.fleet.is_panicking(),
+            source: self.source,
+            servers,
+            wrong_sysctls: self.wrong_sysctls.clone(),
+            error: self
+                .table_error
+                .clone()
+                .or_else(|| self.route_error.clone()),
+            counters: self.counters.clone(),
+        });
+    }
+}
+
+/// Logs an error when it comes, when it changes, and when it goes: never every second.
+fn say_once(last: &mut Option<String>, error: Option<String>) {
+    match (&*last, &error) {
+        (last, Some(error)) if last.as_ref() != Some(error) => log::error!("{error}"),
+        (Some(last), None) => log::info!("no longer so: {last}"),
+        _ => {}
+    }
+    *last = error;
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::Transition {
+            address,
+            from,
+            to,
+            cause,
+            after,
+        } => {
+            let cause = cause
+                .as_deref()
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
+            log::info!(
+                "{address}: {to}, was {from} for {:.1} s{cause}",
+                after.as_secs_f64()
+            );
+        }
+        Event::PanicEntered => log::error!("no server is up: all are tried, nothing is deleted"),
+        Event::PanicLeft => log::info!("a server is up again"),
+    }
+}

@@ -1,0 +1,446 @@
+//! The command line: the original's flags in the original's spellings, and ours.
+//!
+//! Flags whose job no longer exists are accepted and named in a warning, so that old manifests run. Every flag may
+//! come from the environment as `CARE_<FLAG>`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::{Args, Parser, Subcommand};
+use hyper::Method;
+use hyper::body::Bytes;
+use hyper::header::{HeaderName, HeaderValue};
+
+use crate::fleet::Rules;
+use crate::flows::is_local;
+use crate::health::Thresholds;
+use crate::ipvs::Service;
+use crate::probe::Question;
+use crate::tls::{Tls, Trust};
+use crate::watch::{READYZ, Timing};
+
+/// The cluster's authority, where kubeadm puts it.
+const CA: &str = "/etc/kubernetes/pki/ca.crt";
+
+/// What stands between an apiserver and us if it wants to know who we are, and a server without `/readyz`.
+const ANSWERS_ALL_THE_SAME: [u16; 3] = [401, 403, 404];
+
+/// Keeps an IPVS virtual server of this node pointing at the apiservers that answer.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit status of `run-once --wait`: 75 if no server answered in time (all are in the \
+table then).\nExit status of `status`: 0 all up, 1 degraded, 2 no server up and all tried, 3 not set up."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub options: Options,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand, PartialEq, Eq)]
+pub enum Command {
+    /// Watch and keep, until told to stop (the default).
+    Care,
+    /// Set everything up, probe once, and exit.
+    RunOnce,
+    /// Say what the daemon and the kernel know.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(next_display_order = None)]
+pub struct Options {
+    /// Virtual server: `ip:port`, TCP
+    #[arg(long, env = "CARE_VS", global = true)]
+    pub vs: Option<SocketAddr>,
+    /// Real servers: `ip:port`, repeated or separated by commas
+    #[arg(long, env = "CARE_RS", value_delimiter = ',', global = true)]
+    pub rs: Vec<SocketAddr>,
+    /// IPVS scheduler; with `fo` a server on this node is preferred
+    #[arg(long, env = "CARE_SCHEDULER", default_value = "rr", global = true)]
+    pub scheduler: String,
+    /// Source address of connections to the virtual server, instead of the one this node uses to reach the real ones
+    #[arg(long, env = "CARE_IP", global = true)]
+    pub ip: Option<IpAddr>,
+    /// Time between probes: seconds, or a number with ms, s, m or h
+    #[arg(long, env = "CARE_INTERVAL", value_parser = duration, global = true)]
+    pub interval: Option<Duration>,
+    /// Longest time one probe may take
+    #[arg(long, env = "CARE_HEALTH_TIMEOUT", value_parser = duration, default_value = "10s", global = true)]
+    pub health_timeout: Duration,
+    /// Set up, probe once, exit (also `run-once`)
+    #[arg(long, env = "CARE_RUN_ONCE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", global = true)]
+    pub run_once: bool,
+    /// With run-once: probe until one server is up, at most this long
+    #[arg(long, env = "CARE_WAIT", value_parser = duration, global = true)]
+    pub wait: Option<Duration>,
+    /// Remove the virtual server and its route, and exit
+    #[arg(short = 'C', long, env = "CARE_CLEAN", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", global = true)]
+    pub clean: bool,
+    /// With run-once: say what would be changed, and change nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+    /// Path to ask; where there is no `/readyz`, `/healthz`
+    #[arg(long, env = "CARE_HEALTH_PATH", default_value = READYZ, global = true)]
+    pub health_path: String,
+    /// `https` or `http`
+    #[arg(long, env = "CARE_HEALTH_SCHEM", alias = "health-scheme", default_value = "https", value_parser = ["https", "http"], global = true)]
+    pub health_schem: String,
+    #[arg(
+        long,
+        env = "CARE_HEALTH_REQ_METHOD",
+        default_value = "GET",
+        global = true
+    )]
+    pub health_req_method: Method,
+    #[arg(long, env = "CARE_HEALTH_REQ_BODY", default_value = "", global = true)]
+    pub health_req_body: String,
+    /// `name=value`, repeated or separated by commas
+    #[arg(long, env = "CARE_HEALTH_REQ_HEADERS", value_delimiter = ',', value_parser = header, global = true)]
+    pub health_req_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Statuses from 400 on that mean up, instead of 401, 403 and 404
+    #[arg(long, env = "CARE_HEALTH_STATUS", value_delimiter = ',', global = true)]
+    pub health_status: Vec<u16>,
+    /// Accept any certificate
+    #[arg(long, env = "CARE_HEALTH_INSECURE_SKIP_VERIFY", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", global = true)]
+    pub health_insecure_skip_verify: bool,
+    /// Authorities the servers' certificates must come from [default: /etc/kubernetes/pki/ca.crt if it is there]
+    #[arg(long, env = "CARE_CA", global = true)]
+    pub ca: Option<PathBuf>,
+    /// Good probes in a row until a server is up again
+    #[arg(long, env = "CARE_RISE", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), global = true)]
+    pub rise: u32,
+    /// Bad probes in a row until a server that still accepts connections is sick
+    #[arg(long, env = "CARE_FALL", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), global = true)]
+    pub fall: u32,
+    /// A server sick for this long loses its flows too, if another is up
+    #[arg(long, env = "CARE_KILL_SICK_AFTER", value_parser = duration, default_value = "30s", global = true)]
+    pub kill_sick_after: Duration,
+    /// Leave the flows of dead servers alone
+    #[arg(long, env = "CARE_NO_KILL", global = true)]
+    pub no_kill: bool,
+    /// Where to serve /livez, /metrics and /status; loopback is enough
+    #[arg(
+        long,
+        env = "CARE_STATUS_ADDR",
+        default_value = "127.0.0.1:10354",
+        global = true
+    )]
+    pub status_addr: SocketAddr,
+    /// INFO or DEBG
+    #[arg(long, env = "CARE_LOGGER", default_value = "INFO", global = true)]
+    pub logger: String,
+
+    #[arg(long, env = "CARE_MODE", hide = true, global = true)]
+    pub mode: Option<String>,
+    #[arg(short = 'i', long, env = "CARE_IFACE", hide = true, global = true)]
+    pub iface: Option<String>,
+    #[arg(long, env = "CARE_MASQUERADEBIT", hide = true, global = true)]
+    pub masqueradebit: Option<u32>,
+}
+
+/// What the options mean.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub service: SocketAddr,
+    pub scheduler: String,
+    /// In the order of adding, with the weight each has when up.
+    pub members: Vec<(SocketAddr, u32)>,
+    pub source: Option<IpAddr>,
+    pub path: String,
+    pub question: Arc<Question>,
+    pub timing: Timing,
+    pub rules: Rules,
+    pub kill: bool,
+    pub status_address: SocketAddr,
+}
+
+impl Options {
+    pub fn service(&self) -> anyhow::Result<SocketAddr> {
+        let service = self
+            .vs
+            .context("which virtual server? Give `--vs ip:port`")?;
+        // The transmit path refuses to send a 127/8 source off the machine (`crosses_local_route_boundary`).
+        ensure!(
+            !service.ip().is_loopback(),
+            "`--vs {service}` is loopback, and IPVS cannot forward from there"
+        );
+        ensure!(
+            !service.ip().is_unspecified() && service.port() != 0,
+            "`--vs {service}` is no address to serve"
+        );
+        Ok(service)
+    }
+
+    /// `seed` tells this node from others: each begins its list with another server.
+    pub fn settings(&self, seed: &str) -> anyhow::Result<Settings> {
+        let service = self.service()?;
+        ensure!(
+            !self.rs.is_empty(),
+            "which real servers? Give `--rs ip:port,...`"
+        );
+        for server in &self.rs {
+            ensure!(
+                server.is_ipv4() == service.is_ipv4(),
+                "`--rs {server}` and `--vs {service}` are of different families, between which IPVS cannot translate"
+            );
+            ensure!(
+                server.ip() != service.ip(),
+                "`--rs {server}` is the virtual server itself"
+            );
+            ensure!(
+                !server.ip().is_unspecified() && server.port() != 0,
+                "`--rs {server}` is no address to connect to"
+            );
+        }
+        if let Some(source) = self.ip {
+            ensure!(
+                source.is_ipv4() == service.is_ipv4(),
+                "`--ip {source}` is of another family than `--vs {service}`"
+            );
+        }
+        let interval = self
+            .interval
+            .filter(|interval| !interval.is_zero())
+            .unwrap_or(Duration::from_millis(500));
+        let thresholds = Thresholds {
+            rise: self.rise,
+            fall: self.fall,
+            interval,
+        };
+        Ok(Settings {
+            service,
+            scheduler: self.scheduler.clone(),
+            members: self.members(seed),
+            source: self.ip,
+            path: format!("/{}", self.health_path.trim_start_matches('/')),
+            question: Arc::new(self.question()),
+            timing: Timing {
+                interval,
+                timeout: self.health_timeout,
+            },
+            rules: Rules {
+                thresholds,
+                kill_sick_after: self.kill_sick_after,
+            },
+            kill: !self.no_kill,
+            status_address: self.status_addr,
+        })
+    }
+
+    /// Flags that no longer do anything.
+    pub fn ignored(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--mode", self.mode.is_some()),
+            ("--iface", self.iface.is_some()),
+            ("--masqueradebit", self.masqueradebit.is_some()),
+        ];
+        flags
+            .into_iter()
+            .filter_map(|(flag, given)| given.then_some(flag))
+            .collect()
+    }
+
+    /// Whom to believe, by flags and by what is there.
+    pub fn trust(&self) -> Trust {
+        match (&self.ca, self.health_insecure_skip_verify) {
+            (_, true) => Trust::Anyone,
+            (Some(path), false) => Trust::Authority(path.clone()),
+            (None, false) if Path::new(CA).exists() => Trust::Authority(CA.into()),
+            (None, false) => Trust::Anyone,
+        }
+    }
+
+    fn question(&self) -> Question {
+        let accepted = if self.health_status.is_empty() {
+            ANSWERS_ALL_THE_SAME.to_vec()
+        } else {
+            self.health_status.clone()
+        };
+        Question {
+            tls: (self.health_schem == "https").then(|| Arc::new(Tls::new(self.trust()))),
+            method: self.health_req_method.clone(),
+            headers: self.health_req_headers.clone(),
+            body: Bytes::from(self.health_req_body.clone()),
+            accepted,
+        }
+    }
+
+    fn members(&self, seed: &str) -> Vec<(SocketAddr, u32)> {
+        let mut servers = Vec::new();
+        for &server in &self.rs {
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+        // `rr` starts at the head of the list: with the same list everywhere, all nodes would start on one server.
+        let shift = seed.bytes().fold(0usize, |hash, byte| {
+            hash.wrapping_mul(31).wrapping_add(byte.into())
+        });
+        let shift = shift % servers.len().max(1);
+        servers.rotate_left(shift);
+        let weight = |server: &SocketAddr| {
+            if self.scheduler == "fo" && is_local(server.ip()) {
+                2
+            } else {
+                1
+            }
+        };
+        servers
+            .iter()
+            .map(|server| (*server, weight(server)))
+            .collect()
+    }
+}
+
+impl Settings {
+    pub fn service(&self) -> Service {
+        Service::tcp(self.service, &self.scheduler)
+    }
+}
+
+/// `5` (seconds), `500ms`, `1m30s`: the original's and Go's ways.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no duration; write 5, 500ms, 5s, 1m30s or 2h");
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(letters);
+        let seconds = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = tail;
+    }
+    Ok(total)
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` is no header; write name=value"))?;
+    let name = name
+        .trim()
+        .parse()
+        .map_err(|_| format!("`{name}` is no header name"))?;
+    // The value may be a secret.
+    let value = value
+        .parse()
+        .map_err(|_| format!("the value of header `{name}` has a character no header may have"))?;
+    Ok((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split_ascii_whitespace())
+            .unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    #[test]
+    fn the_originals_command_lines_are_understood() {
+        let pod = parse(
+            "lvscare care --vs 10.103.97.2:6443 --health-path /healthz --health-schem https \
+             --rs 10.0.0.1:6443 --rs 10.0.0.2:6443,10.0.0.3:6443 --interval 5 --mode link -i lvscare --masqueradebit 3",
+        );
+        assert_eq!(pod.command, Some(Command::Care));
+        assert_eq!(pod.options.rs.len(), 3);
+        assert_eq!(pod.options.interval, Some(Duration::from_secs(5)));
+        assert_eq!(
+            pod.options.ignored(),
+            ["--mode", "--iface", "--masqueradebit"]
+        );
+        let once = parse(
+            "lvscare --vs 10.103.97.2:6443 --rs 10.0.0.1:6443 --run-once --health-status 401",
+        );
+        assert!(once.options.run_once && once.command.is_none());
+        let off = parse(
+            "lvscare care --vs 10.103.97.2:6443 --run-once=false --health-insecure-skip-verify=true -C",
+        );
+        assert!(
+            !off.options.run_once && off.options.health_insecure_skip_verify && off.options.clean
+        );
+    }
+
+    #[test]
+    fn durations_of_both_kinds_are_read() {
+        let table = [
+            ("5", 5.0),
+            ("500ms", 0.5),
+            ("1m30s", 90.0),
+            ("1.5s", 1.5),
+            ("2h", 7200.0),
+            ("0", 0.0),
+        ];
+        for (text, seconds) in table {
+            assert_eq!(
+                duration(text),
+                Ok(Duration::from_secs_f64(seconds)),
+                "{text}"
+            );
+        }
+        for text in ["s", "5x", "1.2.3s", "-1s", "5s5", "99999999999999999999s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_its_reason() {
+        let table = [
+            ("lvscare --rs 10.0.0.1:6443", "--vs"),
+            ("lvscare --vs 10.103.97.2:6443", "--rs"),
+            ("lvscare --vs 127.0.0.1:6443 --rs 10.0.0.1:6443", "loopback"),
+            (
+                "lvscare --vs 10.103.97.2:6443 --rs [fd00::1]:6443",
+                "families",
+            ),
+            (
+                "lvscare --vs 10.103.97.2:6443 --rs 10.103.97.2:6443",
+                "itself",
+            ),
+        ];
+        for (line, word) in table {
+            let error = parse(line).options.settings("n0").unwrap_err().to_string();
+            assert!(error.contains(word), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn each_node_starts_its_list_elsewhere_and_names_each_server_once() {
+        let options =
+            parse("lvscare --vs 10.9.9.9:1 --rs 10.0.0.1:1,10.0.0.2:1,10.0.0.3:1,10.0.0.2:1")
+                .options;
+        let firsts: std::collections::BTreeSet<_> = (0..20)
+            .map(|n| options.members(&format!("node{n}"))[0].0)
+            .collect();
+        assert_eq!(firsts.len(), 3);
+        assert_eq!(options.members("a").len(), 3);
+    }
+}

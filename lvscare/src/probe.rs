@@ -1,0 +1,256 @@
+//! One question to one server, on a new connection or on one already there.
+//!
+//! Tells apart what a new connection saw: nobody listens, nobody is there, somebody answers but wrongly. When to
+//! ask, and which of two answers counts, is `watch`.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use crate::health::Verdict;
+use crate::tls::Tls;
+
+/// A connection is asked for this often before nobody is said to be there: with one packet in a hundred lost, one
+/// unanswered SYN is no evidence. Each comes from another port, and so perhaps takes another path.
+const SYNS: usize = 3;
+const SYN_SPACING: Duration = Duration::from_millis(150);
+
+/// More of an answer than this is not waited for.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// What to ask, of whichever server.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// `None`: plain HTTP.
+    pub tls: Option<Arc<Tls>>,
+    pub method: Method,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub body: Bytes,
+    /// Statuses from 400 on that are as good as 200.
+    pub accepted: Vec<u16>,
+}
+
+impl Question {
+    /// What a status says of the server.
+    pub fn judge(&self, status: StatusCode) -> Verdict {
+        let code = status.as_u16();
+        if code < 400 || self.accepted.contains(&code) {
+            return Verdict::Up;
+        }
+        let cause = format!("status {code}");
+        if code >= 500 || status == StatusCode::TOO_MANY_REQUESTS {
+            Verdict::Draining { cause }
+        } else {
+            Verdict::Sick { cause }
+        }
+    }
+
+    fn request(
+        &self,
+        address: SocketAddr,
+        path: &str,
+    ) -> hyper::http::Result<Request<Full<Bytes>>> {
+        let mut request = Request::builder()
+            .method(&self.method)
+            .uri(path)
+            .header(HOST, address.to_string())
+            .header(USER_AGENT, concat!("lvscare/", env!("CARGO_PKG_VERSION")));
+        if !self.body.is_empty() {
+            request = request.header(CONTENT_LENGTH, self.body.len());
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        request.body(Full::new(self.body.clone()))
+    }
+}
+
+/// A connection that has answered and is kept: its end is the first sign of a dying server.
+#[derive(Debug)]
+pub struct Held {
+    sender: SendRequest<Full<Bytes>>,
+    /// Ends when the connection does.
+    pub ended: JoinHandle<()>,
+    pub opened: Instant,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.ended.abort();
+    }
+}
+
+impl Held {
+    /// Asks once. An error means the connection is of no more use.
+    pub async fn ask(
+        &mut self,
+        address: SocketAddr,
+        path: &str,
+        question: &Question,
+    ) -> Result<StatusCode, String> {
+        let request = question
+            .request(address, path)
+            .map_err(|error| error.to_string())?;
+        let mut response = self
+            .sender
+            .send_request(request)
+            .await
+            .map_err(|error| describe(&error))?;
+        let mut length = 0;
+        while let Some(frame) = response.frame().await {
+            let frame = frame.map_err(|error| describe(&error))?;
+            length += frame.data_ref().map_or(0, Bytes::len);
+            if length > LONGEST_ANSWER {
+                return Err(format!("an answer longer than {LONGEST_ANSWER} bytes"));
+            }
+        }
+        Ok(response.status())
+    }
+}
+
+/// What a new connection found; the connection itself if it is worth keeping.
+#[derive(Debug)]
+pub struct Fresh {
+    pub verdict: Verdict,
+    pub status: Option<StatusCode>,
+    pub held: Option<Held>,
+}
+
+/// Asks on a new connection, and knows by `deadline`.
+pub async fn fresh(
+    address: SocketAddr,
+    path: &str,
+    question: &Question,
+    deadline: Instant,
+) -> Fresh {
+    let failed = |verdict| Fresh {
+        verdict,
+        status: None,
+        held: None,
+    };
+    let stream = match connect(address, deadline).await {
+        Ok(stream) => stream,
+        Err(verdict) => return failed(verdict),
+    };
+    // From here on somebody is there.
+    let asked = async {
+        let mut held = open(address, stream, question).await?;
+        let status = held.ask(address, path, question).await?;
+        Ok((held, status))
+    };
+    match timeout_at(deadline, asked).await {
+        Ok(Ok((held, status))) => {
+            let verdict = question.judge(status);
+            let reusable = !held.ended.is_finished();
+            Fresh {
+                verdict,
+                status: Some(status),
+                held: reusable.then_some(held),
+            }
+        }
+        Ok(Err(cause)) => failed(Verdict::Sick { cause }),
+        Err(_) => failed(Verdict::Sick {
+            cause: "connected, but no answer in time".to_owned(),
+        }),
+    }
+}
+
+async fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStream, Verdict> {
+    let mut attempts = FuturesUnordered::from_iter([TcpStream::connect(address)]);
+    let mut sent = 1;
+    let racing = async {
+        loop {
+            tokio::select! {
+                Some(attempt) = attempts.next() => return attempt,
+                () = sleep(SYN_SPACING), if sent < SYNS => {
+                    sent += 1;
+                    attempts.push(TcpStream::connect(address));
+                }
+            }
+        }
+    };
+    match timeout_at(deadline, racing).await {
+        Ok(Ok(stream)) => {
+            // Small requests, each to be answered at once.
+            let _ = stream.set_nodelay(true);
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(unconnected(&error)),
+        Err(_) => Err(Verdict::Silent {
+            cause: "no answer to a connection".to_owned(),
+        }),
+    }
+}
+
+fn unconnected(error: &io::Error) -> Verdict {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Verdict::Refused {
+            cause: "connection refused".to_owned(),
+        },
+        ErrorKind::ConnectionReset => Verdict::Refused {
+            cause: "connection reset".to_owned(),
+        },
+        // Unreachable, no address to come from, forbidden: as likely our own trouble as the server's.
+        _ => Verdict::Silent {
+            cause: error.to_string(),
+        },
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send {}
+impl<S: AsyncRead + AsyncWrite + Send> Stream for S {}
+
+async fn open(address: SocketAddr, stream: TcpStream, question: &Question) -> Result<Held, String> {
+    let stream: Pin<Box<dyn Stream>> = match &question.tls {
+        None => Box::pin(stream),
+        Some(tls) => {
+            let config = tls.config().map_err(|error| format!("{error:#}"))?;
+            let name = ServerName::IpAddress(address.ip().into());
+            let stream = TlsConnector::from(config).connect(name, stream).await;
+            Box::pin(stream.map_err(|error| format!("TLS: {}", describe(&error)))?)
+        }
+    };
+    let (sender, connection) = handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| describe(&error))?;
+    let ended = tokio::spawn(async move {
+        // Why it ended does not matter: a new connection will tell.
+        let _ = connection.await;
+    });
+    Ok(Held {
+        sender,
+        ended,
+        opened: Instant::now(),
+    })
+}
+
+/// An error with its causes, which is where hyper and rustls say what happened.
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

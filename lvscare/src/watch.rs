@@ -1,0 +1,195 @@
+//! Watches one server for ever: asks at intervals on a held connection, at once when that one ends, and twice when
+//! an answer is late.
+//!
+//! Says what each round found; what follows from it is `health` and `fleet`.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::sync::mpsc::Sender;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::health::Verdict;
+use crate::probe::{Fresh, Held, Question, fresh};
+
+/// Where an apiserver says whether it wants traffic. `/healthz` stays green through a shutdown.
+pub const READYZ: &str = "/readyz";
+
+/// What older apiservers, and others, have in its place.
+const HEALTHZ: &str = "/healthz";
+
+/// An answer is late after this, or after four times the usual.
+const LATE: Duration = Duration::from_millis(250);
+
+/// A server that ends every connection after one answer is not asked more often than this.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// How long a new connection gets for everything.
+const FRESH: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    pub interval: Duration,
+    /// No round takes longer.
+    pub timeout: Duration,
+}
+
+impl Timing {
+    fn late(self, usual: Duration) -> Duration {
+        (4 * usual)
+            .max(LATE)
+            .min(self.timeout.saturating_sub(FRESH))
+    }
+
+    /// The interval, give or take a tenth, so that the nodes of a cluster do not fall into step.
+    fn next(self) -> Duration {
+        self.interval.mul_f64(0.9 + 0.2 * fraction())
+    }
+}
+
+/// What one round found.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub address: SocketAddr,
+    pub verdict: Verdict,
+    pub began: Instant,
+    pub ended: Instant,
+}
+
+#[derive(Debug)]
+pub struct Watch {
+    address: SocketAddr,
+    path: String,
+    question: Arc<Question>,
+    timing: Timing,
+    held: Option<Held>,
+    /// Smoothed time to an answer on the held connection.
+    usual: Duration,
+}
+
+impl Watch {
+    pub fn new(address: SocketAddr, path: &str, question: Arc<Question>, timing: Timing) -> Self {
+        Self {
+            address,
+            path: path.to_owned(),
+            question,
+            timing,
+            held: None,
+            usual: Duration::ZERO,
+        }
+    }
+
+    /// Reports every round until nobody listens any more. The first comes at once: until then nothing is known.
+    pub async fn run(mut self, reports: Sender<Report>) {
+        let mut was_good = true;
+        loop {
+            let report = self.round().await;
+            let is_good = report.verdict == Verdict::Up;
+            let asks_again = matches!(report.verdict, Verdict::Sick { .. }) && was_good;
+            was_good = is_good;
+            if reports.send(report).await.is_err() {
+                return;
+            }
+            // A first bad answer is looked into at once; what is bad already can wait its turn.
+            if !asks_again {
+                self.pause().await;
+            }
+        }
+    }
+
+    /// One question, by whichever connection answers it.
+    pub async fn round(&mut self) -> Report {
+        let began = Instant::now();
+        let verdict = match self.held.take() {
+            None => self.ask_anew(began + FRESH).await,
+            Some(held) => self.ask_held(held, began).await,
+        };
+        Report {
+            address: self.address,
+            verdict,
+            began,
+            ended: Instant::now(),
+        }
+    }
+
+    async fn ask_held(&mut self, mut held: Held, began: Instant) -> Verdict {
+        let late = self.timing.late(self.usual);
+        let (address, path, question) =
+            (self.address, self.path.clone(), Arc::clone(&self.question));
+        let answered = {
+            let mut answer = pin!(held.ask(address, &path, &question));
+            match timeout(late, &mut answer).await {
+                Ok(answer) => answer.ok(),
+                // Late: a second question beside the first. Whichever is answered counts.
+                Err(_) => {
+                    let mut second = pin!(fresh(address, &path, &question, began + late + FRESH));
+                    tokio::select! {
+                        biased;
+                        answer = &mut answer => match answer {
+                            Ok(status) => Some(status),
+                            Err(_) => { let fresh = second.await; return self.keep(fresh) }
+                        },
+                        fresh = &mut second => return self.keep(fresh),
+                    }
+                }
+            }
+        };
+        match answered {
+            Some(status) => {
+                self.usual = (7 * self.usual + began.elapsed()) / 8;
+                self.held = Some(held);
+                self.judge(status)
+            }
+            // A connection may end for many reasons, of which a new one knows more.
+            None => self.ask_anew(Instant::now() + FRESH).await,
+        }
+    }
+
+    async fn ask_anew(&mut self, deadline: Instant) -> Verdict {
+        let path = self.path.clone();
+        let fresh = fresh(self.address, &path, &self.question, deadline).await;
+        self.keep(fresh)
+    }
+
+    fn keep(&mut self, fresh: Fresh) -> Verdict {
+        self.held = fresh.held;
+        fresh
+            .status
+            .map_or(fresh.verdict, |status| self.judge(status))
+    }
+
+    fn judge(&mut self, status: StatusCode) -> Verdict {
+        // Kubernetes before 1.16 has no `/readyz`; only the default is given up for it.
+        if status == StatusCode::NOT_FOUND && self.path == READYZ {
+            HEALTHZ.clone_into(&mut self.path);
+        }
+        self.question.judge(status)
+    }
+
+    /// Waits for the next turn, or for the end of the held connection.
+    async fn pause(&mut self) {
+        let next = self.timing.next();
+        let Some(held) = &mut self.held else {
+            return sleep(next).await;
+        };
+        let wait = sleep(next);
+        tokio::select! {
+            () = wait => {}
+            _ = &mut held.ended => {
+                let lived = held.opened.elapsed();
+                self.held = None;
+                sleep(LEAST.min(self.timing.interval).saturating_sub(lived)).await;
+            }
+        }
+    }
+}
+
+fn fraction() -> f64 {
+    // The standard library's only source of chance; it does not have to be a good one.
+    let random = RandomState::new().build_hasher().finish();
+    f64::from(u16::try_from(random & 0xffff).unwrap_or_default()) / f64::from(u16::MAX)
+}

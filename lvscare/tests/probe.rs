@@ -1,0 +1,213 @@
+//! What a watch says of apiservers in every kind of trouble. Real sockets and real TLS on loopback.
+
+mod apiserver;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::{Apiserver, Authority, Behaviour};
+use lvscare::health::Verdict;
+use lvscare::probe::Question;
+use lvscare::tls::{Tls, Trust};
+use lvscare::watch::{READYZ, Timing, Watch};
+use tokio::net::{TcpSocket, TcpStream};
+
+const TIMING: Timing = Timing {
+    interval: Duration::from_millis(50),
+    timeout: Duration::from_secs(10),
+};
+
+fn question(trust: Trust) -> Arc<Question> {
+    Arc::new(Question {
+        tls: Some(Arc::new(Tls::new(trust))),
+        method: hyper::Method::GET,
+        headers: Vec::new(),
+        body: hyper::body::Bytes::new(),
+        accepted: vec![401, 403, 404],
+    })
+}
+
+fn watch(address: SocketAddr, authority: &Authority) -> Watch {
+    Watch::new(
+        address,
+        READYZ,
+        question(Trust::Authority(authority.file().to_owned())),
+        TIMING,
+    )
+}
+
+async fn verdict_of(behaviour: Behaviour) -> Verdict {
+    let authority = Authority::new();
+    let server = Apiserver::start(&authority, behaviour).await;
+    watch(server.address, &authority).round().await.verdict
+}
+
+#[tokio::test]
+async fn statuses_are_told_apart() {
+    for status in [200, 302, 401, 403, 404] {
+        assert_eq!(
+            verdict_of(Behaviour::Status(status)).await,
+            Verdict::Up,
+            "{status}"
+        );
+    }
+    for status in [429, 500, 503] {
+        let verdict = verdict_of(Behaviour::Status(status)).await;
+        assert_eq!(
+            verdict,
+            Verdict::Draining {
+                cause: format!("status {status}")
+            }
+        );
+    }
+    assert_eq!(
+        verdict_of(Behaviour::Status(400)).await,
+        Verdict::Sick {
+            cause: "status 400".to_owned()
+        }
+    );
+}
+
+#[tokio::test]
+async fn nobody_listening_is_refused() {
+    let authority = Authority::new();
+    let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
+    let address = server.address;
+    server.stop().await;
+    let verdict = watch(address, &authority).round().await.verdict;
+    assert!(matches!(verdict, Verdict::Refused { .. }), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn nobody_answering_is_silent() {
+    // A full backlog drops SYNs, as a vanished host does.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut fill = Vec::new();
+    while let Ok(Ok(stream)) =
+        tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
+    {
+        fill.push(stream);
+    }
+    let verdict = watch(address, &Authority::new()).round().await.verdict;
+    assert_eq!(
+        verdict,
+        Verdict::Silent {
+            cause: "no answer to a connection".to_owned()
+        }
+    );
+}
+
+#[tokio::test]
+async fn one_that_connects_and_says_nothing_is_sick() {
+    let verdict = verdict_of(Behaviour::Mute).await;
+    assert!(
+        matches!(&verdict, Verdict::Sick { cause } if cause.contains("no answer in time")),
+        "{verdict:?}"
+    );
+}
+
+#[tokio::test]
+async fn one_that_hangs_up_is_sick() {
+    let verdict = verdict_of(Behaviour::HangUp).await;
+    assert!(matches!(&verdict, Verdict::Sick { .. }), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_or_name_or_time_is_sick_and_says_why() {
+    let ours = Authority::new();
+    for (name, server) in [
+        // Both have the same name, as the authorities of two clusters of kubeadm do.
+        (
+            "BadSignature",
+            Apiserver::start(&Authority::new(), Behaviour::Status(200)).await,
+        ),
+        (
+            "not valid for",
+            Apiserver::start_as(&ours, Behaviour::Status(200), "192.0.2.1", false).await,
+        ),
+        (
+            "expired",
+            Apiserver::start_as(&ours, Behaviour::Status(200), "127.0.0.1", true).await,
+        ),
+    ] {
+        let verdict = watch(server.address, &ours).round().await.verdict;
+        assert!(
+            matches!(&verdict, Verdict::Sick { cause } if cause.contains(name)),
+            "{name}: {verdict:?}"
+        );
+        let mut anyone = Watch::new(server.address, READYZ, question(Trust::Anyone), TIMING);
+        assert_eq!(anyone.round().await.verdict, Verdict::Up, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_authority_put_in_place_later_is_read() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let server = Apiserver::start(&theirs, Behaviour::Status(200)).await;
+    let mut watch = watch(server.address, &ours);
+    assert!(matches!(watch.round().await.verdict, Verdict::Sick { .. }));
+    std::fs::remove_file(ours.file()).unwrap();
+    let verdict = watch.round().await.verdict;
+    assert!(
+        matches!(&verdict, Verdict::Sick { cause } if cause.contains("reading the authorities")),
+        "{verdict:?}"
+    );
+    std::fs::copy(theirs.file(), ours.file()).unwrap();
+    assert_eq!(watch.round().await.verdict, Verdict::Up);
+}
+
+#[tokio::test]
+async fn rounds_share_one_connection() {
+    let authority = Authority::new();
+    let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
+    let mut watch = watch(server.address, &authority);
+    for _ in 0..5 {
+        assert_eq!(watch.round().await.verdict, Verdict::Up);
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_late_answer_is_asked_for_again_on_a_second_connection() {
+    let authority = Authority::new();
+    let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
+    let mut watch = watch(server.address, &authority);
+    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    // The first connection stalls as if its path were cut; a new one works.
+    server.stall_open_connections();
+    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_dying_server_is_reported_without_waiting_for_the_next_round() {
+    let authority = Authority::new();
+    let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
+    let timing = Timing {
+        interval: Duration::from_secs(3600),
+        ..TIMING
+    };
+    let trust = Trust::Authority(authority.file().to_owned());
+    let watch = Watch::new(server.address, READYZ, question(trust), timing);
+    let (sender, mut reports) = tokio::sync::mpsc::channel(8);
+    tokio::spawn(watch.run(sender));
+    assert_eq!(reports.recv().await.unwrap().verdict, Verdict::Up);
+    server.stop().await;
+    let verdict = reports.recv().await.unwrap().verdict;
+    assert!(matches!(verdict, Verdict::Refused { .. }), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_server_without_readyz_is_asked_for_healthz() {
+    let authority = Authority::new();
+    let server = Apiserver::start(&authority, Behaviour::OnlyHealthz).await;
+    let mut watch = watch(server.address, &authority);
+    for _ in 0..2 {
+        assert_eq!(watch.round().await.verdict, Verdict::Up);
+    }
+    assert_eq!(server.paths(), ["/readyz", "/healthz"]);
+}
