@@ -9,6 +9,7 @@ pub mod kubeconfig;
 pub mod documents;
 pub mod leaks;
 pub mod seed;
+pub mod package;
 pub mod manifest;
 pub mod output;
 pub mod make;

@@ -1,0 +1,280 @@
+//! The descriptions in an image archive: OCI layout (`index.json`) and docker archive (`manifest.json`).
+//!
+//! An archive that is both is read as OCI, whose descriptions carry digests. Formats: OCI image-spec 1.1 `image-layout`,
+//! `manifest`, `config`; Docker Image Specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+
+use super::index::Index;
+use super::{Image, Layer};
+use crate::cache::hex;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: String,
+    size: u64,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize)]
+struct Platform {
+    architecture: String,
+    os: String,
+}
+
+#[derive(Deserialize)]
+struct ImageIndex {
+    manifests: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct DockerManifest {
+    #[serde(rename = "Config")]
+    config: String,
+    #[serde(rename = "RepoTags", default)]
+    tags: Option<Vec<String>>,
+    #[serde(rename = "Layers")]
+    layers: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    architecture: String,
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<String>,
+}
+
+pub(super) fn images(index: &Index) -> Result<Vec<Image>> {
+    if index.get("index.json").is_some() && index.get("oci-layout").is_some() {
+        oci(index)
+    } else if index.get("manifest.json").is_some() {
+        docker(index)
+    } else {
+        bail!(
+            "it has neither `index.json` (OCI layout) nor `manifest.json` (docker archive); is it an image archive?"
+        )
+    }
+}
+
+fn oci(index: &Index) -> Result<Vec<Image>> {
+    let top: ImageIndex = parse("index.json", &index.description("index.json")?)?;
+    // One image may have several names, each with an entry of its own.
+    let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for entry in top.manifests {
+        let annotation = |key: &str| entry.annotations.get(key).map(String::as_str);
+        let name = annotation("io.containerd.image.name").or_else(|| {
+            annotation("org.opencontainers.image.ref.name").filter(|name| name.contains(['/', ':']))
+        });
+        let Some(manifest) = choose(index, entry.digest.clone(), &entry)? else {
+            continue;
+        };
+        let names = names.entry(manifest).or_default();
+        names.extend(name.map(full_name));
+    }
+    let mut images = Vec::new();
+    for (digest, references) in names {
+        ensure!(
+            !references.is_empty(),
+            "image `{digest}` has no name; write the archive with one, as `ctr images export` and `docker save NAME` do"
+        );
+        let manifest: Manifest = parse(&digest, &checked(index, &digest)?)?;
+        let layers = manifest
+            .layers
+            .iter()
+            .map(|l| (blob(&l.digest), Some(l.digest.clone()), Some(l.size)))
+            .collect();
+        let config = checked(index, &manifest.config.digest)?;
+        images.push(image(index, references, config, layers)?);
+    }
+    ensure!(!images.is_empty(), "it holds no image for linux/amd64");
+    Ok(images)
+}
+
+/// The manifest behind a descriptor: itself, or the one for this platform in the index that it names.
+fn choose(index: &Index, digest: String, descriptor: &Descriptor) -> Result<Option<String>> {
+    let here = |p: &Platform| p.architecture == "amd64" && p.os == "linux";
+    if !(descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list"))
+    {
+        return Ok(descriptor
+            .platform
+            .as_ref()
+            .is_none_or(here)
+            .then_some(digest));
+    }
+    let inner: ImageIndex = parse(&digest, &checked(index, &digest)?)?;
+    let found = inner
+        .manifests
+        .into_iter()
+        .find(|d| d.platform.as_ref().is_some_and(here));
+    Ok(found.map(|d| d.digest))
+}
+
+fn docker(index: &Index) -> Result<Vec<Image>> {
+    let manifests: Vec<DockerManifest> =
+        parse("manifest.json", &index.description("manifest.json")?)?;
+    let mut images = Vec::new();
+    for manifest in manifests {
+        let references: BTreeSet<String> = manifest
+            .tags
+            .unwrap_or_default()
+            .iter()
+            .map(|tag| full_name(tag))
+            .collect();
+        ensure!(
+            !references.is_empty(),
+            "image `{}` has no name; write the archive by name (`docker save NAME`), not by id",
+            manifest.config
+        );
+        let config = index.description(&manifest.config)?;
+        // `<digest>.json` or `blobs/sha256/<digest>`: where the name is a digest, it must be the right one.
+        let name = manifest
+            .config
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches(".json");
+        if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
+            compare(&manifest.config, &config, &format!("sha256:{name}"))?;
+        }
+        let layers = manifest
+            .layers
+            .into_iter()
+            .map(|name| (name, None, None))
+            .collect();
+        images.push(image(index, references, config, layers)?);
+    }
+    ensure!(!images.is_empty(), "its `manifest.json` lists no image");
+    Ok(images)
+}
+
+type Stored = (String, Option<String>, Option<u64>);
+
+/// Joins a configuration with its layers, given as (entry, digest, size) where they are told.
+fn image(
+    index: &Index,
+    references: BTreeSet<String>,
+    config: Vec<u8>,
+    stored: Vec<Stored>,
+) -> Result<Image> {
+    let references: Vec<String> = references.into_iter().collect();
+    let name = references.join(", ");
+    let parsed: Config = parse(&format!("configuration of {name}"), &config)?;
+    ensure!(
+        parsed.architecture.is_empty() || parsed.architecture == "amd64",
+        "image `{name}` is for {}, and the node image is for amd64",
+        parsed.architecture
+    );
+    ensure!(
+        parsed.rootfs.diff_ids.len() == stored.len(),
+        "image `{name}` has {} layers in its configuration and {} in its manifest",
+        parsed.rootfs.diff_ids.len(),
+        stored.len()
+    );
+    let mut layers = Vec::new();
+    for (diff_id, (entry, digest, size)) in parsed.rootfs.diff_ids.into_iter().zip(stored) {
+        let slice = index
+            .get(&entry)
+            .with_context(|| format!("layer `{entry}` of image `{name}` is not in it"))?;
+        ensure!(
+            size.is_none_or(|size| size == slice.size),
+            "layer `{entry}` of image `{name}` has {} bytes and not {}",
+            slice.size,
+            size.unwrap_or_default()
+        );
+        layers.push(Layer {
+            diff_id,
+            digest,
+            size: slice.size,
+            archive: Arc::clone(&index.file),
+            slice,
+        });
+    }
+    let config_digest = format!("sha256:{}", hex(&Sha256::digest(&config)));
+    Ok(Image {
+        references,
+        config,
+        config_digest,
+        layers,
+    })
+}
+
+fn blob(digest: &str) -> String {
+    format!("blobs/{}", digest.replace(':', "/"))
+}
+
+/// A description under its digest.
+fn checked(index: &Index, digest: &str) -> Result<Vec<u8>> {
+    ensure!(
+        digest.starts_with("sha256:"),
+        "digest `{digest}` is not of SHA-256, the only kind that is read here"
+    );
+    let bytes = index.description(&blob(digest))?;
+    compare(&blob(digest), &bytes, digest)?;
+    Ok(bytes)
+}
+
+fn compare(name: &str, bytes: &[u8], wanted: &str) -> Result<()> {
+    let found = format!("sha256:{}", hex(&Sha256::digest(bytes)));
+    ensure!(
+        found == wanted,
+        "`{name}` has the digest `{found}` and not `{wanted}`; the archive is damaged"
+    );
+    Ok(())
+}
+
+fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).with_context(|| format!("reading `{name}`"))
+}
+
+/// The name as the runtime keeps it: with a registry and a tag. `nginx` is `docker.io/library/nginx:latest`.
+fn full_name(name: &str) -> String {
+    let tagged = if name.rsplit('/').next().unwrap_or(name).contains(':') {
+        name.to_owned()
+    } else {
+        format!("{name}:latest")
+    };
+    match tagged.split_once('/') {
+        None => format!("docker.io/library/{tagged}"),
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => tagged,
+        Some(_) => format!("docker.io/{tagged}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_get_the_registry_and_tag_that_they_leave_out() {
+        for (short, full) in [
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("calico/cni:v3", "docker.io/calico/cni:v3"),
+            ("k8s.gcr.io/pause:3.2", "k8s.gcr.io/pause:3.2"),
+            ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
+        ] {
+            assert_eq!(full_name(short), full);
+        }
+    }
+}

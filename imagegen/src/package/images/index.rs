@@ -1,0 +1,169 @@
+//! Where the entries of an image archive lie, so that each can be read by itself.
+//!
+//! A compressed archive is unpacked once, into a file without a name that vanishes with us.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tar::EntryType;
+
+use super::super::{listing, stream};
+
+/// Descriptions are small; a large one is not a description.
+const DESCRIPTION: u64 = 8 << 20;
+
+/// A part of the archive.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slice {
+    pub(super) offset: u64,
+    pub(super) size: u64,
+}
+
+impl Slice {
+    pub(super) fn reader(self, file: &Arc<File>) -> SliceReader {
+        SliceReader {
+            file: Arc::clone(file),
+            at: self.offset,
+            end: self.offset + self.size,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SliceReader {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for SliceReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.end - self.at)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let n = self.file.read_at(&mut buffer[..most], self.at)?;
+        if n == 0 && most > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) file: Arc<File>,
+    entries: BTreeMap<String, Slice>,
+}
+
+impl Index {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let mut file = File::open(path)?;
+        let mut magic = [0; 4];
+        let n = file.read(&mut magic)?;
+        file.rewind()?;
+        if magic[..n].starts_with(&[0x1f, 0x8b]) || magic == [0x28, 0xb5, 0x2f, 0xfd] {
+            let folder = path
+                .parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+            let mut plain = tempfile::tempfile_in(folder)
+                .or_else(|_| tempfile::tempfile())
+                .context("creating a temporary file")?;
+            io::copy(&mut stream::open(path)?, &mut plain).map_err(stream::explained)?;
+            plain.rewind()?;
+            file = plain;
+        }
+        let file = Arc::new(file);
+        let mut entries = BTreeMap::new();
+        let mut links = Vec::new();
+        let whole = Slice {
+            offset: 0,
+            size: file.metadata()?.len(),
+        };
+        let bytes = stream::decompress(io::BufReader::with_capacity(1 << 16, whole.reader(&file)))?;
+        stream::entries(bytes, |entry| {
+            let name = listing::clean(
+                std::str::from_utf8(&entry.path_bytes()).context("an entry's name is not UTF-8")?,
+            )?;
+            match entry.header().entry_type() {
+                EntryType::Regular | EntryType::Continuous => {
+                    let slice = Slice {
+                        offset: entry.raw_file_position(),
+                        size: entry.size(),
+                    };
+                    ensure!(
+                        entries.insert(name.clone(), slice).is_none(),
+                        "entry `{name}` is there twice"
+                    );
+                }
+                kind @ (EntryType::Symlink | EntryType::Link) => {
+                    let target = entry.link_name_bytes().unwrap_or_default();
+                    let target = std::str::from_utf8(&target)
+                        .context("a link's target is not UTF-8")?
+                        .to_owned();
+                    links.push((name, target, kind == EntryType::Symlink));
+                }
+                EntryType::Directory | EntryType::XGlobalHeader => {}
+                other => {
+                    bail!("entry `{name}` is of the kind {other:?}, which no image archive has")
+                }
+            }
+            Ok(())
+        })?;
+        let mut index = Self { file, entries };
+        // docker before 25 writes a layer that two images share once, and a link to it.
+        for (name, target, symbolic) in links {
+            let target = if symbolic {
+                beside(&name, &target)
+            } else {
+                Some(target)
+            };
+            if let Some(slice) = target.and_then(|t| index.entries.get(&t).copied()) {
+                index.entries.insert(name, slice);
+            }
+        }
+        Ok(index)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Slice> {
+        self.entries.get(name).copied()
+    }
+
+    /// A description that must be there.
+    pub(super) fn description(&self, name: &str) -> Result<Vec<u8>> {
+        let slice = self
+            .get(name)
+            .with_context(|| format!("there is no `{name}` in it"))?;
+        ensure!(
+            slice.size <= DESCRIPTION,
+            "`{name}` has {} bytes, too many for a description",
+            slice.size
+        );
+        let mut bytes = Vec::new();
+        slice
+            .reader(&self.file)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("reading `{name}`"))?;
+        Ok(bytes)
+    }
+}
+
+/// The name that a relative link in the folder of `name` leads to.
+fn beside(name: &str, target: &str) -> Option<String> {
+    let mut parts: Vec<&str> = name.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}

@@ -1,0 +1,13 @@
+//! The offline package: everything Kubernetes needs, in sealos's layout.
+//!
+//! [`reader`] opens any package and [`images`] the image archives in it; [`build`] makes the default one.
+//! What becomes of a package's files in the node image is [`crate::image`]'s.
+
+pub mod build;
+pub mod images;
+mod listing;
+pub mod reader;
+mod stream;
+mod tarball;
+
+pub use reader::Package;
