@@ -4,6 +4,7 @@
 //! base64 and gzip in it; what turns out to be a private key or a certificate must be on the host's list.
 //! The list says what is allowed, so that what nobody thought of is refused too.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 
@@ -194,6 +195,9 @@ impl Search<'_> {
         {
             bail!("an OpenSSH private key");
         }
+        if bytes.starts_with(b"openssh-key-v1\0") {
+            bail!("an OpenSSH private key");
+        }
         match std::str::from_utf8(bytes) {
             Ok(text) => self.text(text, depth),
             Err(_) => Ok(()),
@@ -231,10 +235,10 @@ impl Search<'_> {
         }
         words(text)?;
         // Inside quotes a line break is written `\n`, and JSON writes `/` as `\/` at will.
-        let plain = text
-            .replace("\\r", "")
-            .replace("\\n", "\n")
-            .replace("\\/", "/");
+        let plain = match text.contains('\\') {
+            true => Cow::Owned(text.replace("\\r", "").replace("\\n", "\n").replace("\\/", "/")),
+            false => Cow::Borrowed(text),
+        };
         for run in base64_runs(&plain) {
             for decoded in decode(&run) {
                 self.bytes(&decoded, depth + 1)?;
@@ -266,70 +270,66 @@ fn is_private_key(der: &[u8]) -> bool {
 
 /// Secrets that are not keys: what stands behind these words is one.
 fn words(text: &str) -> Result<()> {
-    const WORDS: [(&str, &str); 10] = [
-        ("token:", "a token"),
-        ("tokenFile:", "a token"),
-        ("password:", "a password"),
-        ("passwd:", "a password"),
-        ("plain_text_passwd:", "a password"),
-        ("hashed_passwd:", "a password"),
-        ("chpasswd:", "passwords"),
-        ("certificateKey:", "kubeadm's certificate key"),
-        (".dockerconfigjson:", "registry credentials"),
-        ("identitytoken:", "registry credentials"),
+    const WORDS: [(&str, &str); 11] = [
+        ("token", "a token"),
+        ("tokenFile", "a token"),
+        ("password", "a password"),
+        ("passwd", "a password"),
+        ("plain_text_passwd", "a password"),
+        ("hashed_passwd", "a password"),
+        ("chpasswd", "passwords"),
+        ("certificateKey", "kubeadm's certificate key"),
+        (".dockerconfigjson", "registry credentials"),
+        ("identitytoken", "registry credentials"),
+        ("auths", "registry credentials"),
     ];
-    for line in text.lines() {
-        let line = line.replace(['"', '\''], "");
-        let line = line.trim_start_matches([' ', '\t', '-', '{', ',', '?']);
-        for (word, what) in WORDS {
-            if line.starts_with(word)
-                || line.contains(&format!(" {word}"))
-                || line.contains(&format!("{{{word}"))
-            {
-                bail!("{what} (`{}`)", word.trim_end_matches(':'));
-            }
+    let bytes = text.as_bytes();
+    let is_word = |b: &u8| b.is_ascii_alphanumeric() || b"_-.".contains(b);
+    for (at, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b':') {
+        // A key in YAML or JSON, quoted or not: the word that ends before the colon.
+        let mut end = at;
+        while end > 0 && matches!(bytes[end - 1], b'"' | b'\'' | b' ' | b'\\') {
+            end -= 1;
         }
-        if line.contains("kind: EncryptionConfiguration")
-            || line.contains("kind:EncryptionConfiguration")
-        {
-            bail!("a key for encryption at rest (`EncryptionConfiguration`)");
+        let length = bytes[..end]
+            .iter()
+            .rev()
+            .take(24)
+            .take_while(|b| is_word(b))
+            .count();
+        let word = &bytes[end - length..end];
+        if let Some((word, what)) = WORDS.iter().find(|(known, _)| known.as_bytes() == word) {
+            bail!("{what} (`{word}`)");
         }
-        if line.contains("auths:") {
-            bail!("registry credentials (`auths`)");
-        }
+    }
+    if text.contains("EncryptionConfiguration") {
+        bail!("a key for encryption at rest (`EncryptionConfiguration`)");
     }
     Ok(())
 }
 
-/// Stretches that may be base64, with the white space between their lines taken out.
-///
-/// A stretch ends at whatever base64 does not have. Text of several words runs together into one; the single
-/// words are stretches of their own too.
+/// Stretches that may be base64: each word that is long enough, and lines of nothing else joined together.
 fn base64_runs(text: &str) -> Vec<String> {
     let mut runs = Vec::new();
     let mut lines = String::new();
-    let mut flush = |lines: &mut String| {
-        if lines.len() >= MIN_BASE64 {
-            runs.push(std::mem::take(lines));
-        }
-        lines.clear();
-    };
-    for line in text.lines() {
+    for line in text.lines().chain([" :"]) {
         let trimmed = line.trim();
-        let whole = !trimmed.is_empty() && trimmed.bytes().all(is_base64);
-        if whole {
+        if !trimmed.is_empty() && trimmed.bytes().all(is_base64) {
             lines.push_str(trimmed);
             continue;
         }
-        flush(&mut lines);
-        for word in trimmed.split(|c: char| !c.is_ascii() || !is_base64(c as u8)) {
-            if word.len() >= MIN_BASE64 {
-                lines.push_str(word);
-                flush(&mut lines);
-            }
+        if lines.len() >= MIN_BASE64 {
+            runs.push(std::mem::take(&mut lines));
+        }
+        lines.clear();
+        if trimmed.len() >= MIN_BASE64 {
+            let words = trimmed
+                .as_bytes()
+                .split(|b| !is_base64(*b))
+                .filter(|word| word.len() >= MIN_BASE64);
+            runs.extend(words.map(|word| String::from_utf8_lossy(word).into_owned()));
         }
     }
-    flush(&mut lines);
     runs
 }
 

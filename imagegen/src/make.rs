@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use time::OffsetDateTime;
 use userdata::yaml::{Diagnostic, Diagnostics};
 
-use crate::documents::{admin_conf, document};
+use crate::documents::{Writer, admin_conf};
 use crate::leaks::Ledger;
 use crate::manifest::{self, Manifest};
 use crate::output::Folder;
@@ -135,9 +135,10 @@ pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
     }
     let mut changed = change.take(tree, |_| false)?;
 
+    let writer = Writer::new(plan, &pki)?;
     let mut tree = change.tree(HOSTS, 0o755)?;
     for host in &plan.hosts {
-        for (name, bytes, mode) in host_files(plan, &pki, &ledger, host)? {
+        for (name, bytes, mode) in host_files(&writer, &ledger, host)? {
             tree.put(&Path::new(&host.name).join(name), &bytes, mode)?;
             record(format!("{HOSTS}/{}/{name}", host.name), &bytes);
         }
@@ -159,12 +160,11 @@ pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
 
 /// One host's document, judged, and its seed disk.
 fn host_files(
-    plan: &ClusterPlan,
-    pki: &Pki,
+    writer: &Writer<'_>,
     ledger: &Ledger,
     host: &HostPlan,
 ) -> Result<Vec<(&'static str, Vec<u8>, u32)>> {
-    let document = document(plan, pki, host)?;
+    let document = writer.document(host)?;
     ledger.check(host, &document)?;
     let seed =
         seed::image(&document).with_context(|| format!("making the seed of `{}`", host.name))?;

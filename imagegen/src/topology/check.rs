@@ -25,7 +25,21 @@ pub struct Checked {
 
 /// Reads a topology; `name` is what errors call it.
 pub fn read(name: &str, text: &str) -> Result<Checked, Diagnostics> {
-    check(&yaml::parse::<Topology>(name, text)?)
+    let (parsed, mut found) = yaml::parse_leniently::<Topology>(name, text, false);
+    let Some(parsed) = parsed else {
+        return Err(found);
+    };
+    let checked = check(&parsed);
+    if found.0.is_empty() {
+        return checked;
+    }
+    // What could be read is judged all the same, so that one run tells everything.
+    let more = checked.map_or_else(|found| found.0, |checked| checked.warnings);
+    for finding in more {
+        found.push_unless_known(finding);
+    }
+    found.sort();
+    Err(found)
 }
 
 /// Judges a topology that could be read.
