@@ -6,6 +6,8 @@
 
 pub mod attributes;
 mod client;
+#[cfg(test)]
+mod golden;
 mod message;
 mod types;
 
