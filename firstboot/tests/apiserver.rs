@@ -67,7 +67,7 @@ fn manifests_are_applied_and_a_second_time_changes_nothing() {
     // The namespace comes after what is in it only where the order of a file says so; here it is put right.
     objects.swap(1, 2);
     apply::apply(&client, &objects, |answer, tries| {
-        eprintln!("{tries}: {answer}")
+        eprintln!("{tries}: {answer}");
     })
     .unwrap();
     let path = "/api/v1/namespaces/firstboot-test/configmaps/settings";

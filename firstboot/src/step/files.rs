@@ -1,13 +1,14 @@
 //! Files of the document, each compared before it is written.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::unistd::{Group, User};
 
 use super::Step;
 use crate::report::Reporter;
-use crate::system::files::{Attributes, Root};
+use crate::system::files::{Attributes, Root, Wanted};
 use userdata::cloudconfig::File;
 
 #[derive(Debug)]
@@ -28,8 +29,8 @@ impl Step for Files {
     }
 
     fn is_done(&self) -> Result<bool> {
-        for file in &self.files {
-            if !self.is_there(file)? {
+        for file in self.wanted()? {
+            if !self.root.holds(&file.path, &file.bytes, file.attributes)? {
                 return Ok(false);
             }
         }
@@ -37,43 +38,48 @@ impl Step for Files {
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
-        for file in &self.files {
-            let bytes = match self.appended(file)? {
-                Some(bytes) => bytes,
-                None => file.content.expose().clone(),
-            };
-            if self
-                .root
-                .write(&file.path, &bytes, self.attributes(file)?)?
-            {
-                log::info!("wrote `{}` (mode {:04o})", file.path, file.mode);
-            }
+        for file in self.root.write_all(&self.wanted()?)? {
+            log::info!(
+                "wrote `{}` (mode {:04o})",
+                file.path.display(),
+                file.attributes.mode
+            );
         }
         Ok(())
     }
 }
 
 impl Files {
-    fn is_there(&self, file: &File) -> Result<bool> {
-        if !file.append {
-            return self
-                .root
-                .holds(&file.path, file.content.expose(), self.attributes(file)?);
+    /// Each path once, as the list leaves it: a later entry replaces an earlier one or is appended to it.
+    fn wanted(&self) -> Result<Vec<Wanted>> {
+        let mut all = Vec::<Wanted>::new();
+        for file in &self.files {
+            let attributes = self.attributes(file)?;
+            let at = all
+                .iter()
+                .position(|known| known.path == Path::new(&file.path));
+            let mut bytes = Vec::new();
+            if file.append {
+                bytes = match at {
+                    Some(at) => all[at].bytes.clone(),
+                    None => self.root.read(&file.path)?.unwrap_or_default(),
+                };
+            }
+            // What an earlier boot has appended is not appended again.
+            if !file.append || !contains(&bytes, file.content.expose()) {
+                bytes.extend(file.content.expose());
+            }
+            let wanted = Wanted {
+                path: PathBuf::from(&file.path),
+                bytes,
+                attributes,
+            };
+            match at {
+                Some(at) => all[at] = wanted,
+                None => all.push(wanted),
+            }
         }
-        let present = self.root.read(&file.path)?.unwrap_or_default();
-        Ok(contains(&present, file.content.expose()))
-    }
-
-    /// The whole new file for one that is appended to; what is there already is not appended again.
-    fn appended(&self, file: &File) -> Result<Option<Vec<u8>>> {
-        if !file.append {
-            return Ok(None);
-        }
-        let mut bytes = self.root.read(&file.path)?.unwrap_or_default();
-        if !contains(&bytes, file.content.expose()) {
-            bytes.extend(file.content.expose());
-        }
-        Ok(Some(bytes))
+        Ok(all)
     }
 
     /// Owners are names of this machine: a user whom the document makes is there by now.

@@ -33,6 +33,28 @@ impl Attributes {
     }
 }
 
+/// A file as it should be.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// As seen on the running host.
+    pub path: PathBuf,
+    pub bytes: Vec<u8>,
+    pub attributes: Attributes,
+}
+
+/// The bytes may be a key.
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Wanted({}, {} bytes, {:04o})",
+            self.path.display(),
+            self.bytes.len(),
+            self.attributes.mode
+        )
+    }
+}
+
 impl Root {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
@@ -93,61 +115,92 @@ impl Root {
             && self.read(path)?.as_deref() == Some(bytes))
     }
 
-    /// Writes the file unless it is already so; says whether it wrote.
-    ///
-    /// The bytes go to a temporary name that only root may read, get owner and mode, are synced and renamed: readers
-    /// see the old file or the new one, a power cut leaves one of the two, and a secret is never readable with the
-    /// wrong mode. Missing parents are made with mode 0755. A failure leaves the old file.
+    /// Writes the file unless it is already so; says whether it wrote. As [`Self::write_all`].
     pub fn write(
         &self,
         path: impl AsRef<Path>,
         bytes: &[u8],
         attributes: Attributes,
     ) -> Result<bool> {
-        if self.holds(&path, bytes, attributes)? {
-            return Ok(false);
+        let file = Wanted {
+            path: path.as_ref().to_owned(),
+            bytes: bytes.to_vec(),
+            attributes,
+        };
+        Ok(!self.write_all(&[file])?.is_empty())
+    }
+
+    /// Writes those files that are not already so, and returns them.
+    ///
+    /// The bytes go to a temporary name that only root may read, get owner and mode, are synced and renamed: readers
+    /// see the old file or the new one, a power cut leaves one of the two, and a secret is never readable with the
+    /// wrong mode. Missing parents are made with mode 0755. A failure leaves the old files. Synced once for all files,
+    /// because each flush of a disk takes milliseconds.
+    pub fn write_all<'a>(&self, files: &'a [Wanted]) -> Result<Vec<&'a Wanted>> {
+        let mut written = Vec::new();
+        for file in files {
+            if !self.holds(&file.path, &file.bytes, file.attributes)? {
+                written.push((file, self.temporary(&file.path)?));
+            }
         }
-        let full = self.join(&path);
+        let result = self.write_and_rename(&written);
+        if result.is_err() {
+            for (_, temporary) in &written {
+                let _ = fs::remove_file(temporary);
+            }
+        }
+        result?;
+        Ok(written.into_iter().map(|(file, _)| file).collect())
+    }
+
+    fn temporary(&self, path: &Path) -> Result<PathBuf> {
+        let full = self.join(path);
         let Some((directory, name)) = full.parent().zip(full.file_name()) else {
             bail!("`{}` does not name a file", full.display());
         };
-        fs::create_dir_all(directory)
-            .with_context(|| format!("creating `{}`", directory.display()))?;
-        let temporary = directory.join(format!(".{}.firstboot", name.to_string_lossy()));
-        // Left by a power cut.
-        remove_if_there(&temporary)?;
-        let written = self.write_and_rename(&temporary, &full, bytes, attributes);
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        written.with_context(|| format!("writing `{}`", full.display()))?;
-        sync_directory(directory)?;
-        Ok(true)
+        Ok(directory.join(format!(".{}.firstboot", name.to_string_lossy())))
     }
 
-    fn write_and_rename(
-        &self,
-        temporary: &Path,
-        full: &Path,
-        bytes: &[u8],
-        attributes: Attributes,
-    ) -> Result<()> {
+    fn write_and_rename(&self, files: &[(&Wanted, PathBuf)]) -> Result<()> {
+        let mut directories = Vec::<&Path>::new();
+        for (file, temporary) in files {
+            self.write_temporary(file, temporary)
+                .with_context(|| format!("writing `{}`", file.path.display()))?;
+            let directory = temporary.parent().unwrap_or(Path::new("/"));
+            if !directories.contains(&directory) {
+                directories.push(directory);
+            }
+        }
+        sync(&directories)?;
+        for (file, temporary) in files {
+            let full = self.join(&file.path);
+            fs::rename(temporary, &full)
+                .with_context(|| format!("replacing `{}`", full.display()))?;
+        }
+        sync(&directories)
+    }
+
+    fn write_temporary(&self, wanted: &Wanted, temporary: &Path) -> Result<()> {
+        if let Some(directory) = temporary.parent() {
+            fs::create_dir_all(directory)
+                .with_context(|| format!("creating `{}`", directory.display()))?;
+        }
+        // Left by a power cut.
+        remove_if_there(temporary)?;
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(temporary)?;
-        file.write_all(bytes)?;
+        file.write_all(&wanted.bytes)?;
         if self.is_machine() {
-            nix::unistd::fchown(
-                &file,
-                Some(Uid::from_raw(attributes.uid)),
-                Some(Gid::from_raw(attributes.gid)),
-            )?;
+            let (uid, gid) = (
+                Uid::from_raw(wanted.attributes.uid),
+                Gid::from_raw(wanted.attributes.gid),
+            );
+            nix::unistd::fchown(&file, Some(uid), Some(gid))?;
         }
-        file.set_permissions(fs::Permissions::from_mode(attributes.mode))?;
-        file.sync_all()?;
-        fs::rename(temporary, full)?;
+        file.set_permissions(fs::Permissions::from_mode(wanted.attributes.mode))?;
         Ok(())
     }
 
@@ -195,10 +248,21 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-fn sync_directory(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .with_context(|| format!("syncing `{}`", path.display()))
+/// Brings the file systems of these directories to disk, each once.
+fn sync(directories: &[&Path]) -> Result<()> {
+    let mut devices = Vec::new();
+    for path in directories {
+        let synced = File::open(path).and_then(|directory| {
+            let device = directory.metadata()?.dev();
+            if !devices.contains(&device) {
+                devices.push(device);
+                nix::unistd::syncfs(&directory)?;
+            }
+            Ok(())
+        });
+        synced.with_context(|| format!("syncing `{}`", path.display()))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
