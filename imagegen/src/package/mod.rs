@@ -4,9 +4,11 @@
 //! What becomes of a package's files in the node image is [`crate::image`]'s.
 
 pub mod build;
+mod extract;
 pub mod images;
 mod listing;
 pub mod reader;
+mod scan;
 mod stream;
 mod tarball;
 

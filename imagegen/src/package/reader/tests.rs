@@ -1,0 +1,344 @@
+//! Packages assembled here as folders and archives, whole and broken in every way that is refused.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::process::Command;
+
+use tar::{Builder, EntryType, Header};
+
+use super::*;
+
+const FILES: [(&str, &str); 8] = [
+    ("bin/kubeadm", "#!"),
+    ("bin/kubelet", "#!"),
+    ("bin/kubectl", "#!"),
+    ("bin/crictl", "#!"),
+    (
+        "conf/kubeadm.yaml",
+        "kind: ClusterConfiguration\nkubernetesVersion: \"v1.20.2\" # of the package\n",
+    ),
+    ("conf/10-kubeadm.conf", "[Service]\n"),
+    ("conf/kubelet.service", "[Unit]\n"),
+    ("images/a.tar", "images"),
+];
+
+fn folder(at: &Path) -> PathBuf {
+    let package = at.join("package");
+    for (name, text) in FILES
+        .into_iter()
+        .chain([("containerd/containerd.tar.gz", "runtime")])
+    {
+        let path = package.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("creating it");
+        fs::write(&path, text).expect("writing to it");
+        let mode = if name.starts_with("bin/") {
+            0o755
+        } else {
+            0o644
+        };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("changing the mode");
+    }
+    symlink("kubectl", package.join("bin/k")).expect("linking");
+    package
+}
+
+/// An archive of the folder by the system's tar: a foreign writer.
+fn packed(package: &Path, to: &Path, arguments: &[&str]) {
+    let mut tar = Command::new("tar");
+    tar.arg("-cf")
+        .arg(to)
+        .arg("-C")
+        .arg(package)
+        .args(arguments);
+    crate::tool::run(&mut tar).expect("running tar");
+}
+
+struct Raw(Builder<Vec<u8>>);
+
+impl Raw {
+    /// All required files, to which a test adds what is wrong.
+    fn whole() -> Self {
+        let mut raw = Self(Builder::new(Vec::new()));
+        for (name, text) in FILES
+            .into_iter()
+            .chain([("containerd/containerd.tar.gz", "runtime")])
+        {
+            raw.add(name, EntryType::Regular, "", text);
+        }
+        raw
+    }
+
+    /// Writes the name as it is: the crate refuses to write what its readers must refuse.
+    fn add(&mut self, name: &str, kind: EntryType, link: &str, text: &str) {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        header.set_cksum();
+        self.0.append(&header, text.as_bytes()).expect("in memory");
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        self.0.into_inner().expect("in memory")
+    }
+}
+
+/// The error of opening `bytes` as a package.
+fn refusal(bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("package.tar");
+    fs::write(&path, bytes).expect("writing to it");
+    match Package::open(&path) {
+        Ok(_) => "no error".to_owned(),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+#[test]
+fn a_folder_and_its_archives_have_one_digest_and_one_extract() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let package = folder(dir.path());
+    let opened = Package::open(&package).expect("a whole package");
+    let digest = opened.digest();
+    let top = dir.path().join("kube");
+    fs::create_dir(&top).expect("creating it");
+    fs::rename(&package, top.join("kube")).expect("renaming");
+    let package = top.join("kube");
+    let rows: [(&str, &Path, &[&str]); 5] = [
+        ("a.tar", &package, &["."]),
+        ("b.tar.gz", &package, &["-z", "."]),
+        (
+            "c.tar",
+            &package,
+            &[
+                "--sort=name",
+                "--format=posix",
+                "bin",
+                "conf",
+                "images",
+                "containerd",
+            ],
+        ),
+        ("d.tgz", &top, &["-z", "kube"]),
+        ("e.tar", &top, &["--format=v7", "kube"]),
+    ];
+    for (name, from, arguments) in rows {
+        let archive = dir.path().join(name);
+        packed(from, &archive, arguments);
+        let opened = Package::open(&archive).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+        assert_eq!(opened.digest(), digest, "{name}");
+        let out = dir.path().join(format!("{name}.out"));
+        opened
+            .extract_to(&out)
+            .unwrap_or_else(|e| panic!("{name}: {e:#}"));
+        assert_eq!(
+            Package::open(&out).expect("whole again").digest(),
+            digest,
+            "{name}"
+        );
+        assert_eq!(
+            opened.file("bin/kubeadm").expect("reading").as_deref(),
+            Some(b"#!".as_slice()),
+            "{name}"
+        );
+    }
+    let zstd = dir.path().join("f.tar.zst");
+    let plain = fs::read(dir.path().join("a.tar")).expect("reading");
+    fs::write(
+        &zstd,
+        zstd::encode_all(plain.as_slice(), 3).expect("in memory"),
+    )
+    .expect("writing");
+    assert_eq!(Package::open(&zstd).expect("whole").digest(), digest);
+    assert_eq!(
+        Package::open(&top).expect("a folder in a folder").digest(),
+        digest
+    );
+}
+
+#[test]
+fn the_digest_sees_contents_names_and_modes() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let package = folder(dir.path());
+    let digest = || Package::open(&package).expect("whole").digest();
+    let mut seen = vec![digest()];
+    fs::write(package.join("README.md"), "x").expect("writing");
+    seen.push(digest());
+    fs::write(package.join("README.md"), "y").expect("writing");
+    seen.push(digest());
+    fs::set_permissions(package.join("README.md"), fs::Permissions::from_mode(0o755))
+        .expect("mode");
+    seen.push(digest());
+    fs::rename(package.join("README.md"), package.join("README")).expect("renaming");
+    seen.push(digest());
+    let distinct: std::collections::BTreeSet<_> = seen.iter().collect();
+    assert_eq!(distinct.len(), seen.len());
+}
+
+#[test]
+fn everything_missing_is_named_at_once() {
+    let said = refusal(&{
+        let mut raw = Raw(Builder::new(Vec::new()));
+        raw.add("bin/kubelet", EntryType::Regular, "", "x");
+        raw.bytes()
+    });
+    for name in [
+        "bin/kubeadm",
+        "bin/kubectl",
+        "conf/kubeadm.yaml",
+        "images/*.tar",
+        "containerd/",
+    ] {
+        assert!(said.contains(name), "{name}: {said}");
+    }
+    assert!(!said.contains("bin/kubelet,"), "{said}");
+}
+
+#[test]
+fn entries_that_harm_are_refused_by_name() {
+    let rows = [
+        ("../evil", EntryType::Regular, "", "`../evil`"),
+        ("/etc/evil", EntryType::Regular, "", "`/etc/evil`"),
+        ("conf/../../evil", EntryType::Regular, "", "leads out"),
+        (
+            "conf/link",
+            EntryType::Symlink,
+            "../../etc",
+            "symlink `conf/link`",
+        ),
+        (
+            "conf/link",
+            EntryType::Symlink,
+            "/etc/passwd",
+            "symlink `conf/link`",
+        ),
+        (
+            "conf/hard",
+            EntryType::Link,
+            "../../etc/passwd",
+            "`conf/hard`",
+        ),
+        ("conf/hard", EntryType::Link, "/etc/passwd", "`conf/hard`"),
+        (
+            "conf/hard",
+            EntryType::Link,
+            "conf/nothing",
+            "not an earlier file",
+        ),
+        ("dev/sda", EntryType::Block, "", "device node"),
+        ("dev/null", EntryType::Char, "", "device node"),
+        ("pipe", EntryType::Fifo, "", "pipe"),
+        (
+            "bin/kubelet",
+            EntryType::Regular,
+            "",
+            "`bin/kubelet` is there twice",
+        ),
+        ("./bin//kubelet", EntryType::Regular, "", "there twice"),
+        ("bin/kubelet/x", EntryType::Regular, "", "not a folder"),
+    ];
+    for (name, kind, link, words) in rows {
+        let mut raw = Raw::whole();
+        raw.add(name, kind, link, "");
+        let said = refusal(&raw.bytes());
+        assert!(
+            said.contains(words) && said.contains("package.tar"),
+            "{name} -> {link}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_cut_at_any_place_is_seen() {
+    let whole = Raw::whole().bytes();
+    // At 1024 from the end the cut falls between two entries, where tar itself would see a shorter archive.
+    for cut in (1..whole.len() - 512)
+        .step_by(512)
+        .chain([whole.len() - 1024, whole.len() - 1030])
+    {
+        let said = refusal(&whole[..cut]);
+        assert!(
+            said.contains("cut off") || cut < 512,
+            "{cut} of {}: {said}",
+            whole.len()
+        );
+    }
+    let packed = zstd::encode_all(whole.as_slice(), 1).expect("in memory");
+    for cut in [packed.len() / 2, packed.len() - 1] {
+        assert!(
+            refusal(&packed[..cut]).contains("cut off"),
+            "{cut}: {}",
+            refusal(&packed[..cut])
+        );
+    }
+}
+
+#[test]
+fn other_compressions_are_named() {
+    assert!(refusal(b"\xfd7zXZ\0 and more").contains("compressed with xz"));
+    assert!(refusal(b"BZh91AY").contains("compressed with bzip2"));
+    assert!(refusal(&[7; 2000]).contains("not a tar archive"));
+    assert!(refusal(b"").contains("empty"));
+}
+
+#[test]
+fn an_archive_that_changed_after_opening_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("package.tar");
+    fs::write(&path, Raw::whole().bytes()).expect("writing");
+    let package = Package::open(&path).expect("whole");
+    let mut changed = Raw::whole().bytes();
+    changed[512] ^= 1;
+    fs::write(&path, changed).expect("writing");
+    let said = package
+        .extract_to(&dir.path().join("out"))
+        .map_err(|e| format!("{e:#}"));
+    assert!(
+        said.as_ref().is_err_and(|e| e.contains("changed since")),
+        "{said:?}"
+    );
+    assert_eq!(
+        fs::read_dir(dir.path()).expect("reading").count(),
+        1,
+        "something was left behind"
+    );
+}
+
+#[test]
+fn an_existing_target_is_not_touched() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let package = Package::open(&folder(dir.path())).expect("whole");
+    let out = dir.path().join("out");
+    fs::create_dir(&out).expect("creating it");
+    assert!(
+        package
+            .extract_to(&out)
+            .is_err_and(|e| format!("{e:#}").contains("already there"))
+    );
+    assert_eq!(fs::read_dir(&out).expect("reading").count(), 0);
+}
+
+#[test]
+fn the_version_is_kubeadms_configuration() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = folder(dir.path());
+    let version = |text: &str| {
+        fs::write(path.join("conf/kubeadm.yaml"), text).expect("writing");
+        Package::open(&path)
+            .expect("whole")
+            .kubernetes_version()
+            .map(|v| v.to_string())
+            .map_err(|e| format!("{e:#}"))
+    };
+    assert_eq!(
+        version("a: b\nkubernetesVersion: v1.20.2\n").as_deref(),
+        Ok("1.20.2")
+    );
+    assert_eq!(
+        version("kubernetesVersion: \"1.31.0-rc.1\" # x\n").as_deref(),
+        Ok("1.31.0-rc.1")
+    );
+    assert!(version("kind: x\n").is_err_and(|e| e.contains("add a line")));
+    assert!(version("kubernetesVersion: stable\n").is_err_and(|e| e.contains("stable")));
+}
