@@ -18,9 +18,9 @@ use crate::fleet::Rules;
 use crate::flows::is_local;
 use crate::health::Thresholds;
 use crate::ipvs::Service;
-use crate::probe::Question;
+use crate::probe::{Question, READYZ};
 use crate::tls::{Tls, Trust};
-use crate::watch::{READYZ, Timing};
+use crate::watch::Timing;
 
 /// The cluster's authority, where kubeadm puts it.
 const CA: &str = "/etc/kubernetes/pki/ca.crt";

@@ -45,7 +45,7 @@ pub enum Verdict {
     Sick {
         cause: String,
     },
-    /// Said itself that it does not want connections (5xx, 429): believed at once.
+    /// Said itself that it does not want connections (5xx from `/readyz`): believed at once.
     Draining {
         cause: String,
     },

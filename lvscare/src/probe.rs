@@ -27,6 +27,10 @@ use tokio_rustls::TlsConnector;
 use crate::health::Verdict;
 use crate::tls::Tls;
 
+/// Where an apiserver says whether it wants traffic, from the first moment of a shutdown on. `/healthz` stays green
+/// through it, and turns red for other reasons.
+pub const READYZ: &str = "/readyz";
+
 /// A connection is asked for this often before nobody is said to be there: with one packet in a hundred lost, one
 /// unanswered SYN is no evidence. Each comes from another port, and so perhaps takes another path.
 const SYNS: usize = 3;
@@ -49,13 +53,13 @@ pub struct Question {
 
 impl Question {
     /// What a status says of the server.
-    pub fn judge(&self, status: StatusCode) -> Verdict {
+    pub fn judge(&self, status: StatusCode, path: &str) -> Verdict {
         let code = status.as_u16();
         if code < 400 || self.accepted.contains(&code) {
             return Verdict::Up;
         }
         let cause = format!("status {code}");
-        if code >= 500 || status == StatusCode::TOO_MANY_REQUESTS {
+        if status.is_server_error() && path == READYZ {
             Verdict::Draining { cause }
         } else {
             Verdict::Sick { cause }
@@ -125,11 +129,12 @@ impl Held {
     }
 }
 
-/// What a new connection found; the connection itself if it is worth keeping.
+/// What a new connection found.
 #[derive(Debug)]
 pub struct Fresh {
-    pub verdict: Verdict,
-    pub status: Option<StatusCode>,
+    /// The server's answer, or what is to be thought of one that gave none.
+    pub answer: Result<StatusCode, Verdict>,
+    /// The connection, if it is worth keeping.
     pub held: Option<Held>,
 }
 
@@ -141,8 +146,7 @@ pub async fn fresh(
     deadline: Instant,
 ) -> Fresh {
     let failed = |verdict| Fresh {
-        verdict,
-        status: None,
+        answer: Err(verdict),
         held: None,
     };
     let stream = match connect(address, deadline).await {
@@ -157,11 +161,9 @@ pub async fn fresh(
     };
     match timeout_at(deadline, asked).await {
         Ok(Ok((held, status))) => {
-            let verdict = question.judge(status);
             let reusable = !held.ended.is_finished();
             Fresh {
-                verdict,
-                status: Some(status),
+                answer: Ok(status),
                 held: reusable.then_some(held),
             }
         }

@@ -44,8 +44,9 @@ pub async fn current(handle: &Handle, vip: IpAddr) -> anyhow::Result<Option<IpAd
         return Ok(None);
     };
     let header = &route.header;
+    // The table is not asked for: without policy rules the kernel keeps the local table inside the main one, and
+    // says so here.
     let is_ours = header.kind == RouteType::Local
-        && header.table == TABLE_LOCAL
         && header.protocol == RouteProtocol::from(PROTOCOL)
         && header.destination_prefix_length == full_prefix(vip);
     Ok(if is_ours { source_of(&route) } else { None })

@@ -14,10 +14,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::health::Verdict;
-use crate::probe::{Fresh, Held, Question, fresh};
-
-/// Where an apiserver says whether it wants traffic. `/healthz` stays green through a shutdown.
-pub const READYZ: &str = "/readyz";
+use crate::probe::{Fresh, Held, Question, READYZ, fresh};
 
 /// What older apiservers, and others, have in its place.
 const HEALTHZ: &str = "/healthz";
@@ -157,17 +154,19 @@ impl Watch {
 
     fn keep(&mut self, fresh: Fresh) -> Verdict {
         self.held = fresh.held;
-        fresh
-            .status
-            .map_or(fresh.verdict, |status| self.judge(status))
+        match fresh.answer {
+            Ok(status) => self.judge(status),
+            Err(verdict) => verdict,
+        }
     }
 
     fn judge(&mut self, status: StatusCode) -> Verdict {
+        let verdict = self.question.judge(status, &self.path);
         // Kubernetes before 1.16 has no `/readyz`; only the default is given up for it.
         if status == StatusCode::NOT_FOUND && self.path == READYZ {
             HEALTHZ.clone_into(&mut self.path);
         }
-        self.question.judge(status)
+        verdict
     }
 
     /// Waits for the next turn, or for the end of the held connection.

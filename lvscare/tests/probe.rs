@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use apiserver::{Apiserver, Authority, Behaviour};
 use lvscare::health::Verdict;
-use lvscare::probe::Question;
+use lvscare::probe::{Question, READYZ};
 use lvscare::tls::{Tls, Trust};
-use lvscare::watch::{READYZ, Timing, Watch};
+use lvscare::watch::{Timing, Watch};
 use tokio::net::{TcpSocket, TcpStream};
 
 const TIMING: Timing = Timing {
@@ -52,21 +52,30 @@ async fn statuses_are_told_apart() {
             "{status}"
         );
     }
-    for status in [429, 500, 503] {
-        let verdict = verdict_of(Behaviour::Status(status)).await;
+    for status in [500, 503] {
+        let cause = format!("status {status}");
         assert_eq!(
-            verdict,
-            Verdict::Draining {
-                cause: format!("status {status}")
-            }
+            verdict_of(Behaviour::Status(status)).await,
+            Verdict::Draining { cause }
         );
     }
-    assert_eq!(
-        verdict_of(Behaviour::Status(400)).await,
-        Verdict::Sick {
-            cause: "status 400".to_owned()
-        }
-    );
+    for status in [400, 429] {
+        let cause = format!("status {status}");
+        assert_eq!(
+            verdict_of(Behaviour::Status(status)).await,
+            Verdict::Sick { cause }
+        );
+    }
+}
+
+#[tokio::test]
+async fn only_readyz_is_believed_at_once_when_it_says_500() {
+    let authority = Authority::new();
+    let server = Apiserver::start(&authority, Behaviour::Status(500)).await;
+    let trust = Trust::Authority(authority.file().to_owned());
+    let mut watch = Watch::new(server.address, "/healthz", question(trust), TIMING);
+    let cause = "status 500".to_owned();
+    assert_eq!(watch.round().await.verdict, Verdict::Sick { cause });
 }
 
 #[tokio::test]
