@@ -1,11 +1,13 @@
 //! systemd over D-Bus: watch jobs, then call, then wait for that job.
 //!
-//! Peer to peer with PID 1 first, because that works before `dbus.service` runs; the system bus is the way back. Raw
-//! method calls and no generated proxies: a peer connection has no senders that a proxy could match signals by.
+//! Over the system bus, whose socket is there before firstboot starts. Not peer to peer over `/run/systemd/private`:
+//! systemd signs its messages there with its well-known name, and zbus 6 refuses a message whose sender is not a unique
+//! name ("Invalid unique name"; seen with systemd 257 and zbus 6.2.1). Raw method calls and no generated proxies: it is
+//! a dozen lines, and the order of subscribing and calling stays in sight.
 
 use std::num::NonZeroUsize;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
 use serde::Serialize;
 use zbus::wire::{DynamicType, ObjectPath, OwnedObjectPath, OwnedVariant, Type};
@@ -13,7 +15,6 @@ use zbus::{Connection, MessageStream, connection};
 
 use super::runtime::block_on;
 
-const PRIVATE_SOCKET: &str = "/run/systemd/private";
 const NAME: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -88,40 +89,21 @@ pub fn is_enabled(unit: &str) -> Result<bool> {
             .await?;
         Ok(state == "enabled")
     })
-    .with_context(|| format!("asking whether `{unit}` is enabled`"))
+    .with_context(|| format!("asking whether `{unit}` is enabled"))
 }
 
 /// A connection to PID 1.
-struct Manager {
-    connection: Connection,
-    destination: Option<&'static str>,
-}
+struct Manager(Connection);
 
 impl Manager {
     async fn connect() -> Result<Self> {
-        let private = connection::Builder::address(format!("unix:path={PRIVATE_SOCKET}").as_str())
-            .p2p()
+        let connection = connection::Builder::system()
             .max_queued(QUEUE)
             .build()
             .await;
-        let (connection, destination) = match private {
-            Ok(connection) => (connection, None),
-            Err(error) => {
-                log::debug!("connecting to `{PRIVATE_SOCKET}`: {error}, using the system bus");
-                let bus = connection::Builder::system()
-                    .max_queued(QUEUE)
-                    .build()
-                    .await;
-                let bus = bus.map_err(|bus| {
-                    anyhow!("connecting to systemd: `{PRIVATE_SOCKET}`: {error}; system bus: {bus}")
-                })?;
-                (bus, Some(NAME))
-            }
-        };
-        Ok(Self {
-            connection,
-            destination,
-        })
+        Ok(Self(connection.context(
+            "connecting to the system bus; does `dbus.socket` run?",
+        )?))
     }
 
     async fn call<B, T>(&self, path: &str, interface: &str, method: &str, body: &B) -> Result<T>
@@ -131,8 +113,8 @@ impl Manager {
     {
         let path = ObjectPath::try_from(path)?;
         let reply = self
-            .connection
-            .call_method(self.destination, path, Some(interface), method, body)
+            .0
+            .call_method(Some(NAME), path, Some(interface), method, body)
             .await?;
         Ok(reply.body().deserialize()?)
     }
@@ -141,24 +123,21 @@ impl Manager {
 /// Calls a method that makes a job, and waits for that job to end.
 async fn job(method: &str, unit: &str) -> Result<()> {
     let manager = Manager::connect().await?;
-    let mut messages = MessageStream::from(&manager.connection);
-    // Before the call: a job may end before its reply is read. A peer hears signals anyway, a bus client only so.
+    let mut messages = MessageStream::from(&manager.0);
+    // Before the call: a job may end before its reply is read.
+    let rule = format!("type='signal',sender='{NAME}',interface='{MANAGER}',member='JobRemoved'");
+    let bus = Some("org.freedesktop.DBus");
+    manager
+        .0
+        .call_method(
+            bus,
+            "/org/freedesktop/DBus",
+            bus,
+            "AddMatch",
+            &rule.as_str(),
+        )
+        .await?;
     let () = manager.call(PATH, MANAGER, "Subscribe", &()).await?;
-    if manager.destination.is_some() {
-        let rule =
-            format!("type='signal',sender='{NAME}',interface='{MANAGER}',member='JobRemoved'");
-        let bus = Some("org.freedesktop.DBus");
-        manager
-            .connection
-            .call_method(
-                bus,
-                "/org/freedesktop/DBus",
-                bus,
-                "AddMatch",
-                &rule.as_str(),
-            )
-            .await?;
-    }
     let job: OwnedObjectPath = manager
         .call(PATH, MANAGER, method, &(unit, "replace"))
         .await?;
@@ -180,5 +159,5 @@ async fn job(method: &str, unit: &str) -> Result<()> {
             };
         }
     }
-    bail!("systemd closed the connection before the job had ended")
+    bail!("the bus closed the connection before the job had ended")
 }
