@@ -251,7 +251,9 @@ fn agree(
         let help = "the host name is the node name; write the same in both".to_owned();
         found.push(node.error_at("name", message, Some(help)));
     }
-    let Some(network) = network else { return };
+    let Some(network) = network.filter(|network| network.devices().count() > 0) else {
+        return;
+    };
     if network
         .devices()
         .any(|device| device.dhcp4 || device.dhcp6 || device.accept_ra == Some(true))

@@ -145,11 +145,14 @@ fn is_printable(c: char) -> bool {
 }
 
 fn is_block_text(text: &str) -> bool {
+    let ascii = text
+        .bytes()
+        .all(|b| matches!(b, b'\n' | b'\t' | b' '..=b'~'));
     text.contains('\n')
         && !text.starts_with(['\n', '\t'])
-        && text.chars().all(|c| c == '\n' || c == '\t' || is_printable(c))
+        && (ascii || text.chars().all(|c| c == '\n' || c == '\t' || is_printable(c)))
         // Readers differ on blank-only lines at the edges of a block.
-        && text.lines().all(|line| line.is_empty() || !line.trim_matches([' ', '\t']).is_empty())
+        && text.split('\n').all(|line| line.is_empty() || line.bytes().any(|b| b != b' ' && b != b'\t'))
         && !text.trim_end_matches('\n').is_empty()
 }
 
@@ -180,6 +183,14 @@ fn quoted_or_plain(out: &mut String, text: &str) {
         return;
     }
     out.push('"');
+    if text
+        .bytes()
+        .all(|b| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\')
+    {
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     for c in text.chars() {
         match c {
             '"' => out.push_str("\\\""),
@@ -197,6 +208,11 @@ fn quoted_or_plain(out: &mut String, text: &str) {
     out.push('"');
 }
 
-fn pad(out: &mut String, indent: usize) {
-    out.extend(std::iter::repeat_n(' ', indent));
+fn pad(out: &mut String, mut indent: usize) {
+    const BLANKS: &str = "                                ";
+    while indent > BLANKS.len() {
+        out.push_str(BLANKS);
+        indent -= BLANKS.len();
+    }
+    out.push_str(&BLANKS[..indent]);
 }
