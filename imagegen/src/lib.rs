@@ -15,3 +15,5 @@ pub mod output;
 pub mod make;
 pub mod show;
 pub mod cli;
+pub mod image;
+pub mod vfat;

@@ -1,0 +1,192 @@
+//! Writing a bbolt database, the format of containerd's metadata: nested buckets of sorted keys.
+//!
+//! Written whole, once, and the same bytes for the same buckets; there is no reader and no update here, because
+//! containerd itself takes over at boot. Every bucket gets a root page of its own (bbolt inlines small ones only to
+//! save space, and does so again when it first rewrites them). Format: go.etcd.io/bbolt `page.go`, `bucket.go`,
+//! `db.go`; all integers are little-endian.
+
+use std::collections::BTreeMap;
+
+const PAGE_SIZE: usize = 4096;
+const PAGE_HEADER: usize = 16;
+const ELEMENT: usize = 16;
+
+const BRANCHLESS_LEAF: u16 = 0x02;
+const META: u16 = 0x04;
+const FREELIST: u16 = 0x10;
+const BUCKET_ELEMENT: u32 = 0x01;
+
+const MAGIC: u32 = 0xED0C_DAED;
+const VERSION: u32 = 2;
+
+/// Pages 0 and 1 are the two metas, page 2 the (empty) freelist.
+const FIRST_DATA_PAGE: u64 = 3;
+
+/// One bucket: keys to values or to further buckets, and the counter behind bbolt's `NextSequence`.
+#[derive(Debug, Clone, Default)]
+pub struct Bucket {
+    items: BTreeMap<Vec<u8>, Item>,
+    sequence: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Item {
+    Value(Vec<u8>),
+    Bucket(Bucket),
+}
+
+impl Bucket {
+    /// Sets a value, replacing what stood under `key`.
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.items.insert(key.into(), Item::Value(value.into()));
+    }
+
+    /// The bucket under `key`, made where there is none.
+    pub fn bucket(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
+        let item = self.items.entry(key.into()).or_insert_with(|| Item::Bucket(Self::default()));
+        if let Item::Value(_) = item {
+            *item = Item::Bucket(Self::default());
+        }
+        match item {
+            Item::Bucket(bucket) => bucket,
+            Item::Value(_) => unreachable!("replaced by a bucket above"),
+        }
+    }
+
+    /// The bucket at the end of `path`.
+    pub fn at(&mut self, path: &[&str]) -> &mut Self {
+        path.iter().fold(self, |bucket, key| bucket.bucket(*key))
+    }
+
+    /// What `NextSequence` last returned.
+    pub fn set_sequence(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+}
+
+/// The database file that holds `root`.
+pub fn serialize(root: &Bucket) -> Vec<u8> {
+    let mut pages = Pages { data: Vec::new() };
+    let root_page = pages.write_bucket(root);
+    let high_water = FIRST_DATA_PAGE + (pages.data.len() / PAGE_SIZE) as u64;
+
+    let mut file = Vec::with_capacity(pages.data.len() + 3 * PAGE_SIZE);
+    for number in 0..2 {
+        let mut page = page_header(number, META, 0, 0);
+        page.extend(meta(root_page, root.sequence, high_water, number));
+        page.resize(PAGE_SIZE, 0);
+        file.extend(page);
+    }
+    let mut freelist = page_header(2, FREELIST, 0, 0);
+    freelist.resize(PAGE_SIZE, 0);
+    file.extend(freelist);
+    file.extend(pages.data);
+    file
+}
+
+struct Pages {
+    data: Vec<u8>,
+}
+
+impl Pages {
+    /// Writes `bucket` below all that it holds; returns its page number.
+    fn write_bucket(&mut self, bucket: &Bucket) -> u64 {
+        let elements: Vec<(u32, &[u8], Vec<u8>)> = bucket
+            .items
+            .iter()
+            .map(|(key, item)| match item {
+                Item::Value(value) => (0, key.as_slice(), value.clone()),
+                Item::Bucket(inner) => {
+                    let mut header = self.write_bucket(inner).to_le_bytes().to_vec();
+                    header.extend(inner.sequence.to_le_bytes());
+                    (BUCKET_ELEMENT, key.as_slice(), header)
+                }
+            })
+            .collect();
+
+        let number = FIRST_DATA_PAGE + (self.data.len() / PAGE_SIZE) as u64;
+        let payload: usize = elements.iter().map(|(_, k, v)| k.len() + v.len()).sum();
+        let size = PAGE_HEADER + elements.len() * ELEMENT + payload;
+        let overflow = size.div_ceil(PAGE_SIZE) - 1;
+
+        let mut page = page_header(number, BRANCHLESS_LEAF, elements.len(), overflow);
+        let mut position = PAGE_HEADER + elements.len() * ELEMENT;
+        for (index, (flags, key, value)) in elements.iter().enumerate() {
+            // An element's offset counts from the element itself.
+            let offset = position - (PAGE_HEADER + index * ELEMENT);
+            page.extend(flags.to_le_bytes());
+            for field in [offset, key.len(), value.len()] {
+                page.extend(u32_of(field).to_le_bytes());
+            }
+            position += key.len() + value.len();
+        }
+        for (_, key, value) in &elements {
+            page.extend_from_slice(key);
+            page.extend_from_slice(value);
+        }
+        page.resize((overflow + 1) * PAGE_SIZE, 0);
+        self.data.extend(page);
+        number
+    }
+}
+
+fn page_header(number: u64, flags: u16, count: usize, overflow: usize) -> Vec<u8> {
+    let mut header = number.to_le_bytes().to_vec();
+    header.extend(flags.to_le_bytes());
+    header.extend(u16::try_from(count).expect("a bucket of containerd's has under 65,535 keys").to_le_bytes());
+    header.extend(u32_of(overflow).to_le_bytes());
+    header
+}
+
+fn meta(root: u64, sequence: u64, high_water: u64, transaction: u64) -> Vec<u8> {
+    let mut meta = Vec::new();
+    for field in [MAGIC, VERSION, u32_of(PAGE_SIZE), 0] {
+        meta.extend(field.to_le_bytes());
+    }
+    for field in [root, sequence, 2, high_water, transaction] {
+        meta.extend(field.to_le_bytes());
+    }
+    let checksum = fnv1a(&meta);
+    meta.extend(checksum.to_le_bytes());
+    meta
+}
+
+/// FNV-1a, 64 bits: what bbolt protects its metas with.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+fn u32_of(value: usize) -> u32 {
+    u32::try_from(value).expect("containerd's metadata of one image is far below 4 GiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_buckets_give_the_same_bytes_in_any_order() {
+        let mut forward = Bucket::default();
+        forward.at(&["a", "b"]).put("k", "v");
+        forward.put("z", "1");
+        let mut backward = Bucket::default();
+        backward.put("z", "1");
+        backward.at(&["a", "b"]).put("k", "v");
+        assert_eq!(serialize(&forward), serialize(&backward));
+    }
+
+    #[test]
+    fn a_bucket_larger_than_a_page_spills_into_following_pages() {
+        let mut root = Bucket::default();
+        for i in 0..200 {
+            root.put(format!("{i:04}"), vec![7; 100]);
+        }
+        let file = serialize(&root);
+        assert_eq!(file.len() % PAGE_SIZE, 0);
+        let leaf = &file[3 * PAGE_SIZE..];
+        assert_eq!(u16::from_le_bytes([leaf[10], leaf[11]]), 200);
+        assert_eq!(file.len(), (3 + 1 + leaf[12] as usize) * PAGE_SIZE);
+    }
+}

@@ -1,0 +1,165 @@
+//! The disk: partition table, ESP, root and hash tree, seed; a sparse file that is flashed or booted as it is.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Cursor, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use gpt::disk::LogicalBlockSize;
+use gpt::partition::Partition;
+use gpt::partition_types::{OperatingSystem, Type};
+use userdata::paths;
+use uuid::{Uuid, uuid};
+
+use super::verity;
+use crate::vfat;
+
+const MIB: u64 = 1 << 20;
+const SECTOR: u64 = 512;
+
+/// Room for two kernels of the largest kind, an update's beside the running one's.
+const ESP_SIZE: u64 = 256 * MIB;
+const SEED_SIZE: u64 = 16 * MIB;
+/// What is left free after root in its slot, so that a later image may be larger.
+const SLOT_HEADROOM: u64 = 256 * MIB;
+
+const ESP_TYPE: Uuid = uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
+/// Discoverable Partitions Specification: root and its verity tree on x86-64.
+const ROOT_TYPE: Uuid = uuid!("4f68bce3-e8cd-4db1-96e7-fbcaf984b709");
+const VERITY_TYPE: Uuid = uuid!("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5");
+/// Microsoft basic data: what firmware, other systems and people expect a FAT volume to be.
+const SEED_TYPE: Uuid = uuid!("ebd0a0a2-b9e5-4433-87c0-68b6b72699c7");
+
+/// What goes onto the disk.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    pub uki: &'a Path,
+    pub root: &'a Path,
+    pub verity: &'a Path,
+    pub root_hash: &'a str,
+    /// Files of the seed partition; none where every host gets its document from elsewhere.
+    pub seed: &'a [(&'a str, &'a [u8])],
+}
+
+struct Slot<'a> {
+    name: &'a str,
+    kind: Uuid,
+    id: Uuid,
+    size: u64,
+    read_only: bool,
+}
+
+/// Writes the disk image to `out`, which must not exist.
+pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
+    let size_of = |path: &Path| -> Result<u64> {
+        Ok(path.metadata().with_context(|| format!("reading `{}`", path.display()))?.len())
+    };
+    let (root_id, verity_id) = verity::partition_ids(parts.root_hash)?;
+    let root_slot = (size_of(parts.root)? + SLOT_HEADROOM).next_multiple_of(64 * MIB);
+    // A hash tree is 1/127 of its data and a superblock.
+    let verity_slot = (size_of(parts.verity)?.max(root_slot / 100)).next_multiple_of(MIB);
+    let id = |purpose: &str| verity::id(purpose, parts.root_hash.as_bytes());
+    let slot = |name, kind, id, size, read_only| Slot { name, kind, id, size, read_only };
+    let slots = [
+        slot(paths::ESP_PARTITION, ESP_TYPE, id("esp"), ESP_SIZE, false),
+        slot(paths::ROOT_PARTITION, ROOT_TYPE, root_id, root_slot, true),
+        slot(paths::VERITY_PARTITION, VERITY_TYPE, verity_id, verity_slot, true),
+        // systemd-sysupdate takes a partition of this name as free for the next version.
+        slot("_empty", ROOT_TYPE, id("root-b"), root_slot, true),
+        slot("_empty", VERITY_TYPE, id("verity-b"), verity_slot, true),
+        slot(paths::SEED_PARTITION, SEED_TYPE, id("seed"), SEED_SIZE, false),
+    ];
+
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(out)
+        .with_context(|| format!("creating `{}`", out.display()))?;
+    // One MiB before the first partition, one after the last for the second table.
+    let total = slots.iter().map(|s| s.size).sum::<u64>() + 2 * MIB;
+    file.set_len(total).with_context(|| format!("making `{}` {total} bytes long", out.display()))?;
+
+    let mut start = MIB;
+    let mut table = BTreeMap::new();
+    let mut offsets = Vec::new();
+    for (number, slot) in (1..).zip(&slots) {
+        table.insert(number, partition(slot, start));
+        offsets.push(start);
+        start += slot.size;
+    }
+    write_table(&mut file, total, id("disk"), table)?;
+
+    let uki = std::fs::read(parts.uki).with_context(|| format!("reading `{}`", parts.uki.display()))?;
+    let esp = fat(ESP_SIZE, "ESP", id("esp"), &[("EFI/BOOT/BOOTX64.EFI", &uki)])?;
+    copy_bytes(&mut file, offsets[0], &esp)?;
+    copy_file(&mut file, offsets[1], parts.root)?;
+    copy_file(&mut file, offsets[2], parts.verity)?;
+    copy_bytes(&mut file, offsets[5], &fat(SEED_SIZE, paths::SEED_LABEL, id("seed"), parts.seed)?)?;
+    file.sync_all().with_context(|| format!("syncing `{}`", out.display()))
+}
+
+fn partition(slot: &Slot<'_>, start: u64) -> Partition {
+    /// Discoverable Partitions Specification: the partition is mounted read-only.
+    const READ_ONLY: u64 = 1 << 60;
+    Partition {
+        part_type_guid: Type { guid: slot.kind, os: OperatingSystem::None },
+        part_guid: slot.id,
+        first_lba: start / SECTOR,
+        last_lba: (start + slot.size) / SECTOR - 1,
+        flags: if slot.read_only { READ_ONLY } else { 0 },
+        name: slot.name.to_owned(),
+    }
+}
+
+fn write_table(file: &mut File, total: u64, id: Uuid, table: BTreeMap<u32, Partition>) -> Result<()> {
+    let sectors = u32::try_from(total / SECTOR - 1).unwrap_or(u32::MAX);
+    gpt::mbr::ProtectiveMBR::with_lb_size(sectors)
+        .overwrite_lba0(file)
+        .context("writing the protective MBR")?;
+    let mut disk = gpt::GptConfig::new()
+        .writable(true)
+        .logical_block_size(LogicalBlockSize::Lb512)
+        .create_from_device(file, Some(id))
+        .context("laying out the partition table")?;
+    disk.update_partitions(table).context("filling the partition table")?;
+    disk.write().context("writing the partition table")?;
+    Ok(())
+}
+
+fn fat(size: u64, label: &str, id: Uuid, files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+    let length = usize::try_from(size).context("a FAT volume larger than memory")?;
+    let mut volume = Cursor::new(vec![0; length]);
+    vfat::write(&mut volume, size, label, id.as_fields().0, files)?;
+    let volume = volume.into_inner();
+    ensure!(volume.len() == length, "the volume `{label}` grew to {} bytes", volume.len());
+    Ok(volume)
+}
+
+fn copy_file(disk: &mut File, offset: u64, source: &Path) -> Result<()> {
+    let mut source_file = File::open(source).with_context(|| format!("opening `{}`", source.display()))?;
+    let mut buffer = vec![0; 4 << 20];
+    let mut position = offset;
+    loop {
+        let got = source_file.read(&mut buffer).with_context(|| format!("reading `{}`", source.display()))?;
+        if got == 0 {
+            return Ok(());
+        }
+        copy_bytes(disk, position, &buffer[..got])?;
+        position += got as u64;
+    }
+}
+
+/// Writes `bytes` at `offset`, leaving blocks of zeros as holes.
+fn copy_bytes(disk: &mut File, offset: u64, bytes: &[u8]) -> Result<()> {
+    const BLOCK: usize = 4096;
+    for (number, block) in bytes.chunks(BLOCK).enumerate() {
+        if block.iter().any(|b| *b != 0) {
+            disk.seek(SeekFrom::Start(offset + (number * BLOCK) as u64))
+                .and_then(|_| disk.write_all(block))
+                .context("writing the disk image")?;
+        }
+    }
+    Ok(())
+}
