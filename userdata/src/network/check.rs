@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::values::{is_file_name, is_interface_name, is_word};
 use super::{Destination, Device, Network};
 use crate::validate;
 use crate::yaml::{Diagnostics, Parsed, Spans};
@@ -399,18 +400,4 @@ impl Checker<'_> {
             }
         }
     }
-}
-
-fn is_word(text: &str) -> bool {
-    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
-}
-
-fn is_file_name(id: &str) -> bool {
-    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'@');
-    !id.is_empty() && !id.starts_with('.') && id.len() <= 64 && id.bytes().all(good)
-}
-
-/// The kernel's limit is 15 bytes (`IFNAMSIZ` less the NUL).
-fn is_interface_name(name: &str) -> bool {
-    is_file_name(name) && name.len() <= 15
 }

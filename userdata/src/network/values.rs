@@ -153,3 +153,17 @@ where
     }
     deserializer.deserialize_any(Either(PhantomData))
 }
+
+pub(super) fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+pub(super) fn is_file_name(id: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'@');
+    !id.is_empty() && !id.starts_with('.') && id.len() <= 64 && id.bytes().all(good)
+}
+
+/// The kernel's limit is 15 bytes (`IFNAMSIZ` less the NUL).
+pub(super) fn is_interface_name(name: &str) -> bool {
+    is_file_name(name) && name.len() <= 15
+}

@@ -4,16 +4,16 @@
 //! value is an error, because readers differ on it.
 
 use serde::de::{
-    self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess,
-    SeqAccess, Unexpected, VariantAccess, Visitor,
+    self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, Unexpected,
+    VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
-use super::failure::{Failure, What};
+use super::access::{Entries, Items};
+use super::failure::Failure;
 use super::key::KeyDe;
 use super::scalar::{self, Plain};
-use super::spans::Segment;
-use super::tree::{Entry, Item, Kind, Node, Style};
+use super::tree::{Entry, Kind, Node, Style};
 
 /// The struct name under which [`super::Scalar`] asks for text and quoting.
 pub(super) const SCALAR: &str = "$userdata::yaml::Scalar";
@@ -96,24 +96,15 @@ impl<'a> NodeDe<'a> {
                 }
             }
             Kind::Seq(items) => visitor.visit_seq(Items(items.iter())),
-            Kind::Map(entries) => visitor.visit_map(Entries {
-                entries: entries.iter(),
-                value: None,
-            }),
+            Kind::Map(entries) => visitor.visit_map(Entries::new(entries.iter())),
         }
     }
 
     fn mapping<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
         match &self.0.kind {
-            Kind::Map(entries) => visitor.visit_map(Entries {
-                entries: entries.iter(),
-                value: None,
-            }),
+            Kind::Map(entries) => visitor.visit_map(Entries::new(entries.iter())),
             // `ntp:` with nothing behind it is how people write "all defaults".
-            _ if self.is_null() => visitor.visit_map(Entries {
-                entries: [].iter(),
-                value: None,
-            }),
+            _ if self.is_null() => visitor.visit_map(Entries::new([].iter())),
             _ => Err(self.mismatch(&visitor)),
         }
     }
@@ -296,75 +287,6 @@ impl<'a> Deserializer<'a> for NodeDe<'a> {
     }
 
     forward_to_deserialize_any! { <V: Visitor<'a>> i128 u128 }
-}
-
-struct Items<'a>(std::slice::Iter<'a, Item>);
-
-impl<'a> SeqAccess<'a> for Items<'a> {
-    type Error = Failure;
-
-    fn next_element_seed<S: DeserializeSeed<'a>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Failure> {
-        let Some(item) = self.0.next() else {
-            return Ok(None);
-        };
-        let value = seed
-            .deserialize(NodeDe(&item.value))
-            .map_err(|f| f.at(&item.value.region).inside(Segment::Index(item.index)))?;
-        Ok(Some(value))
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.0.len())
-    }
-}
-
-struct Entries<'a> {
-    entries: std::slice::Iter<'a, Entry>,
-    value: Option<&'a Entry>,
-}
-
-impl<'a> MapAccess<'a> for Entries<'a> {
-    type Error = Failure;
-
-    fn next_key_seed<S: DeserializeSeed<'a>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Failure> {
-        let Some(entry) = self.entries.next() else {
-            return Ok(None);
-        };
-        self.value = Some(entry);
-        let key = KeyDe(&entry.key);
-        let key = seed
-            .deserialize(key)
-            .map_err(|f| f.at(&entry.region).inside(Segment::Key(entry.key.clone())))?;
-        Ok(Some(key))
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'a>>(&mut self, seed: S) -> Result<S::Value, Failure> {
-        let Some(entry) = self.value.take() else {
-            return Err(Failure::new("a value without a key"));
-        };
-        seed.deserialize(NodeDe(&entry.value))
-            .map_err(|mut failure| {
-                // Nothing was written, so there is nothing to underline but the key.
-                if failure.path.is_empty()
-                    && (entry.value.region.bytes.is_empty() || failure.what == What::Missing)
-                {
-                    failure.region = Some(entry.region.clone());
-                }
-                failure
-                    .at(&entry.value.region)
-                    .inside(Segment::Key(entry.key.clone()))
-            })
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.entries.len())
-    }
 }
 
 struct Variant<'a>(&'a Entry);

@@ -4,6 +4,7 @@
 //! first unknown key and guesses types from text, so reading goes through an event parser and the wanted
 //! type; `serde_yaml` gives the value tree that is written, and checks the reader in tests.
 
+mod access;
 mod de;
 mod diagnostic;
 mod failure;
@@ -23,7 +24,7 @@ use serde::de::DeserializeOwned;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use spans::{Region, Span, Spans};
 pub use tree::Style;
-pub use write::to_string;
+pub use write::{NotWritable, to_string, try_to_string};
 
 pub(crate) use failure::nearest;
 

@@ -13,10 +13,23 @@ use super::scalar;
 /// Block style, keys in the order of the type, ends with a newline. The same value gives the same bytes.
 ///
 /// # Panics
-/// Never for types that derive `Serialize`; a hand-written `Serialize` that reports an error becomes
-/// `null` here, since there is no text for it.
+/// When the type cannot be written at all: its own `Serialize` reports an error, or holds raw bytes. For a
+/// type whose `Serialize` can fail on a value (a `Path`), there is [`try_to_string`].
 pub fn to_string<T: Serialize + ?Sized>(value: &T) -> String {
-    let value = serde_yaml::to_value(value).unwrap_or(Value::Null);
+    match try_to_string(value) {
+        Ok(text) => text,
+        Err(error) => panic!("{} cannot be written: {error}", std::any::type_name::<T>()),
+    }
+}
+
+/// A value whose own `Serialize` refused it.
+#[derive(Debug, thiserror::Error)]
+#[error("the value has no form in YAML: {0}")]
+pub struct NotWritable(String);
+
+/// [`to_string`] for values whose `Serialize` can fail.
+pub fn try_to_string<T: Serialize + ?Sized>(value: &T) -> Result<String, NotWritable> {
+    let value = serde_yaml::to_value(value).map_err(|error| NotWritable(error.to_string()))?;
     let mut out = String::new();
     match &value {
         Value::Mapping(map) if !map.is_empty() => mapping(&mut out, map, 0, false),
@@ -26,7 +39,7 @@ pub fn to_string<T: Serialize + ?Sized>(value: &T) -> String {
             out.push('\n');
         }
     }
-    out
+    Ok(out)
 }
 
 /// `started`: the first line already has its indentation, because it follows a `- `.
