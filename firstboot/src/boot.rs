@@ -30,9 +30,14 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Makes this machine, or the tree below `root`, what its document says.
-pub fn run(root: &Root, sources: &[Box<dyn Source>], report: &mut Reporter) -> Result<()> {
-    let found = if root.is_machine() {
+/// Makes this machine, or the tree below `root`, what its document says. A machine may wait until a source has one.
+pub fn run(
+    root: &Root,
+    sources: &[Box<dyn Source>],
+    may_wait: bool,
+    report: &mut Reporter,
+) -> Result<()> {
+    let found = if may_wait && root.is_machine() {
         wait_for_document(root, sources, report)
     } else {
         look_once(root, sources, report)

@@ -36,7 +36,7 @@ messages! {
     /// Something outside firstboot is waited for. Fields: `STEP`, `ENDPOINT`, `ANSWER` (what it last said), `TRIES`.
     WAITING = "ae9bfdeb1dbb421fa3419e895a860dea";
     /// The machine is what its document says. Fields: `HOST`, `ROLE`, `DURATION_MS`, `OWN_MS`, `PEAK_MEMORY_KIB`,
-    /// `CHANGED` (how many steps did something).
+    /// `CHANGED` (how many steps made a lasting change).
     READY = "124ff8ab7e664a968ae990d838123c81";
     /// firstboot ends without success. Fields: `REASON`.
     FAILED = "a4bda419b6b841eab8f1a966e60789cb";

@@ -10,15 +10,34 @@ pub fn install() {
     log::set_max_level(LevelFilter::Debug);
     if std::env::var_os("JOURNAL_STREAM").is_some()
         && let Ok(journal) = JournalLog::new()
-        && journal.install().is_ok()
+        && log::set_boxed_logger(Box::new(Ours(journal))).is_ok()
     {
         return;
     }
     log::set_max_level(LevelFilter::Info);
-    let _ = log::set_boxed_logger(Box::new(StandardError));
+    let _ = log::set_boxed_logger(Box::new(Ours(StandardError)));
 }
 
-#[derive(Debug)]
+/// Lets through what firstboot says itself: its libraries' debug lines, several a second while an apiserver is waited
+/// for, only matter under a debugger.
+struct Ours<L>(L);
+
+impl<L: Log> Log for Ours<L> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("firstboot")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
 struct StandardError;
 
 impl Log for StandardError {
@@ -27,10 +46,7 @@ impl Log for StandardError {
     }
 
     fn log(&self, record: &Record<'_>) {
-        // zbus and netlink have things to say that only matter under a debugger.
-        if record.target().starts_with("firstboot") {
-            let _ = writeln!(std::io::stderr(), "firstboot: {}", record.args());
-        }
+        let _ = writeln!(std::io::stderr(), "firstboot: {}", record.args());
     }
 
     fn flush(&self) {}

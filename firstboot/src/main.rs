@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         return exit(print_plan(&root, &sources), None);
     }
     let mut report = Reporter::new(&root);
-    let result = boot::run(&root, &sources, &mut report);
+    let result = boot::run(&root, &sources, cli.seed.is_none(), &mut report);
     exit(result, Some(&mut report))
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use userdata::paths::RECEIPT_FILE;
 
-use crate::system::files::{Attributes, Root};
+use crate::system::files::Root;
 
 #[derive(Debug)]
 pub struct Receipt {
@@ -80,8 +80,6 @@ impl Receipt {
         })
         .context("writing the receipt")?;
         bytes.push(b'\n');
-        self.root
-            .write(RECEIPT_FILE, &bytes, Attributes::mode(0o644))?;
-        Ok(())
+        self.root.note(RECEIPT_FILE, &bytes)
     }
 }

@@ -15,7 +15,7 @@ use userdata::paths::STATUS_FILE;
 
 use crate::journal;
 use crate::source::{Look, Seed};
-use crate::system::files::{Attributes, Root};
+use crate::system::files::Root;
 use crate::system::usage;
 
 /// There when the machine is what its document says; gone at power-off.
@@ -356,7 +356,7 @@ impl Reporter {
         if !self.root.is_machine() {
             return;
         }
-        if let Err(error) = self.root.write(path, bytes, Attributes::mode(0o644)) {
+        if let Err(error) = self.root.note(path, bytes) {
             log::warn!("{error:#}, going on without");
         }
     }

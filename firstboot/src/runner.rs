@@ -11,7 +11,7 @@ use crate::report::Reporter;
 use crate::step::Step;
 use crate::system::files::Root;
 
-/// Runs the steps in order and returns how many changed something.
+/// Runs the steps in order and returns how many made a lasting change.
 ///
 /// A step that says it is done is skipped; so are steps that need a running machine when `root` is a directory.
 pub fn run(
@@ -49,9 +49,11 @@ pub fn run(
         let took = start.elapsed();
         match applied {
             Ok(()) => {
-                changed += 1;
                 report.step_done(name, number, count, took);
-                receipt.record(name, Outcome::Done, took)?;
+                if step.is_lasting() {
+                    changed += 1;
+                    receipt.record(name, Outcome::Done, took)?;
+                }
             }
             Err(error) => {
                 report.step_failed(name, number, count, took, &error);

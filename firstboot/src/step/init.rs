@@ -299,3 +299,99 @@ fn wait(endpoint: &str, report: &mut Reporter, mut ask: impl FnMut() -> Result<(
 pub fn endpoint(address: std::net::IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(address, port).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn step(others: &[(&str, String)]) -> (tempfile::TempDir, KubeadmInit) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        root.write(AUTHORITY, b"one authority", Attributes::mode(0o644))
+            .unwrap();
+        let others = others.iter().map(|(name, endpoint)| {
+            let address = std::net::IpAddr::from([127, 0, 0, 1]);
+            (
+                Master {
+                    name: (*name).to_owned(),
+                    address,
+                },
+                endpoint.clone(),
+            )
+        });
+        let init = KubeadmInit {
+            root,
+            endpoint: "127.0.0.1:1".into(),
+            node_name: "m0".into(),
+            others: others.collect(),
+            missing_addons: Vec::new(),
+        };
+        (dir, init)
+    }
+
+    #[test]
+    fn a_mark_of_this_cluster_is_a_mark_and_one_of_another_is_refused() {
+        let (_dir, init) = step(&[]);
+        assert!(!init.is_marked(INITIALISED_MARK).unwrap());
+        init.mark(INITIALISED_MARK).unwrap();
+        assert!(init.is_marked(INITIALISED_MARK).unwrap());
+        init.root
+            .write(AUTHORITY, b"another authority", Attributes::mode(0o644))
+            .unwrap();
+        let error = init.is_done().unwrap_err().to_string();
+        assert!(error.contains("was a master of another cluster"), "{error}");
+    }
+
+    #[test]
+    fn done_needs_the_mark_and_all_files() {
+        let (_dir, init) = step(&[]);
+        init.mark(INITIALISED_MARK).unwrap();
+        assert!(!init.is_done().unwrap());
+        let manifests = MANIFESTS.map(|name| format!("/etc/kubernetes/manifests/{name}.yaml"));
+        let kubelet =
+            ["config.yaml", "kubeadm-flags.env"].map(|name| format!("/var/lib/kubelet/{name}"));
+        for path in manifests.iter().chain(&kubelet) {
+            assert!(!init.is_done().unwrap(), "before {path}");
+            init.root.write(path, b"", Attributes::mode(0o600)).unwrap();
+        }
+        assert!(init.is_done().unwrap());
+    }
+
+    #[test]
+    fn etcd_that_was_answered_for_is_never_moved_away() {
+        let (_dir, init) = step(&[]);
+        init.root
+            .write("/var/lib/etcd/member/wal/0", b"x", Attributes::mode(0o600))
+            .unwrap();
+        init.mark(ANSWERED_MARK).unwrap();
+        init.clear_unfinished_etcd().unwrap();
+        assert!(init.root.exists("/var/lib/etcd/member/wal/0"));
+    }
+
+    #[test]
+    fn a_stranger_on_a_masters_port_is_not_this_cluster() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        // Answers, but not as TLS.
+        let stranger = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut hello = [0; 64];
+            let _ = stream.read(&mut hello);
+        });
+        let (_dir, init) = step(&[("m1", endpoint)]);
+        let certified = some_authority();
+        init.root
+            .write(AUTHORITY, certified.as_bytes(), Attributes::mode(0o644))
+            .unwrap();
+        init.refuse_beside_others().unwrap();
+        stranger.join().unwrap();
+    }
+
+    /// Any certificate will do: nothing is signed by it.
+    fn some_authority() -> String {
+        include_str!("../../tests/fixtures/authority.crt").to_owned()
+    }
+}

@@ -44,11 +44,20 @@ impl Kernel {
     }
 
     fn missing_modules(&self) -> Vec<&str> {
-        // A module built into the kernel has a directory only if it has parameters, so it is asked for below, harmlessly.
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let builtin =
+            fs::read_to_string(format!("/lib/modules/{}/modules.builtin", release.trim()))
+                .unwrap_or_default();
+        let is_there = |name: &str| {
+            // A module built into the kernel has a directory only if it has parameters.
+            let file = format!("/{name}.ko");
+            Path::new("/sys/module").join(name).exists()
+                || builtin.lines().any(|line| line.ends_with(&file))
+        };
         self.modules
             .iter()
             .copied()
-            .filter(|name| !Path::new("/sys/module").join(name).exists())
+            .filter(|name| !is_there(name))
             .collect()
     }
 }
@@ -105,6 +114,10 @@ impl Step for Kernel {
             );
         }
         Ok(())
+    }
+
+    fn is_lasting(&self) -> bool {
+        false
     }
 
     fn needs_machine(&self) -> bool {

@@ -32,6 +32,10 @@ pub trait Step: fmt::Display {
     fn is_done(&self) -> Result<bool>;
     /// Touches. Safe to run again after a power cut half-way through.
     fn apply(&self, report: &mut Reporter) -> Result<()>;
+    /// Does it leave something behind that the next boot finds? What only starts or waits is not a change to the host.
+    fn is_lasting(&self) -> bool {
+        true
+    }
     /// Does it act on a running machine, and not only on files? Such a step is passed over with `--root`.
     fn needs_machine(&self) -> bool {
         false

@@ -89,6 +89,10 @@ impl Step for NodeReady {
         Ok(())
     }
 
+    fn is_lasting(&self) -> bool {
+        false
+    }
+
     fn needs_machine(&self) -> bool {
         true
     }

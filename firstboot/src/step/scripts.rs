@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use sha2::{Digest, Sha256};
 
 use userdata::cloudconfig::Command;
@@ -50,14 +50,16 @@ impl Step for Scripts {
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
         for (number, words) in self.commands.iter().enumerate() {
-            let run = match words {
-                Command::Shell(line) => command::run("/bin/sh", &["-c", line]),
-                Command::Argv(words) => match words.split_first() {
-                    Some((program, arguments)) => command::run(program, arguments),
-                    None => continue,
-                },
-            };
-            run.with_context(|| format!("running `{}[{number}]`", self.name))?;
+            let shown = format!("{}[{number}]", self.name);
+            match words {
+                Command::Shell(line) => command::run_shown_as(&shown, "/bin/sh", &["-c", line])?,
+                Command::Argv(words) => {
+                    let Some((program, arguments)) = words.split_first() else {
+                        continue;
+                    };
+                    command::run_shown_as(&shown, program, arguments)?;
+                }
+            }
         }
         if self.once {
             // The machine is no longer only what its image and document say.
@@ -68,6 +70,10 @@ impl Step for Scripts {
             )?;
         }
         Ok(())
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.once
     }
 
     fn needs_machine(&self) -> bool {

@@ -33,6 +33,10 @@ impl Step for Unit {
         systemd::start(self.unit)
     }
 
+    fn is_lasting(&self) -> bool {
+        false
+    }
+
     fn needs_machine(&self) -> bool {
         true
     }

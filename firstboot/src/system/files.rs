@@ -130,6 +130,19 @@ impl Root {
         Ok(!self.write_all(&[file])?.is_empty())
     }
 
+    /// Replaces the file without waiting for the disk: for what may be lost in a power cut, but never be half there.
+    pub fn note(&self, path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+        let file = Wanted {
+            path: path.as_ref().to_owned(),
+            bytes: bytes.to_vec(),
+            attributes: Attributes::mode(0o644),
+        };
+        let temporary = self.temporary(&file.path)?;
+        self.write_temporary(&file, &temporary)?;
+        let full = self.join(&file.path);
+        fs::rename(&temporary, &full).with_context(|| format!("replacing `{}`", full.display()))
+    }
+
     /// Writes those files that are not already so, and returns them.
     ///
     /// The bytes go to a temporary name that only root may read, get owner and mode, are synced and renamed: readers
