@@ -50,9 +50,9 @@ func TestOthersRangesAreRoutedByTheirAddressOfTheSameFamily(t *testing.T) {
 
 func TestAnUnfinishedNodeIsNamed(t *testing.T) {
 	for want, nodes := range map[string]map[string]*v1.Node{
-		"not in the API":  byName(node("b", "10.0.0.2", "10.244.1.0/24")),
-		"no InternalIP":   byName(node("a", "", "10.244.0.0/24")),
-		"no pod range":    byName(node("a", "10.0.0.1")),
+		"not in the API": byName(node("b", "10.0.0.2", "10.244.1.0/24")),
+		"no InternalIP":  byName(node("a", "", "10.244.0.0/24")),
+		"no pod range":   byName(node("a", "10.0.0.1")),
 	} {
 		if _, err := planFor("a", nodes, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)
