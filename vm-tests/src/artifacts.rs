@@ -1,0 +1,184 @@
+//! What the tests boot, made as its user would make it: the programs by cargo, the image by `imagegen`.
+//!
+//! Made once per content: cargo and imagegen know themselves what is up to date.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::target_dir;
+
+/// Names a package instead of the embedded default.
+pub const PACKAGE: &str = "FIRSTLIGHT_PACKAGE";
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The programs under test.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    pub imagegen: PathBuf,
+    /// The folder of the static `firstboot` and `lvscare` that go into images.
+    pub image: PathBuf,
+}
+
+impl Programs {
+    /// Builds them if anything changed; cargo's own output goes to stderr.
+    pub fn build() -> Result<Self> {
+        // Below the target folder but not in it: `cargo test` holds its lock while tests run.
+        let folder = target_dir().join("vm-tests/build");
+        fs::create_dir_all(&folder)?;
+        let _lock = lock(&folder.join("lock"))?;
+        let image = build_static(&folder.join("static"))?;
+        let tools = folder.join("tools");
+        cargo(
+            &tools,
+            &["build", "--profile", "tools", "--package", "imagegen"],
+            None,
+        )?;
+        Ok(Self {
+            imagegen: tools.join("tools/imagegen"),
+            image,
+        })
+    }
+
+    /// Builds only the static ones; returns their folder.
+    pub fn build_static() -> Result<PathBuf> {
+        let folder = target_dir().join("vm-tests/build");
+        fs::create_dir_all(&folder)?;
+        let _lock = lock(&folder.join("lock"))?;
+        build_static(&folder.join("static"))
+    }
+}
+
+fn build_static(target: &Path) -> Result<PathBuf> {
+    // Without `--target` the flag would reach procedural macros, which cannot be static.
+    let arguments = [
+        "build",
+        "--release",
+        "--target",
+        TARGET,
+        "--package",
+        "firstboot",
+        "--package",
+        "lvscare",
+        "--bins",
+    ];
+    cargo(target, &arguments, Some("-C target-feature=+crt-static"))?;
+    Ok(target.join(TARGET).join("release"))
+}
+
+fn cargo(target: &Path, arguments: &[&str], flags: Option<&str>) -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    cargo
+        .args(arguments)
+        .env("CARGO_TARGET_DIR", target)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    // What the outer cargo set for our own tests would make the inner one build everything again.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST_")
+            || text == "RUSTFLAGS"
+        {
+            cargo.env_remove(&name);
+        }
+    }
+    if let Some(flags) = flags {
+        cargo.env("RUSTFLAGS", flags);
+    }
+    let status = cargo.status().context("starting cargo")?;
+    if !status.success() {
+        bail!("`cargo {}`: {status}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// What `imagegen` made of one topology.
+#[derive(Debug, Clone)]
+pub struct Output {
+    folder: PathBuf,
+    topology: PathBuf,
+}
+
+impl Output {
+    /// Runs `imagegen --topology …` into a folder that belongs to this topology's file name.
+    pub fn make(programs: &Programs, topology: &Path) -> Result<Self> {
+        let name = topology
+            .file_stem()
+            .context("the topology's path has no file name")?;
+        let folder = target_dir().join("vm-tests/images").join(name);
+        fs::create_dir_all(folder.parent().unwrap_or(&folder))?;
+        let _lock = lock(&folder.with_extension("lock"))?;
+        let mut imagegen = Command::new(&programs.imagegen);
+        imagegen
+            .arg("--topology")
+            .arg(topology)
+            .arg("--output")
+            .arg(&folder)
+            .arg("--programs")
+            .arg(&programs.image);
+        if let Some(package) = std::env::var_os(PACKAGE).filter(|path| !path.is_empty()) {
+            imagegen.arg("--package").arg(package);
+        }
+        let status = imagegen
+            .stdin(Stdio::null())
+            .status()
+            .context("starting imagegen")?;
+        if !status.success() {
+            bail!("`{imagegen:?}`: {status}");
+        }
+        Ok(Self {
+            folder,
+            topology: topology.to_path_buf(),
+        })
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The file it was made of.
+    pub fn topology(&self) -> &Path {
+        &self.topology
+    }
+
+    /// The node image; never written to.
+    pub fn image(&self) -> PathBuf {
+        self.folder.join("node.raw")
+    }
+
+    /// The disk with one host's document.
+    pub fn seed(&self, host: &str) -> PathBuf {
+        self.folder.join("hosts").join(host).join("seed.img")
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn admin(&self) -> PathBuf {
+        self.folder.join("admin.conf")
+    }
+
+    pub fn manifest(&self) -> Result<serde_json::Value> {
+        let path = self.folder.join("manifest.json");
+        let text = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("reading `{}`", path.display()))
+    }
+}
+
+/// A topology that lies beside the tests.
+pub fn topology(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("topologies")
+        .join(format!("{name}.yaml"))
+}
+
+/// Test programs are processes of their own: what one builds, the others wait for.
+fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("creating `{}`", path.display()))?;
+    file.lock()
+        .with_context(|| format!("locking `{}`", path.display()))?;
+    Ok(file)
+}

@@ -1,0 +1,183 @@
+//! Disks: throw-away overlays over an image, and damage done on purpose.
+//!
+//! The image itself is never written to.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::host::Host;
+use crate::qemu::{DiskFile, DiskFormat};
+use crate::run::Run;
+use crate::tools;
+
+/// A disk that starts as `image` and takes its own changes; it can be used for one boot after another.
+pub fn overlay(
+    host: &Host,
+    run: &Run,
+    name: &str,
+    image: &Path,
+    format: DiskFormat,
+) -> Result<DiskFile> {
+    overlay_of_size(host, run, name, image, format, None)
+}
+
+/// As `overlay`, with a larger disk of `size` bytes than the image is.
+pub fn overlay_of_size(
+    host: &Host,
+    run: &Run,
+    name: &str,
+    image: &Path,
+    format: DiskFormat,
+    size: Option<u64>,
+) -> Result<DiskFile> {
+    let path = run.folder().join(format!("{name}.qcow2"));
+    let image =
+        fs::canonicalize(image).with_context(|| format!("opening `{}`", image.display()))?;
+    let backing = match format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let mut command = host.tools().command("bin/qemu-img", None);
+    command
+        .args(["create", "-q", "-f", "qcow2", "-F", backing, "-b"])
+        .arg(image)
+        .arg(&path);
+    command.args(size.map(|size| size.to_string()));
+    tools::run(&mut command)?;
+    Ok(DiskFile {
+        path,
+        format: DiskFormat::Qcow2,
+        read_only: false,
+        serial: name.to_string(),
+    })
+}
+
+/// An empty disk of `size` bytes.
+pub fn empty(run: &Run, name: &str, size: u64) -> Result<DiskFile> {
+    let path = run.folder().join(format!("{name}.raw"));
+    let file =
+        fs::File::create_new(&path).with_context(|| format!("creating `{}`", path.display()))?;
+    file.set_len(size)?;
+    Ok(DiskFile {
+        path,
+        format: DiskFormat::Raw,
+        read_only: false,
+        serial: name.to_string(),
+    })
+}
+
+/// A document's disk, as `imagegen` wrote it; the guest cannot write to it.
+pub fn seed(image: &Path) -> DiskFile {
+    DiskFile {
+        path: image.to_path_buf(),
+        format: DiskFormat::Raw,
+        read_only: true,
+        serial: "seed".into(),
+    }
+}
+
+/// A copy of a switched-off machine's disk, without what it shares with its image, to start others from.
+pub fn save(disk: &DiskFile, to: &Path) -> Result<()> {
+    let making = to.with_extension("making");
+    fs::copy(&disk.path, &making).with_context(|| format!("copying `{}`", disk.path.display()))?;
+    fs::rename(&making, to).with_context(|| format!("publishing `{}`", to.display()))
+}
+
+/// Inverts all bits of the byte at `offset` of a raw file.
+pub fn flip_byte(path: &Path, offset: u64) -> Result<()> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("opening `{}`", path.display()))?;
+    let mut byte = [0u8];
+    file.read_exact_at(&mut byte, offset)
+        .with_context(|| format!("reading byte {offset} of `{}`", path.display()))?;
+    file.write_all_at(&[!byte[0]], offset)?;
+    Ok(())
+}
+
+/// Where a GPT partition lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// The extent in bytes of the partition called `name` on a raw disk with 512-byte sectors.
+pub fn partition(disk: &Path, name: &str) -> Result<Extent> {
+    let table = gpt::GptConfig::new()
+        .writable(false)
+        .open(disk)
+        .with_context(|| format!("reading the partition table of `{}`", disk.display()))?;
+    let Some(found) = table
+        .partitions()
+        .values()
+        .find(|partition| partition.name == name)
+    else {
+        bail!("`{}` has no partition called `{name}`", disk.display());
+    };
+    Ok(Extent {
+        offset: found.first_lba * 512,
+        length: (found.last_lba - found.first_lba + 1) * 512,
+    })
+}
+
+/// Copies a raw file into a qcow2 of the same size: QEMU can take snapshots of those only.
+pub(crate) fn convert_to_qcow2(host: &Host, from: &Path, to: &Path) -> Result<()> {
+    let mut command = host.tools().command("bin/qemu-img", None);
+    command
+        .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .arg(from)
+        .arg(to);
+    tools::run(&mut command)?;
+    Ok(())
+}
+
+/// A private copy of `image` (holes stay holes) that a test may damage.
+pub fn private_copy(run: &Run, name: &str, image: &Path) -> Result<PathBuf> {
+    let path = run.folder().join(format!("{name}.raw"));
+    // coreutils knows sparse files and reflinks; std::fs::copy fills the holes.
+    tools::run(
+        std::process::Command::new("cp")
+            .args(["--sparse=always", "--reflink=auto"])
+            .arg(image)
+            .arg(&path),
+    )?;
+    Ok(path)
+}
+
+/// Replaces the one place where `old` stands in a raw file by `new` of the same length; returns the line number of it
+/// within the text file it lies in (counted back to the last NUL byte).
+pub fn replace_in_file(path: &Path, old: &str, new: &str) -> Result<usize> {
+    if old.len() != new.len() {
+        bail!("`{new}` is not as long as `{old}`");
+    }
+    let mut bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;
+    let at: Vec<usize> = bytes
+        .windows(old.len())
+        .enumerate()
+        .filter(|(_, w)| *w == old.as_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    let [at] = at[..] else {
+        bail!(
+            "`{}` holds `{old}` {} times, not once",
+            path.display(),
+            at.len()
+        )
+    };
+    let start = bytes[..at]
+        .iter()
+        .rposition(|&byte| byte == 0)
+        .map_or(0, |nul| nul + 1);
+    let new_lines = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
+    // A leading newline of `old` ends the line before the one that is meant.
+    let line = 1 + new_lines(&bytes[start..at]) + usize::from(old.starts_with('\n'));
+    bytes[at..at + new.len()].copy_from_slice(new.as_bytes());
+    fs::write(path, bytes).with_context(|| format!("writing `{}`", path.display()))?;
+    Ok(line)
+}

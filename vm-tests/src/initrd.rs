@@ -1,0 +1,309 @@
+//! Initrd tests: a kernel, a static program and the modules it needs; about three seconds each under TCG.
+//!
+//! There is no systemd, no disk and no network but what the program itself makes.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use imagegen::cache::Key;
+
+use crate::host::Host;
+use crate::qemu::{Accel, Boot, Machine, SERIAL_PORTS};
+use crate::run::Run;
+use crate::tools::{self, Kernel};
+use crate::vm::Vm;
+
+const INIT_SOURCE: &str = include_str!("initrd/init.rs");
+
+/// A program and where it runs.
+#[derive(Debug, Clone)]
+pub struct InitrdTest {
+    name: String,
+    program: Option<PathBuf>,
+    arguments: Vec<String>,
+    modules: Vec<String>,
+    files: Vec<(String, Vec<u8>)>,
+    kernel_arguments: String,
+}
+
+/// What became of the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub status: i32,
+    /// stdout and stderr, in the order they were written.
+    pub output: String,
+}
+
+impl InitrdTest {
+    /// Runs `program`, a static executable, as the only process of a machine.
+    pub fn new(name: &str, program: &Path) -> Self {
+        Self {
+            program: Some(program.to_path_buf()),
+            ..Self::empty(name)
+        }
+    }
+
+    /// A kernel that starts and switches itself off.
+    pub(crate) fn empty(name: &str) -> Self {
+        Self {
+            name: name.to_string(),
+            program: None,
+            arguments: Vec::new(),
+            modules: Vec::new(),
+            files: Vec::new(),
+            kernel_arguments: String::new(),
+        }
+    }
+
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|argument| argument.to_string()));
+        self
+    }
+
+    /// Kernel modules by name (`ip_vs_rr`); what they depend on is loaded before them.
+    pub fn modules(mut self, names: &[&str]) -> Self {
+        self.modules
+            .extend(names.iter().map(|name| name.to_string()));
+        self
+    }
+
+    /// A file the program finds at `path` (absolute; executable). Not below /tmp or /run, which are mounted over.
+    pub fn file(mut self, path: &str, bytes: impl Into<Vec<u8>>) -> Self {
+        self.files
+            .push((path.trim_start_matches('/').to_string(), bytes.into()));
+        self
+    }
+
+    /// More for the kernel's command line.
+    pub fn kernel_arguments(mut self, arguments: &str) -> Self {
+        self.kernel_arguments = arguments.to_string();
+        self
+    }
+
+    /// Boots, runs, switches off. A non-zero status is an outcome; a module that does not load or a kernel that
+    /// panics is an error. `deadline` is in seconds of a machine with KVM.
+    pub fn run(&self, host: &Host, run: &Run, deadline: Duration) -> Result<Outcome> {
+        let wall = crate::qemu::wall(deadline, host.accel(), 1.0);
+        self.run_under(host, host.accel(), run, wall)
+    }
+
+    /// `wall` is a deadline on the wall clock.
+    pub(crate) fn run_under(
+        &self,
+        host: &Host,
+        accel: Accel,
+        run: &Run,
+        wall: Duration,
+    ) -> Result<Outcome> {
+        let kernel = host.tools().kernel()?;
+        let initrd = run.folder().join(format!("{}.initrd", self.name));
+        fs::write(&initrd, self.archive(host, &kernel)?)?;
+        let append = format!("console=ttyS0 quiet panic=-1 {}", self.kernel_arguments);
+        let boot = Boot::Kernel {
+            kernel: kernel.image,
+            initrd: Some(initrd),
+            append,
+        };
+        let machine = Machine {
+            memory_mib: 512,
+            cpus: 1,
+            reports: false,
+            ..Machine::new(&self.name, boot)
+        };
+        let vm = Vm::start_with(host, accel, run, &machine)?;
+        vm.wait_off_wall(wall)?;
+        let status = fs::read_to_string(vm.folder().join(SERIAL_PORTS[2]))?;
+        let output =
+            String::from_utf8_lossy(&fs::read(vm.folder().join(SERIAL_PORTS[1]))?).into_owned();
+        match status.trim().split_once(' ') {
+            Some(("exit", code)) => Ok(Outcome {
+                status: code.parse()?,
+                output,
+            }),
+            Some((_, error)) => bail!("initrd test `{}`: {error}", self.name),
+            None => bail!(
+                "initrd test `{}` never reported; console:\n{}",
+                self.name,
+                vm.console().tail(40)
+            ),
+        }
+    }
+
+    fn archive(&self, host: &Host, kernel: &Kernel) -> Result<Vec<u8>> {
+        let mut archive = Archive::default();
+        for folder in [
+            "bin",
+            "dev",
+            "etc",
+            "proc",
+            "run",
+            "sys",
+            "test",
+            "test/modules.d",
+            "tmp",
+        ] {
+            archive.folder(folder);
+        }
+        archive.file("init", &fs::read(static_init(host)?)?);
+        let mut list = String::new();
+        for module in with_dependencies(kernel, &self.modules)? {
+            let name = module
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            archive.file(&format!("test/modules.d/{name}"), &fs::read(&module)?);
+            list.push_str(&name);
+            list.push('\n');
+        }
+        archive.file("test/modules", list.as_bytes());
+        for (path, bytes) in &self.files {
+            let parents: Vec<&Path> = Path::new(path).ancestors().skip(1).collect();
+            for parent in parents
+                .iter()
+                .rev()
+                .filter(|parent| !parent.as_os_str().is_empty())
+            {
+                archive.folder(&parent.display().to_string());
+            }
+            archive.file(path, bytes);
+        }
+        if let Some(program) = &self.program {
+            let bytes =
+                fs::read(program).with_context(|| format!("reading `{}`", program.display()))?;
+            archive.file("test/program", &bytes);
+            let arguments: String = self
+                .arguments
+                .iter()
+                .map(|argument| format!("{argument}\0"))
+                .collect();
+            archive.file("test/arguments", arguments.as_bytes());
+        }
+        Ok(archive.finish())
+    }
+}
+
+/// Process 1, compiled once.
+fn static_init(host: &Host) -> Result<PathBuf> {
+    host.cache().ensure(
+        "initrd-init",
+        &Key::new("initrd-init", 1).with("source", INIT_SOURCE),
+        |path| {
+            let source = path.with_extension("rs");
+            fs::write(&source, INIT_SOURCE)?;
+            let mut rustc =
+                Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+            rustc
+                .args([
+                    "--edition=2024",
+                    "--target=x86_64-unknown-linux-gnu",
+                    "-Ctarget-feature=+crt-static",
+                ])
+                .args(["-Copt-level=s", "-Cstrip=symbols", "-Cpanic=abort", "-o"])
+                .arg(path)
+                .arg(&source);
+            tools::run(&mut rustc).context("compiling process 1 of initrd tests")?;
+            fs::remove_file(source)?;
+            Ok(())
+        },
+    )
+}
+
+/// The modules' files, each after those it depends on; built-in ones are left out.
+fn with_dependencies(kernel: &Kernel, names: &[String]) -> Result<Vec<PathBuf>> {
+    let read = |file: &str| {
+        let path = kernel.modules.join(file);
+        fs::read_to_string(&path).with_context(|| format!("reading `{}`", path.display()))
+    };
+    let (dependencies, builtin) = (read("modules.dep")?, read("modules.builtin")?);
+    let mut files: Vec<PathBuf> = Vec::new();
+    for name in names {
+        if builtin
+            .lines()
+            .any(|line| module_name(line) == module_name(name))
+        {
+            continue;
+        }
+        let line = dependencies.lines().find(|line| {
+            line.split_once(':')
+                .is_some_and(|(file, _)| module_name(file) == module_name(name))
+        });
+        let Some((file, needs)) = line.and_then(|line| line.split_once(':')) else {
+            bail!("this kernel has no module `{name}`");
+        };
+        // depmod lists the nearest dependency first.
+        for path in needs.split_whitespace().rev().chain([file]) {
+            let path = kernel.modules.join(path);
+            if !files.contains(&path) {
+                files.push(path);
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// `kernel/net/ip-vs.ko.xz` and `ip_vs` are one module.
+fn module_name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.split('.').next().unwrap_or(file).replace('-', "_")
+}
+
+/// The kernel's initramfs format, "newc" (Documentation/driver-api/early-userspace/buffer-format.rst).
+#[derive(Debug, Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl Archive {
+    fn folder(&mut self, path: &str) {
+        self.entry(path, 0o040_755, &[]);
+    }
+
+    fn file(&mut self, path: &str, content: &[u8]) {
+        self.entry(path, 0o100_755, content);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.entry("TRAILER!!!", 0, &[]);
+        self.bytes
+    }
+
+    fn entry(&mut self, path: &str, mode: u32, content: &[u8]) {
+        self.count += 1;
+        let fields = [
+            self.count,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            content.len() as u32,
+            0,
+            0,
+            0,
+            0,
+            path.len() as u32 + 1,
+            0,
+        ];
+        self.bytes.extend_from_slice(b"070701");
+        for field in fields {
+            // Writing to a Vec cannot fail.
+            let _ = write!(self.bytes, "{field:08x}");
+        }
+        self.bytes.extend_from_slice(path.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+        self.bytes.extend_from_slice(content);
+        self.pad();
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+}

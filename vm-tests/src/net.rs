@@ -1,0 +1,446 @@
+//! A network between machines without privileges: a learning switch over unix datagram sockets.
+//!
+//! One datagram is one Ethernet frame. It forwards, cuts, delays, drops and records; it never answers.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::pcap::Capture;
+use crate::qemu::Nic;
+use crate::run::Run;
+
+/// Large enough for any frame of virtio-net without offloads, and for offloaded segments too.
+const FRAME_ROOM: usize = 70_000;
+
+/// Frames that may wait for one receiver.
+const WAITING_ROOM: usize = 512;
+
+/// How one port treats the frames that come in and go out through it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quality {
+    pub cut: bool,
+    pub delay: Duration,
+    /// Of a hundred frames, how many are lost; which ones is the same in every run.
+    pub drop_percent: u8,
+}
+
+#[derive(Debug)]
+pub struct Switch {
+    folder: PathBuf,
+    shared: Arc<Mutex<State>>,
+    /// Written to when the thread shall look at the ports again.
+    wake: UnixDatagram,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// One socket of the switch.
+#[derive(Debug, Clone)]
+pub struct Port {
+    number: usize,
+    shared: Arc<Mutex<State>>,
+    local: PathBuf,
+    remote: PathBuf,
+}
+
+#[derive(Debug)]
+struct State {
+    ports: Vec<PortState>,
+    addresses: HashMap<[u8; 6], usize>,
+    late: Vec<(Instant, usize, Vec<u8>)>,
+    destinations: BTreeSet<IpAddr>,
+    capture: Option<Capture>,
+    random: u32,
+    end: bool,
+}
+
+#[derive(Debug)]
+struct PortState {
+    socket: UnixDatagram,
+    /// Absent when the socket is one of a connected pair.
+    remote: Option<PathBuf>,
+    quality: Quality,
+    frames: u64,
+    /// Frames that did not fit into the receiver's queue: the kernel's holds ten (net.unix.max_dgram_qlen).
+    waiting: VecDeque<Vec<u8>>,
+}
+
+impl Switch {
+    pub fn start(run: &Run) -> Result<Self> {
+        let folder = run.sockets("switch")?;
+        let (wake, woken) = UnixDatagram::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let shared = Arc::new(Mutex::new(State {
+            ports: Vec::new(),
+            addresses: HashMap::new(),
+            late: Vec::new(),
+            destinations: BTreeSet::new(),
+            capture: None,
+            random: 0x2545_f491,
+            end: false,
+        }));
+        let state = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("switch".into())
+            .spawn(move || forward(&state, &woken))?;
+        Ok(Self {
+            folder,
+            shared,
+            wake,
+            thread: Some(thread),
+        })
+    }
+
+    /// A port for a machine's card.
+    pub fn port(&self) -> Result<Port> {
+        let number = lock(&self.shared).ports.len();
+        let (local, remote) = (
+            self.folder.join(format!("{number}.machine")),
+            self.folder.join(format!("{number}.switch")),
+        );
+        let socket = UnixDatagram::bind(&remote)
+            .with_context(|| format!("binding `{}`", remote.display()))?;
+        self.add(socket, Some(local.clone()))?;
+        Ok(Port {
+            number,
+            shared: self.shared.clone(),
+            local,
+            remote,
+        })
+    }
+
+    /// A port for a part of the harness; the other end of it.
+    pub fn plug(&self) -> Result<UnixDatagram> {
+        let (ours, theirs) = UnixDatagram::pair()?;
+        self.add(ours, None)?;
+        Ok(theirs)
+    }
+
+    /// Writes every frame that arrives at the switch to a pcap file, from now on.
+    pub fn record(&self, path: &Path) -> Result<()> {
+        lock(&self.shared).capture = Some(Capture::create(path)?);
+        Ok(())
+    }
+
+    /// Every address that an IP packet was sent to so far.
+    pub fn destinations(&self) -> BTreeSet<IpAddr> {
+        lock(&self.shared).destinations.clone()
+    }
+
+    fn add(&self, socket: UnixDatagram, remote: Option<PathBuf>) -> Result<()> {
+        socket.set_nonblocking(true)?;
+        lock(&self.shared).ports.push(PortState {
+            socket,
+            remote,
+            quality: Quality::default(),
+            frames: 0,
+            waiting: VecDeque::new(),
+        });
+        self.wake();
+        Ok(())
+    }
+
+    fn wake(&self) {
+        // A full queue wakes as well as one more datagram would.
+        let _ = self.wake.send(&[1]);
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        lock(&self.shared).end = true;
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Port {
+    /// The card that is plugged into this port.
+    pub fn nic(&self, mac: &str) -> Nic {
+        // A machine killed by a power cut leaves its socket behind, and QEMU would not bind over it.
+        let _ = std::fs::remove_file(&self.local);
+        Nic {
+            mac: mac.to_string(),
+            local: self.local.clone(),
+            remote: self.remote.clone(),
+        }
+    }
+
+    pub fn set(&self, quality: Quality) {
+        lock(&self.shared).ports[self.number].quality = quality;
+    }
+
+    /// Frames that came in through this port.
+    pub fn frames(&self) -> u64 {
+        lock(&self.shared).ports[self.number].frames
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(|bad| bad.into_inner())
+}
+
+fn forward(shared: &Mutex<State>, woken: &UnixDatagram) {
+    let mut frame = vec![0; FRAME_ROOM];
+    loop {
+        let (sockets, timeout) = {
+            let mut state = lock(shared);
+            if state.end {
+                return;
+            }
+            let sockets: Vec<_> = state
+                .ports
+                .iter()
+                .filter_map(|port| port.socket.try_clone().ok())
+                .collect();
+            (sockets, state.deliver_late())
+        };
+        wait(&sockets, woken, timeout, shared, &mut frame);
+    }
+}
+
+/// Forwards until a port is added or a delayed frame is due.
+fn wait(
+    sockets: &[UnixDatagram],
+    woken: &UnixDatagram,
+    timeout: PollTimeout,
+    shared: &Mutex<State>,
+    frame: &mut [u8],
+) {
+    let mut polled: Vec<PollFd<'_>> = sockets
+        .iter()
+        .chain([woken])
+        .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
+        .collect();
+    if poll(&mut polled, timeout).is_err() {
+        return;
+    }
+    let mut byte = [0; 8];
+    while woken.recv(&mut byte).is_ok() {}
+    let mut state = lock(shared);
+    for (number, socket) in sockets.iter().enumerate() {
+        // A bounded batch, so that one busy machine does not starve the others.
+        for _ in 0..64 {
+            match socket.recv(frame) {
+                Ok(length) if length >= 14 => state.receive(number, &frame[..length]),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+impl State {
+    fn receive(&mut self, from: usize, frame: &[u8]) {
+        self.ports[from].frames += 1;
+        if let Some(address) = destination(frame) {
+            self.destinations.insert(address);
+        }
+        if let Some(capture) = &mut self.capture {
+            capture.write(frame);
+        }
+        let (to, source) = (mac(&frame[..6]), mac(&frame[6..12]));
+        self.addresses.insert(source, from);
+        if self.loses(from) {
+            return;
+        }
+        // The lowest bit of the first byte marks groups (IEEE 802.3, 3.2.3).
+        let known = (to[0] & 1 == 0)
+            .then(|| self.addresses.get(&to).copied())
+            .flatten();
+        let outs: Vec<usize> = match known {
+            Some(port) => vec![port],
+            None => (0..self.ports.len()).collect(),
+        };
+        for out in outs.into_iter().filter(|&out| out != from) {
+            let delay = self.ports[from].quality.delay + self.ports[out].quality.delay;
+            if self.loses(out) {
+                continue;
+            }
+            if delay.is_zero() {
+                self.send(out, frame);
+            } else {
+                self.late
+                    .push((Instant::now() + delay, out, frame.to_vec()));
+            }
+        }
+    }
+
+    fn send(&mut self, out: usize, frame: &[u8]) {
+        let port = &mut self.ports[out];
+        // A machine that does not read for long loses frames, as on any wire.
+        if port.waiting.len() < WAITING_ROOM && (!port.waiting.is_empty() || !port.deliver(frame)) {
+            port.waiting.push_back(frame.to_vec());
+        }
+    }
+
+    /// Sends what waits for room; whether anything still does.
+    fn deliver_waiting(&mut self) -> bool {
+        for port in &mut self.ports {
+            while let Some(frame) = port.waiting.pop_front() {
+                if !port.deliver(&frame) {
+                    port.waiting.push_front(frame);
+                    break;
+                }
+            }
+        }
+        self.ports.iter().any(|port| !port.waiting.is_empty())
+    }
+
+    fn loses(&mut self, port: usize) -> bool {
+        let quality = self.ports[port].quality;
+        if quality.cut {
+            return true;
+        }
+        if quality.drop_percent == 0 {
+            return false;
+        }
+        // xorshift32 with a fixed seed: a failing run can be repeated.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 17;
+        self.random ^= self.random << 5;
+        self.random % 100 < u32::from(quality.drop_percent)
+    }
+
+    /// Sends what is due; how long until there is more to do.
+    fn deliver_late(&mut self) -> PollTimeout {
+        let waiting = self.deliver_waiting();
+        let now = Instant::now();
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.late)
+            .into_iter()
+            .partition(|(at, ..)| *at <= now);
+        self.late = later;
+        for (_, out, frame) in due {
+            self.send(out, &frame);
+        }
+        if waiting {
+            // Nothing tells when an unconnected receiver has room again.
+            return PollTimeout::from(1u8);
+        }
+        let next = self
+            .late
+            .iter()
+            .map(|(at, ..)| at.saturating_duration_since(now))
+            .min();
+        next.and_then(|wait| PollTimeout::try_from(wait + Duration::from_millis(1)).ok())
+            .unwrap_or(PollTimeout::NONE)
+    }
+}
+
+impl PortState {
+    /// `false` if the receiver has no room now. A receiver that is off takes everything, like a cable's open end.
+    fn deliver(&self, frame: &[u8]) -> bool {
+        let sent: io::Result<usize> = match &self.remote {
+            Some(remote) => self.socket.send_to(frame, remote),
+            None => self.socket.send(frame),
+        };
+        !sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+fn mac(bytes: &[u8]) -> [u8; 6] {
+    let mut mac = [0; 6];
+    mac.copy_from_slice(bytes);
+    mac
+}
+
+/// Where an IPv4 or IPv6 packet goes, or whom an ARP request asks for.
+fn destination(frame: &[u8]) -> Option<IpAddr> {
+    let four = |at: usize| {
+        Some(IpAddr::from(
+            <[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?,
+        ))
+    };
+    match frame.get(12..14)? {
+        [0x08, 0x00] => four(30),
+        [0x08, 0x06] => four(38),
+        [0x86, 0xdd] => Some(IpAddr::from(<[u8; 16]>::try_from(frame.get(38..54)?).ok()?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(to: u8, from: u8, body: &[u8]) -> Vec<u8> {
+        let mut frame = vec![to & 1, 0, 0, 0, 0, to, 0, 0, 0, 0, 0, from, 0x88, 0xb5];
+        if to != 0xff {
+            frame[0] = 0;
+        }
+        frame.extend_from_slice(body);
+        frame
+    }
+
+    fn receive(socket: &UnixDatagram) -> Option<Vec<u8>> {
+        let mut buffer = [0; 2000];
+        socket
+            .recv(&mut buffer)
+            .ok()
+            .map(|length| buffer[..length].to_vec())
+    }
+
+    #[test]
+    fn frames_reach_whom_they_are_for_and_a_cut_port_nobody() -> Result<()> {
+        let run = Run::new("switch")?;
+        let switch = Switch::start(&run)?;
+        let machine = switch.port()?;
+        let (one, two) = (switch.plug()?, switch.plug()?);
+        for socket in [&one, &two] {
+            socket.set_read_timeout(Some(Duration::from_millis(300)))?;
+        }
+        one.send(&frame(0xff, 1, b"who is there"))?;
+        assert_eq!(
+            receive(&two).as_deref(),
+            Some(&frame(0xff, 1, b"who is there")[..]),
+            "a group frame goes to all"
+        );
+        two.send(&frame(1, 2, b"me"))?;
+        assert_eq!(receive(&one).as_deref(), Some(&frame(1, 2, b"me")[..]));
+
+        let qemu = UnixDatagram::bind(&machine.nic("52:54:00:00:00:03").local)?;
+        qemu.set_read_timeout(Some(Duration::from_millis(300)))?;
+        qemu.send_to(&frame(1, 3, b"hello"), &machine.remote)?;
+        assert_eq!(receive(&one).as_deref(), Some(&frame(1, 3, b"hello")[..]));
+        assert_eq!(receive(&two), None, "a known address is not flooded");
+
+        machine.set(Quality {
+            cut: true,
+            ..Quality::default()
+        });
+        one.send(&frame(3, 1, b"lost"))?;
+        assert_eq!(receive(&qemu), None);
+        machine.set(Quality {
+            delay: Duration::from_millis(40),
+            ..Quality::default()
+        });
+        one.send(&frame(3, 1, b"late"))?;
+        assert_eq!(receive(&qemu).as_deref(), Some(&frame(3, 1, b"late")[..]));
+        run.passed();
+        Ok(())
+    }
+
+    #[test]
+    fn destinations_are_read_from_every_kind_of_packet() {
+        let mut packet = frame(1, 2, &[0; 60]);
+        packet[12..14].copy_from_slice(&[8, 0]);
+        packet[30..34].copy_from_slice(&[192, 168, 7, 10]);
+        assert_eq!(destination(&packet), Some(IpAddr::from([192, 168, 7, 10])));
+        packet[12..14].copy_from_slice(&[8, 6]);
+        packet[38..42].copy_from_slice(&[192, 168, 7, 1]);
+        assert_eq!(destination(&packet), Some(IpAddr::from([192, 168, 7, 1])));
+        assert_eq!(destination(&frame(1, 2, b"short")), None);
+    }
+}

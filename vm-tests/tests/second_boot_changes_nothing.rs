@@ -1,0 +1,58 @@
+//! A formed machine is Ready again after a reboot, and firstboot did nothing to it.
+
+use anyhow::Result;
+use firstboot::journal::{STEP_DONE, field};
+use vm_tests::artifacts::{Output, Programs, topology};
+use vm_tests::cluster::wait_ready;
+use vm_tests::formed;
+use vm_tests::host::Host;
+use vm_tests::kube;
+use vm_tests::run::Run;
+
+/// Everything firstboot and kubeadm made, by digest; what lives and moves by itself is left out.
+const STATE: &str = "cd / && find etc/kubernetes etc/firstlight etc/hostname etc/hosts etc/systemd/network -type f \
+                     -exec sha256sum {} + 2>/dev/null | sort -k2; sha256sum var/lib/kubelet/config.yaml";
+
+#[test]
+fn second_boot_changes_nothing_and_is_ready_again() -> Result<()> {
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let output = Output::make(&Programs::build()?, &topology("one"))?;
+    let run = Run::new("second_boot")?;
+    let cluster = formed::cluster(&host, &run, &output)?;
+
+    let second = cluster.first().start(&host, &run)?;
+    let ready = wait_ready(&second)?;
+    assert_eq!(ready.get(field::CHANGED), Some("0"), "{ready:?}");
+    let done: Vec<_> = second
+        .journal()?
+        .records()
+        .into_iter()
+        .filter(|r| r.get("MESSAGE_ID") == Some(STEP_DONE))
+        .collect();
+    assert!(done.is_empty(), "steps ran: {done:?}");
+    let before = second.ok(STATE)?;
+    assert!(before.contains("etc/kubernetes/admin.conf"), "{before}");
+
+    // `/etc` keeps a change over a reboot; the root below it takes none.
+    second.ok("echo kept >/etc/firstlight-test")?;
+    second.power_off()?;
+    drop(second);
+    let third = cluster.first().start(&host, &run)?;
+    wait_ready(&third)?;
+    assert_eq!(third.ok("cat /etc/firstlight-test")?, "kept\n");
+    assert_eq!(third.ok(STATE)?, before);
+    let nodes = kube::ask(
+        &host,
+        &cluster,
+        cluster.first(),
+        &output,
+        run.folder(),
+        &["get", "nodes", "--no-headers"],
+    )?;
+    assert!(nodes.split_whitespace().nth(1) == Some("Ready"), "{nodes}");
+    drop(third);
+    run.passed();
+    Ok(())
+}
