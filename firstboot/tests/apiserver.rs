@@ -103,3 +103,24 @@ fn a_missing_object_is_an_error_in_the_servers_words() {
         .to_string();
     assert_eq!(error, "404: nodes \"nobody\" not found");
 }
+
+#[test]
+fn an_answer_to_a_stranger_still_shows_whose_server_it_is() {
+    let given = std::env::var("FIRSTBOOT_TEST_AUTHORITY")
+        .ok()
+        .zip(std::env::var("FIRSTBOOT_TEST_ENDPOINT").ok());
+    let Some((authority, endpoint)) = given else {
+        eprintln!(
+            "skipped: FIRSTBOOT_TEST_AUTHORITY and FIRSTBOOT_TEST_ENDPOINT name no apiserver"
+        );
+        return;
+    };
+    let limit = std::time::Duration::from_secs(10);
+    let ours = Client::anonymous(&std::fs::read(authority).unwrap(), &endpoint, limit).unwrap();
+    ours.get("/livez").unwrap();
+    let other = include_bytes!("fixtures/authority.crt");
+    Client::anonymous(other, &endpoint, limit)
+        .unwrap()
+        .get("/livez")
+        .unwrap_err();
+}

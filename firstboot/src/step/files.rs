@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::unistd::{Group, User};
 
 use super::Step;
 use crate::report::Reporter;
+use crate::system::accounts;
 use crate::system::files::{Attributes, Root, Wanted};
 use userdata::cloudconfig::File;
 
@@ -90,27 +90,25 @@ impl Files {
         }
         let (user, group) = (&file.owner.user, &file.owner.group);
         if user != "root" {
-            let found = User::from_name(user).ok().flatten();
-            let found = found.with_context(|| {
+            let found = accounts::user(&self.root, user)?;
+            (attributes.uid, attributes.gid) = found.with_context(|| {
                 format!(
                     "`{}` is to belong to user `{user}`, who does not exist",
                     file.path
                 )
             })?;
-            (attributes.uid, attributes.gid) = (found.uid.as_raw(), found.gid.as_raw());
         }
         match group.as_deref() {
             None => {}
             Some("root") => attributes.gid = 0,
             Some(group) => {
-                let found = Group::from_name(group).ok().flatten();
-                let found = found.with_context(|| {
+                let found = accounts::group(&self.root, group)?;
+                attributes.gid = found.with_context(|| {
                     format!(
                         "`{}` is to belong to group `{group}`, which does not exist",
                         file.path
                     )
                 })?;
-                attributes.gid = found.gid.as_raw();
             }
         }
         Ok(attributes)

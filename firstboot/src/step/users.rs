@@ -3,12 +3,11 @@
 use std::fmt;
 
 use anyhow::{Context, Result};
-use nix::unistd::User;
 
 use super::Step;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
-use crate::system::{command, systemd};
+use crate::system::{accounts, command, systemd};
 use userdata::cloudconfig::User as Account;
 
 /// Keys lie here and not in home directories: root's is on the read-only root.
@@ -49,7 +48,7 @@ impl Step for Users {
             return Ok(true);
         }
         for user in &self.users {
-            if !exists(&user.name)? {
+            if accounts::user(&self.root, &user.name)?.is_none() {
                 return Ok(false);
             }
         }
@@ -59,7 +58,7 @@ impl Step for Users {
     fn apply(&self, _: &mut Reporter) -> Result<()> {
         if self.root.is_machine() {
             for user in &self.users {
-                if !exists(&user.name)? {
+                if accounts::user(&self.root, &user.name)?.is_none() {
                     command::run("useradd", &useradd(user))
                         .with_context(|| format!("making user `{}`", user.name))?;
                 }
@@ -116,12 +115,6 @@ impl Users {
         }
         files
     }
-}
-
-fn exists(name: &str) -> Result<bool> {
-    Ok(User::from_name(name)
-        .with_context(|| format!("looking for user `{name}`"))?
-        .is_some())
 }
 
 fn useradd(user: &Account) -> Vec<String> {

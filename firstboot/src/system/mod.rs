@@ -2,6 +2,7 @@
 //!
 //! No decisions are made here, and nothing is logged above debug except the output of programs.
 
+pub mod accounts;
 pub mod command;
 pub mod files;
 pub mod machine;
