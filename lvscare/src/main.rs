@@ -130,7 +130,9 @@ impl log::Log for Stderr {
             Level::Info => "INFO",
             Level::Debug | Level::Trace => "DEBUG",
         };
-        let _ = writeln!(std::io::stderr(), "lvscare: {level} {}", record.args());
+        // In one write, or another program's line may come in between.
+        let line = format!("lvscare: {level} {}\n", record.args());
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }
 
     fn flush(&self) {}

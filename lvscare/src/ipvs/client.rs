@@ -107,7 +107,8 @@ impl Ipvs {
         }
     }
 
-    /// The real servers of the TCP service at `address`, in the kernel's order. None if there is no such service.
+    /// The real servers of the TCP service at `address`, in the kernel's order. None, and no error,
+    /// if there is no such service: the kernel ends that listing as it ends an empty one.
     pub fn destinations(&mut self, address: SocketAddr) -> Result<Vec<Destination>, Error> {
         let request = about(Command::GET_DESTINATION, Identity::tcp(address));
         let answers = self.exchange(NLM_F_DUMP, request)?;
