@@ -14,6 +14,10 @@ const FILES: &[(&str, &str)] = &[
     ("usr/lib/systemd/system/sysroot-var.mount", include_str!("../../image/initrd/sysroot-var.mount")),
     ("usr/lib/systemd/system/sysroot-etc.mount", include_str!("../../image/initrd/sysroot-etc.mount")),
     (
+        "usr/lib/systemd/system/systemd-repart.service.d/firstlight.conf",
+        include_str!("../../image/initrd/repart.conf"),
+    ),
+    (
         "usr/lib/systemd/system/dev-disk-by\\x2dpartlabel-firstlight\\x2dstate.device.d/timeout.conf",
         include_str!("../../image/initrd/state-device.conf"),
     ),
