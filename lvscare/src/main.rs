@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use log::{Level, LevelFilter, Metadata, Record};
 use lvscare::cli::{Cli, Command, Options};
 use lvscare::ipvs::Service;
 use lvscare::once::{self, Outcome};
-use lvscare::status::{Grade, Status};
+use lvscare::status::Status;
 use lvscare::tls::Trust;
 use lvscare::{care, kernel, server};
 
@@ -84,13 +85,16 @@ async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the daemon; without one, the kernel.
+/// Asks the daemon; without one, the kernel. What cannot be known is not set up.
 async fn status(options: &Options, json: bool) -> anyhow::Result<ExitCode> {
     let status = match server::fetch(options.status_addr).await {
         Ok(status) => status,
         Err(error) => {
             log::warn!("{error:#}, asking only the kernel");
-            from_kernel(options)?
+            from_kernel(options).unwrap_or_else(|error| Status {
+                error: Some(format!("{error:#}")),
+                ..Status::default()
+            })
         }
     };
     let text = if json {
@@ -99,15 +103,15 @@ async fn status(options: &Options, json: bool) -> anyhow::Result<ExitCode> {
         status.text()
     };
     std::io::stdout().write_all(text.as_bytes())?;
-    Ok(match status.grade() {
-        Grade::AllUp => ExitCode::SUCCESS,
-        grade => ExitCode::from(grade as u8),
-    })
+    Ok(ExitCode::from(status.grade() as u8))
 }
 
 fn from_kernel(options: &Options) -> anyhow::Result<Status> {
     let service = options.service()?;
-    let actual = kernel::Table::default().read(&Service::tcp(service, &options.scheduler))?;
+    let ours = Service::tcp(service, &options.scheduler);
+    let actual = kernel::Table::default()
+        .read(&ours)
+        .context("reading the IPVS table")?;
     Ok(Status::from_table(service, &actual))
 }
 
