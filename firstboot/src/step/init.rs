@@ -250,17 +250,19 @@ impl Step for KubeadmInit {
         let client = Client::from_kubeconfig(&self.root, ADMIN, &self.endpoint)?;
         wait_for_apiserver(&client, report)?;
         self.mark(ANSWERED_MARK)?;
-        // `mark-control-plane` gives up after two minutes without the node.
+        // kubeadm gives up after two minutes without the node, or while it lacks this label (`PatchNodeOnce`).
         let path = format!("/api/v1/nodes/{}", self.node_name);
         wait(
             &format!("node {} at {}", self.node_name, client.base()),
             report,
             || {
-                client
+                let node = client
                     .get(&path)?
                     .ok()
-                    .map(|_| ())
-                    .context("not registered by kubelet yet")
+                    .context("not registered by kubelet yet")?;
+                let labelled = node["metadata"]["labels"]["kubernetes.io/hostname"].is_string();
+                ensure!(labelled, "registered, but without its host name label yet");
+                Ok(())
             },
         );
         self.kubeadm(SKIPPED_SECOND)?;
