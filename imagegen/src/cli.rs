@@ -39,6 +39,10 @@ pub struct Common {
     /// Where results go [default: ./<cluster name>]
     #[arg(long, short, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub output: Option<PathBuf>,
+    /// The folder of the static programs firstboot and lvscare, which the image
+    /// carries [default: imagegen's own folder]
+    #[arg(long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub programs: Option<PathBuf>,
     /// Tell more on standard error
     #[arg(long, short, global = true)]
     pub verbose: bool,
@@ -58,7 +62,8 @@ pub enum Command {
     Userdata,
     /// Make the node image only
     Image,
-    /// Build the default offline package, or look into one with --package
+    /// Build the default offline package at --output [default: kube.tar.zst], or
+    /// list what is in the one at --package
     Package,
     /// Print the JSON schema of the topology, for editors
     Schema,

@@ -1,17 +1,18 @@
 //! `imagegen`: parses, does what was asked, prints what went wrong. Everything else is in the library.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
+use imagegen::cache::Cache;
 use imagegen::cli::{Cli, Command, Common};
 use imagegen::make::{self, Input, Outcome, Refused, Request};
 use imagegen::output::Folder;
 use imagegen::progress::Progress;
-use imagegen::{show, topology};
+use imagegen::{image, package, show, topology};
 use userdata::yaml::Severity;
 
 fn main() -> ExitCode {
@@ -43,12 +44,12 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     let progress = Progress::stderr();
     match &cli.command {
-        None => everything(&request(&cli.common), &progress),
+        None => everything(&cli.common, &progress),
         Some(Command::Validate) => validate(&request(&cli.common)),
         Some(Command::Plan { json }) => plan(&request(&cli.common), *json),
         Some(Command::Userdata) => userdata(&request(&cli.common)),
-        Some(Command::Image) => image(&request(&cli.common), &progress),
-        Some(Command::Package) => package(&cli.common),
+        Some(Command::Image) => node_image_only(&cli.common, &progress),
+        Some(Command::Package) => package(&cli.common, &progress),
         Some(Command::Schema) => schema(),
         Some(Command::Completions { shell }) => completions(*shell),
         Some(Command::Man { dir }) => man(dir.as_deref()),
@@ -72,7 +73,8 @@ fn request(common: &Common) -> Request {
     }
 }
 
-fn everything(request: &Request, progress: &Progress) -> Result<()> {
+fn everything(common: &Common, progress: &Progress) -> Result<()> {
+    let request = &request(common);
     let input = read(request)?;
     let folder = Folder::open(&make::output(request, &input.plan))?;
     report(
@@ -80,7 +82,7 @@ fn everything(request: &Request, progress: &Progress) -> Result<()> {
         "documents, seeds and admin.conf",
     );
     report(
-        &make::image(request, &input, &folder, progress)?,
+        &node_image(common, request, &input, &folder, progress)?,
         "the node image",
     );
     Ok(())
@@ -96,11 +98,12 @@ fn userdata(request: &Request) -> Result<()> {
     Ok(())
 }
 
-fn image(request: &Request, progress: &Progress) -> Result<()> {
+fn node_image_only(common: &Common, progress: &Progress) -> Result<()> {
+    let request = &request(common);
     let input = read(request)?;
     let folder = Folder::open(&make::output(request, &input.plan))?;
     report(
-        &make::image(request, &input, &folder, progress)?,
+        &node_image(common, request, &input, &folder, progress)?,
         "the node image",
     );
     Ok(())
@@ -131,8 +134,44 @@ fn plan(request: &Request, json: bool) -> Result<()> {
     }
 }
 
-fn package(_common: &Common) -> Result<()> {
-    anyhow::bail!("this build of imagegen has no package builder")
+/// The node image from the package asked for, else the default one, which is built where it is not there.
+fn node_image(common: &Common, request: &Request, input: &Input, folder: &Folder, progress: &Progress) -> Result<Outcome> {
+    let cache = Cache::open()?;
+    let programs = image::programs::folder(common.programs.as_deref())?;
+    let path = match make::package(request, &input.plan) {
+        Some(path) => path,
+        None => package::build::default_package(&cache, progress)?,
+    };
+    let package = package::Package::open(&path)?;
+    let request = image::ImageRequest { package: &package, plan: &input.plan.image, programs: &programs, seed: Vec::new() };
+    make::image(input, folder, &request.key()?, |out, work| {
+        let report = image::build(&request, out, work, &cache, progress)?;
+        log::info!("root hash {}, kernel {}", report.root_hash, report.kernel_release);
+        Ok(())
+    })
+}
+
+/// With `--package`, what is in it; without, the default one at `--output`.
+fn package(common: &Common, progress: &Progress) -> Result<()> {
+    let Some(path) = &common.package else {
+        let output = common
+            .output
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("kube.tar.zst"));
+        return package::build::write_default(&Cache::open()?, &output, progress);
+    };
+    let package = package::Package::open(path)?;
+    let mut text = format!(
+        "package     {}\nkubernetes  {}\ndigest      {}\nsize        {} MiB\n",
+        path.display(),
+        package.kubernetes_version()?,
+        package.digest(),
+        package.size() >> 20
+    );
+    for name in package.names() {
+        text.push_str(&format!("  {name}\n"));
+    }
+    print(&text)
 }
 
 fn schema() -> Result<()> {

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use time::OffsetDateTime;
 use userdata::yaml::{Diagnostic, Diagnostics};
 
@@ -16,7 +16,6 @@ use crate::manifest::{self, Manifest};
 use crate::output::Folder;
 use crate::pki::store::Pki;
 use crate::plan::{ClusterPlan, HostPlan};
-use crate::progress::Progress;
 use crate::seed;
 use crate::topology::check;
 
@@ -24,6 +23,7 @@ const HOSTS: &str = "hosts";
 const PKI: &str = "pki";
 const ADMIN_CONF: &str = "admin.conf";
 const SEED: &str = "seed.img";
+const IMAGE: &str = "node.raw";
 
 /// What a person asked for.
 #[derive(Debug, Clone)]
@@ -193,20 +193,41 @@ fn is_host_file(path: &Path) -> bool {
         && ["user-data", "meta-data", "network-config", SEED].contains(&name)
 }
 
-/// The node image. The image is begun only when the folder has no other change under way, and published whole.
+/// The node image. `key` is the digest of everything it is made from: an image that was made from the same, and
+/// whose bytes are still what they were, is left as it is. `build` makes it at the first path, and may use the
+/// folder at the second; the image is published whole, and whatever `build` leaves behind is removed.
 pub fn image(
-    request: &Request,
     input: &Input,
     folder: &Folder,
-    _progress: &Progress,
+    key: &str,
+    build: impl FnOnce(&Path, &Path) -> Result<()>,
 ) -> Result<Outcome> {
-    let package = package(request, &input.plan);
-    bail!(
-        "building the node image of `{}` from {}: this build of imagegen makes documents only (`imagegen userdata`)",
-        folder.root().display(),
-        package.map_or("the embedded package".to_owned(), |path| format!(
-            "`{}`",
-            path.display()
-        ))
-    )
+    let outcome = |changed| Outcome {
+        folder: folder.root().to_owned(),
+        hosts: input.plan.hosts.len(),
+        changed,
+    };
+    let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
+    let made_before = manifest
+        .inputs
+        .get("image")
+        .is_some_and(|before| before == key);
+    let present = folder.root().join(IMAGE);
+    if made_before
+        && present.is_file()
+        && manifest.outputs.get(IMAGE) == Some(&manifest::digest_file(&present)?)
+    {
+        return Ok(outcome(false));
+    }
+    let mut change = folder.change()?;
+    let work = change.work()?;
+    let image = change.large_file(IMAGE);
+    build(&image, &work)?;
+    manifest.inputs.insert("image".to_owned(), key.to_owned());
+    manifest
+        .outputs
+        .insert(IMAGE.to_owned(), manifest::digest_file(&image)?);
+    change.file(manifest::FILE, &manifest.to_bytes()?, 0o644)?;
+    change.commit()?;
+    Ok(outcome(true))
 }

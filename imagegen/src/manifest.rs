@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -91,4 +91,18 @@ impl Manifest {
 /// `sha256:…`
 pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
+}
+
+/// Of a file that may be large; `sha256:…`
+pub fn digest_file(path: &Path) -> Result<String> {
+    let doing = || format!("reading `{}`", path.display());
+    let mut file = fs::File::open(path).with_context(doing)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).with_context(doing)? {
+            0 => return Ok(format!("sha256:{}", hex(&digest.finalize()))),
+            n => digest.update(&buffer[..n]),
+        }
+    }
 }

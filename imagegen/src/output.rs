@@ -157,6 +157,13 @@ impl Change<'_> {
         self.staging.join(name)
     }
 
+    /// A folder on the same file system for what is only needed on the way; it goes with the change.
+    pub fn work(&self) -> Result<PathBuf> {
+        let work = self.staging.join(".work");
+        make_dir(&work, 0o700)?;
+        Ok(work)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.trees.is_empty() && self.files.is_empty()
     }

@@ -195,8 +195,8 @@ fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -
 fn check_vip(vip: IpAddr) -> Result<IpAddr, Refusal> {
     if vip.is_loopback() {
         return Err(Refusal::new(
-            "a loopback address cannot be the VIP: IPVS sends on what comes from the host itself with that source, \
-             and the kernel drops packets from loopback addresses at the first real link",
+            "a loopback address cannot be the VIP: IPVS refuses to send packets with a 127/8 source off the host, \
+             so that no connection to it is ever answered",
             "write an address of no network of yours, `10.103.97.2`",
         ));
     }

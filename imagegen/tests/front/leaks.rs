@@ -1,0 +1,265 @@
+//! Every forbidden thing planted in a document, and refused.
+
+use std::io::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use imagegen::documents::{Document, Writer, admin_conf};
+use imagegen::leaks::Ledger;
+use imagegen::pki::issue::{NOT_BEFORE, SecretPem};
+use imagegen::pki::store::Pki;
+use imagegen::plan::ClusterPlan;
+use imagegen::topology::check;
+
+use crate::work::PROD;
+
+struct Cluster {
+    plan: ClusterPlan,
+    pki: Pki,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let plan = check::read("cluster.yaml", PROD)
+            .expect("a good topology")
+            .plan;
+        let empty = tempfile::tempdir().expect("a folder");
+        let pki = Pki::prepare(empty.path(), &plan, NOT_BEFORE).expect("a PKI");
+        Self { plan, pki }
+    }
+
+    fn document(&self, host: usize) -> Document {
+        Writer::new(&self.plan, &self.pki)
+            .and_then(|w| w.document(&self.plan.hosts[host]))
+            .expect("a document")
+    }
+
+    fn check(&self, host: usize, document: &Document) -> Result<(), String> {
+        let ledger = Ledger::new(&self.plan, &self.pki).expect("a ledger");
+        ledger
+            .check(&self.plan.hosts[host], document)
+            .map_err(|error| format!("{error:#}"))
+    }
+
+    fn key(&self, host: usize, name: &str) -> &SecretPem {
+        &self
+            .pki
+            .issued(&self.plan.hosts[host], name)
+            .expect("a certificate")
+            .key
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).expect("compressing");
+    encoder.finish().expect("compressing")
+}
+
+/// The ways a text may stand in a document.
+fn disguises(text: &str) -> Vec<(&'static str, String)> {
+    let indented = text
+        .lines()
+        .map(|line| format!("    {line}\n"))
+        .collect::<String>();
+    let wrapped = STANDARD
+        .encode(text)
+        .as_bytes()
+        .chunks(60)
+        .map(|c| format!("    {}\n", String::from_utf8_lossy(c)))
+        .collect::<String>();
+    vec![
+        ("as it is", format!("- path: /x\n  content: |\n{indented}")),
+        (
+            "in quotes",
+            format!(
+                "- path: /x\n  content: \"{}\"\n",
+                text.replace('\n', "\\n").replace('"', "\\\"")
+            ),
+        ),
+        (
+            "in base64",
+            format!(
+                "- path: /x\n  encoding: b64\n  content: {}\n",
+                STANDARD.encode(text)
+            ),
+        ),
+        (
+            "in wrapped base64",
+            format!("- path: /x\n  encoding: b64\n  content: |\n{wrapped}"),
+        ),
+        (
+            "in gzip in base64",
+            format!(
+                "- path: /x\n  encoding: gz+b64\n  content: {}\n",
+                STANDARD.encode(gzip(text.as_bytes()))
+            ),
+        ),
+        (
+            "twice in base64",
+            format!(
+                "- path: /x\n  encoding: b64\n  content: {}\n",
+                STANDARD.encode(format!("client-key-data: {}\n", STANDARD.encode(text)))
+            ),
+        ),
+    ]
+}
+
+#[test]
+fn every_document_as_it_is_passes() {
+    let cluster = Cluster::new();
+    for host in 0..cluster.plan.hosts.len() {
+        assert_eq!(cluster.check(host, &cluster.document(host)), Ok(()));
+    }
+}
+
+#[test]
+fn each_forbidden_thing_is_refused_in_every_disguise() {
+    let cluster = Cluster::new();
+    let authorities = &cluster.pki.authorities;
+    let stranger = Cluster::new();
+    let der = |pem: &str| {
+        pem.lines()
+            .filter(|line| !line.starts_with("-----"))
+            .collect::<String>()
+    };
+    let cases: Vec<(&str, String, &str)> = vec![
+        (
+            "cluster authority",
+            authorities.cluster.key.expose().into(),
+            "the authority `kubernetes`",
+        ),
+        (
+            "front proxy authority",
+            authorities.front_proxy.key.expose().into(),
+            "the authority `front-proxy-ca`",
+        ),
+        (
+            "etcd authority",
+            authorities.etcd.key.expose().into(),
+            "the authority `etcd-ca`",
+        ),
+        (
+            "service accounts",
+            authorities.service_account.key.expose().into(),
+            "the service accounts",
+        ),
+        (
+            "etcd peer",
+            cluster.key(0, "etcd-peer").expose().into(),
+            "`etcd-peer` of `m0`",
+        ),
+        (
+            "etcd client",
+            cluster.key(0, "apiserver-etcd-client").expose().into(),
+            "`apiserver-etcd-client` of `m0`",
+        ),
+        (
+            "apiserver serving",
+            cluster.key(0, "apiserver").expose().into(),
+            "`apiserver` of `m0`",
+        ),
+        (
+            "apiserver to kubelet",
+            cluster.key(0, "apiserver-kubelet-client").expose().into(),
+            "`apiserver-kubelet-client` of `m0`",
+        ),
+        (
+            "admin of a master",
+            cluster.key(0, "admin").expose().into(),
+            "`admin` of `m0`",
+        ),
+        (
+            "admin of the operator",
+            admin_conf(&cluster.plan, &cluster.pki),
+            "the operator",
+        ),
+        (
+            "controller-manager",
+            cluster.key(1, "controller-manager").expose().into(),
+            "`controller-manager` of `m1`",
+        ),
+        (
+            "scheduler",
+            cluster.key(1, "scheduler").expose().into(),
+            "`scheduler` of `m1`",
+        ),
+        (
+            "another host's document",
+            cluster.document(1).user_data,
+            "does not belong here",
+        ),
+        (
+            "another host's certificate",
+            cluster
+                .pki
+                .issued(&cluster.plan.hosts[1], "kubelet")
+                .expect("it")
+                .certificate
+                .clone(),
+            "a certificate that does not belong here: `kubelet` of `m1`",
+        ),
+        (
+            "a key without its armour",
+            format!("key: {}\n", der(authorities.cluster.key.expose())),
+            "the authority `kubernetes`",
+        ),
+        (
+            "a stranger's key",
+            stranger.pki.authorities.cluster.key.expose().into(),
+            "a stranger",
+        ),
+        (
+            "an encrypted key",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"
+                .into(),
+            "an encrypted private key",
+        ),
+        (
+            "a token",
+            "users:\n- name: x\n  user:\n    token: abcdef.0123456789abcdef\n".into(),
+            "a token",
+        ),
+        (
+            "a password",
+            "users:\n- name: x\n  plain_text_passwd: secret\n".into(),
+            "a password",
+        ),
+        (
+            "encryption at rest",
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n".into(),
+            "encryption at rest",
+        ),
+        (
+            "registry credentials",
+            "{\"auths\": {\"registry\": {\"auth\": \"dTpw\"}}}\n".into(),
+            "registry credentials",
+        ),
+    ];
+    let node = cluster.plan.hosts.len() - 1;
+    for (what, text, message) in &cases {
+        for (how, planted) in disguises(text) {
+            let mut document = cluster.document(node);
+            document.user_data.push_str(&planted);
+            let refused = cluster
+                .check(node, &document)
+                .expect_err(&format!("{what} {how} was not found"));
+            assert!(refused.contains(message), "{what} {how}: {refused}");
+            assert!(
+                !refused.contains("PRIVATE KEY-----"),
+                "{what} {how}: the error shows the key"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_master_may_not_hold_what_is_another_masters() {
+    let cluster = Cluster::new();
+    for name in ["apiserver", "etcd-peer", "admin", "kubelet"] {
+        let mut document = cluster.document(1);
+        document.meta_data.push_str(cluster.key(2, name).expose());
+        let refused = cluster.check(1, &document).expect_err(name);
+        assert!(refused.contains(&format!("`{name}` of `m2`")), "{refused}");
+    }
+}
