@@ -224,3 +224,53 @@ users: [{groups: [a]}, {name: 'a b'}, {name: a, uid: x}]
 "
     ));
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_text_under_known_keys_is_read_or_refused(
+        pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..14)
+    ) {
+        let text = format!("#cloud-config\n{}", pieces.concat());
+        if let Err(errors) = CloudConfig::parse("user-data", text.as_bytes()) {
+            // Saying what is wrong must not fail either, wherever the caret falls.
+            proptest::prop_assert!(errors.has_errors() && !errors.to_string().is_empty());
+        }
+        let _ = crate::network::Network::parse("network-config", &pieces.concat());
+    }
+}
+
+const PIECES: &[&str] = &[
+    "users:",
+    "write_files:",
+    "chpasswd:",
+    "ntp:",
+    "runcmd:",
+    "mounts:",
+    "groups:",
+    "ca_certs:",
+    "ethernets:",
+    "version: 2\n",
+    " name: ä\n",
+    " path: /x\n",
+    " content: ",
+    "!!binary ",
+    "- ",
+    "\n- ",
+    "\n  ",
+    "\n",
+    "{",
+    "}",
+    "[",
+    "]",
+    ", ",
+    "permissions: 0644",
+    "encoding: b64",
+    "aGk=",
+    "'x'",
+    "true",
+    "1",
+    "~",
+    "é🦀",
+    "\t",
+    "\r\n",
+];

@@ -9,6 +9,7 @@ mod de;
 mod diagnostic;
 mod failure;
 mod key;
+mod places;
 mod recover;
 mod scalar;
 mod spans;

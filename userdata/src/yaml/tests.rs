@@ -78,6 +78,21 @@ fn the_wanted_type_decides_what_a_scalar_means() {
 }
 
 #[test]
+fn an_empty_block_and_one_cut_off_are_read_as_other_readers_do() {
+    let read = |text: &str| parse::<serde_json::Value>("t", text).expect(text).value;
+    assert_eq!(read("a: |\n"), serde_json::json!({"a": ""}));
+    assert_eq!(
+        read("a: |\nb: >-\nc: 1\n"),
+        serde_json::json!({"a": "", "b": "", "c": 1})
+    );
+    assert_eq!(
+        read("a: |+\n\nb: 1\n"),
+        serde_json::json!({"a": "\n", "b": 1})
+    );
+    assert_eq!(read("a: |\n  x"), serde_json::json!({"a": "x"}));
+}
+
+#[test]
 fn nothing_behind_a_key_is_an_empty_list_or_the_default() {
     let doc = parse::<Doc>("t", "name: a\nhosts:\nflag: ~\nextra:\n")
         .expect("valid")
@@ -292,4 +307,26 @@ proptest::proptest! {
     fn any_text_is_read_or_refused(text in "([ \n:,\\[\\]{}&*!|>'\"%#?-]|[a-z0]){0,40}") {
         let _ = parse::<serde_json::Value>("t", &text);
     }
+
+    /// Two parsers that share no code: what both take, both read alike.
+    #[test]
+    fn what_serde_yaml_reads_we_read_alike_or_refuse(
+        pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..16)
+    ) {
+        // A last line of nothing but blanks, which nothing ends, is no line to some and one to others.
+        let mut text = pieces.concat();
+        text.truncate(text.trim_end_matches([' ', '\t']).len());
+        let theirs = serde_yaml::from_str::<serde_json::Value>(&text);
+        let ours = parse::<serde_json::Value>("t", &text);
+        if let (Ok(theirs), Ok(ours)) = (theirs, ours) {
+            proptest::prop_assert_eq!(ours.value, theirs, "{}", text);
+        }
+    }
 }
+
+// Without `?`: libyaml takes `[?1]` for a key, which YAML 1.2 does not.
+const PIECES: &[&str] = &[
+    "a", "b", "a: ", "b: ", "c:\n", "- ", "\n", "\n", "\n  ", "\n    ", " ", "[", "]", "{", "}",
+    ", ", "'x'", "\"y\\n\"", " #c\n", "|\n", "|-\n", ">\n", "|2\n", "1", "-3", "1.5", "true",
+    "null", "~", ":", "é", "\t", "'it''s'",
+];

@@ -4,8 +4,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span as Mark, StrInput, Tag};
+use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
 
+use super::places::Places;
 use super::scalar;
 use super::spans::Region;
 
@@ -179,11 +180,13 @@ impl<'t> Builder<'t, '_> {
             Event::Scalar(text, style, anchor, tag) => {
                 let empty = region.bytes.is_empty();
                 let plain = style == ScalarStyle::Plain;
-                let text = if plain && empty {
-                    String::new()
-                } else {
-                    text.into_owned()
-                };
+                let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                let mut text = text.into_owned();
+                if (plain && empty) || (block && self.places.is_empty_block(&text, &region)) {
+                    text.clear();
+                } else if block && self.places.is_cut_off(&region) && text.ends_with('\n') {
+                    text.pop();
+                }
                 let style = if plain { Style::Plain } else { Style::Quoted };
                 let style = self.tagged(tag.as_deref(), &region, style, true);
                 (
@@ -331,65 +334,5 @@ impl<'t> Builder<'t, '_> {
             message: format!("the text expands to more than {MAX_NODES} values"),
             help: Some("aliases count at every use".to_owned()),
         })
-    }
-}
-
-/// The parser counts characters; Rust slices bytes.
-struct Places<'t> {
-    text: &'t str,
-    /// Byte of every character, empty when the text is ASCII and the two are the same.
-    bytes: Vec<usize>,
-}
-
-impl<'t> Places<'t> {
-    fn new(text: &'t str) -> Self {
-        let bytes = if text.is_ascii() {
-            Vec::new()
-        } else {
-            text.char_indices().map(|(byte, _)| byte).collect()
-        };
-        Places { text, bytes }
-    }
-
-    fn byte(&self, marker: &Marker) -> usize {
-        if self.bytes.is_empty() {
-            marker.index().min(self.text.len())
-        } else {
-            self.bytes
-                .get(marker.index())
-                .copied()
-                .unwrap_or(self.text.len())
-        }
-    }
-
-    fn region(&self, mark: &Mark) -> Region {
-        let start = self.byte(&mark.start);
-        let end = self.byte(&mark.end).max(start);
-        Region {
-            line: mark.start.line(),
-            column: mark.start.col() + 1,
-            bytes: start..end,
-        }
-    }
-
-    fn end(&self) -> Region {
-        Region {
-            line: 1,
-            column: 1,
-            bytes: 0..0,
-        }
-    }
-
-    fn scan_error(&self, error: &ScanError) -> Fault {
-        let at = self.byte(error.marker());
-        Fault {
-            region: Region {
-                line: error.marker().line(),
-                column: error.marker().col() + 1,
-                bytes: at..at,
-            },
-            message: format!("not YAML: {}", error.info()),
-            help: None,
-        }
     }
 }
