@@ -55,10 +55,11 @@ fn check_in(folder: &Path) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     for (name, wanted, consequence) in WANTED {
         let found = fs::read_to_string(folder.join(name));
-        let found = found.map_or_else(
-            |error| error.kind().to_string(),
-            |text| text.trim().to_owned(),
-        );
+        let found = match found {
+            Ok(text) => text.trim().to_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "missing".to_owned(),
+            Err(error) => error.to_string(),
+        };
         if found != wanted {
             wrong.push(Wrong {
                 name,
