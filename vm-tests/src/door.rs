@@ -350,7 +350,7 @@ mod tests {
                 .interface
                 .poll(now, &mut inside.cable, &mut inside.sockets);
             let socket = inside.sockets.get_mut::<tcp::Socket>(handle);
-            begun |= socket.is_active();
+            begun |= socket.may_recv();
             while socket.can_recv() && socket.can_send() {
                 let room = socket.send_capacity() - socket.send_queue();
                 let mut bytes = vec![0; room.min(1024)];
