@@ -31,7 +31,8 @@ impl Key {
         self
     }
 
-    fn hex(&self) -> String {
+    /// 128 bits of the digest, as names of entries have it.
+    pub fn hex(&self) -> String {
         hex(&self.0.clone().finalize())[..32].to_owned()
     }
 }

@@ -135,7 +135,13 @@ fn plan(request: &Request, json: bool) -> Result<()> {
 }
 
 /// The node image from the package asked for, else the default one, which is built where it is not there.
-fn node_image(common: &Common, request: &Request, input: &Input, folder: &Folder, progress: &Progress) -> Result<Outcome> {
+fn node_image(
+    common: &Common,
+    request: &Request,
+    input: &Input,
+    folder: &Folder,
+    progress: &Progress,
+) -> Result<Outcome> {
     let cache = Cache::open()?;
     let programs = image::programs::folder(common.programs.as_deref())?;
     let path = match make::package(request, &input.plan) {
@@ -143,10 +149,19 @@ fn node_image(common: &Common, request: &Request, input: &Input, folder: &Folder
         None => package::build::default_package(&cache, progress)?,
     };
     let package = package::Package::open(&path)?;
-    let request = image::ImageRequest { package: &package, plan: &input.plan.image, programs: &programs, seed: Vec::new() };
+    let request = image::ImageRequest {
+        package: &package,
+        plan: &input.plan.image,
+        programs: &programs,
+        seed: Vec::new(),
+    };
     make::image(input, folder, &request.key()?, |out, work| {
         let report = image::build(&request, out, work, &cache, progress)?;
-        log::info!("root hash {}, kernel {}", report.root_hash, report.kernel_release);
+        log::info!(
+            "root hash {}, kernel {}",
+            report.root_hash,
+            report.kernel_release
+        );
         Ok(())
     })
 }

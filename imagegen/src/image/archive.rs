@@ -47,7 +47,11 @@ pub enum Content {
 pub enum Data {
     Bytes(Arc<[u8]>),
     /// A part of a file that stays open.
-    Slice { file: Arc<File>, offset: u64, len: u64 },
+    Slice {
+        file: Arc<File>,
+        offset: u64,
+        len: u64,
+    },
     Path(PathBuf, u64),
 }
 
@@ -62,7 +66,11 @@ impl Data {
     fn reader(&self) -> Result<Box<dyn Read + '_>> {
         Ok(match self {
             Self::Bytes(bytes) => Box::new(&bytes[..]),
-            Self::Slice { file, offset, len } => Box::new(SliceReader { file, position: *offset, left: *len }),
+            Self::Slice { file, offset, len } => Box::new(SliceReader {
+                file,
+                position: *offset,
+                left: *len,
+            }),
             Self::Path(path, _) => {
                 Box::new(File::open(path).with_context(|| format!("opening `{}`", path.display()))?)
             }
@@ -78,7 +86,9 @@ struct SliceReader<'a> {
 
 impl Read for SliceReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let want = buffer
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let got = self.file.read_at(&mut buffer[..want], self.position)?;
         self.position += got as u64;
         self.left -= got as u64;
@@ -103,7 +113,10 @@ impl Archive {
     }
 
     pub fn file(&mut self, path: &str, mode: u32, bytes: impl Into<Arc<[u8]>>) {
-        self.add(path, Entry::new(Content::File(Data::Bytes(bytes.into())), mode));
+        self.add(
+            path,
+            Entry::new(Content::File(Data::Bytes(bytes.into())), mode),
+        );
     }
 
     /// A file of the building host.
@@ -112,22 +125,28 @@ impl Archive {
             .metadata()
             .with_context(|| format!("reading `{}`", source.display()))?
             .len();
-        self.add(path, Entry::new(Content::File(Data::Path(source.to_owned(), len)), mode));
+        self.add(
+            path,
+            Entry::new(Content::File(Data::Path(source.to_owned(), len)), mode),
+        );
         Ok(())
     }
 
     /// A folder of the building host with all that is in it; owners become root.
     pub fn host_folder(&mut self, path: &str, source: &Path) -> Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
-        let entries = std::fs::read_dir(source).with_context(|| format!("reading `{}`", source.display()))?;
+        let entries =
+            std::fs::read_dir(source).with_context(|| format!("reading `{}`", source.display()))?;
         for item in entries {
             let item = item.with_context(|| format!("reading `{}`", source.display()))?;
             let name = item.file_name();
-            let name = name
-                .to_str()
-                .with_context(|| format!("`{}` has a name that is not UTF-8", item.path().display()))?;
+            let name = name.to_str().with_context(|| {
+                format!("`{}` has a name that is not UTF-8", item.path().display())
+            })?;
             let inside = format!("{path}/{name}");
-            let meta = item.metadata().with_context(|| format!("reading `{}`", item.path().display()))?;
+            let meta = item
+                .metadata()
+                .with_context(|| format!("reading `{}`", item.path().display()))?;
             let mode = meta.permissions().mode() & 0o7777;
             if meta.is_dir() {
                 self.directory(&inside, mode);
@@ -148,9 +167,17 @@ impl Archive {
 
     /// Adds the entries of an uncompressed tar file, each at the path that `place` gives it; `None` leaves it out.
     /// Contents are read when the archive is written.
-    pub fn add_tar(&mut self, file: &Arc<File>, place: impl Fn(&str) -> Option<Placed>) -> Result<()> {
+    pub fn add_tar(
+        &mut self,
+        file: &Arc<File>,
+        place: impl Fn(&str) -> Option<Placed>,
+    ) -> Result<()> {
         // Read from the start, whatever the file's own position is: several readers share it.
-        let whole = SliceReader { file: file.as_ref(), position: 0, left: u64::MAX };
+        let whole = SliceReader {
+            file: file.as_ref(),
+            position: 0,
+            left: u64::MAX,
+        };
         let mut tar = tar::Archive::new(io::BufReader::with_capacity(1 << 16, whole));
         for entry in tar.entries().context("reading a tar archive")? {
             let mut entry = entry.context("reading a tar archive")?;
@@ -162,11 +189,14 @@ impl Archive {
             match placed {
                 Placed::At(at) => {
                     let hardlink = entry.header().entry_type().is_hard_link();
-                    let mut made = read_entry(&mut entry, file).with_context(|| format!("reading `{path}`"))?;
+                    let mut made = read_entry(&mut entry, file)
+                        .with_context(|| format!("reading `{path}`"))?;
                     if let (true, Content::Hardlink(target)) = (hardlink, &made.content) {
                         match place(target) {
                             Some(Placed::At(target)) => made.content = Content::Hardlink(target),
-                            _ => bail!("`{path}` is a hard link to `{target}`, which is left out of the image"),
+                            _ => bail!(
+                                "`{path}` is a hard link to `{target}`, which is left out of the image"
+                            ),
                         }
                     }
                     self.add(&at, made);
@@ -177,7 +207,9 @@ impl Archive {
                         self.directory(&at, 0o755);
                     }
                     if let Some(directory) = self.entries.get_mut(&at) {
-                        directory.xattrs.push(("trusted.overlay.opaque".to_owned(), b"y".to_vec()));
+                        directory
+                            .xattrs
+                            .push(("trusted.overlay.opaque".to_owned(), b"y".to_vec()));
                     }
                 }
             }
@@ -194,7 +226,9 @@ impl Archive {
         match self.entries.get(path).map(|e| &e.content) {
             Some(Content::File(data)) => {
                 let mut bytes = Vec::new();
-                data.reader()?.read_to_end(&mut bytes).with_context(|| format!("reading `{path}`"))?;
+                data.reader()?
+                    .read_to_end(&mut bytes)
+                    .with_context(|| format!("reading `{path}`"))?;
                 Ok(bytes)
             }
             _ => bail!("no file `{path}` in the root"),
@@ -204,7 +238,8 @@ impl Archive {
     /// Removes `path` and everything below it.
     pub fn remove(&mut self, path: &str) {
         let below = format!("{path}/");
-        self.entries.retain(|p, _| p != path && !p.starts_with(&below));
+        self.entries
+            .retain(|p, _| p != path && !p.starts_with(&below));
     }
 
     /// Number of entries and bytes of file contents below `path`.
@@ -225,10 +260,13 @@ impl Archive {
         let links = |entry: &Entry| matches!(entry.content, Content::Hardlink(_));
         for later in [false, true] {
             for (path, entry) in self.entries.iter().filter(|(_, e)| links(e) == later) {
-                append(&mut tar, path, entry).with_context(|| format!("writing `{path}` into the root"))?;
+                append(&mut tar, path, entry)
+                    .with_context(|| format!("writing `{path}` into the root"))?;
             }
         }
-        tar.into_inner().and_then(|mut out| out.flush()).context("writing the root")
+        tar.into_inner()
+            .and_then(|mut out| out.flush())
+            .context("writing the root")
     }
 }
 
@@ -245,7 +283,14 @@ pub enum Placed {
 impl Entry {
     /// Root's, dated like everything else we make.
     pub fn new(content: Content, mode: u32) -> Self {
-        Self { content, mode, uid: 0, gid: 0, mtime: SOURCE_DATE_EPOCH, xattrs: Vec::new() }
+        Self {
+            content,
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: SOURCE_DATE_EPOCH,
+            xattrs: Vec::new(),
+        }
     }
 }
 
@@ -253,7 +298,10 @@ impl Entry {
 fn clean(path: &[u8]) -> Result<String> {
     let text = std::str::from_utf8(path)
         .with_context(|| format!("`{}` is not a UTF-8 path", String::from_utf8_lossy(path)))?;
-    let parts: Vec<&str> = text.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    let parts: Vec<&str> = text
+        .split('/')
+        .filter(|p| !p.is_empty() && *p != ".")
+        .collect();
     ensure!(!parts.contains(&".."), "`{text}` climbs out of its archive");
     Ok(parts.join("/"))
 }
@@ -262,10 +310,13 @@ fn read_entry(entry: &mut tar::Entry<'_, impl Read>, file: &Arc<File>) -> Result
     let header = entry.header().clone();
     let link = |entry: &tar::Entry<'_, _>| -> Result<String> {
         let name = entry.link_name_bytes().context("a link without a target")?;
-        Ok(String::from_utf8(name.into_owned()).context("a link target that is not UTF-8")?)
+        String::from_utf8(name.into_owned()).context("a link target that is not UTF-8")
     };
     let device = || -> Result<(u32, u32)> {
-        Ok((header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)))
+        Ok((
+            header.device_major()?.unwrap_or(0),
+            header.device_minor()?.unwrap_or(0),
+        ))
     };
     let content = match header.entry_type() {
         tar::EntryType::Directory => Content::Directory,

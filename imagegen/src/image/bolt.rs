@@ -43,7 +43,10 @@ impl Bucket {
 
     /// The bucket under `key`, made where there is none.
     pub fn bucket(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
-        let item = self.items.entry(key.into()).or_insert_with(|| Item::Bucket(Self::default()));
+        let item = self
+            .items
+            .entry(key.into())
+            .or_insert_with(|| Item::Bucket(Self::default()));
         if let Item::Value(_) = item {
             *item = Item::Bucket(Self::default());
         }
@@ -133,7 +136,11 @@ impl Pages {
 fn page_header(number: u64, flags: u16, count: usize, overflow: usize) -> Vec<u8> {
     let mut header = number.to_le_bytes().to_vec();
     header.extend(flags.to_le_bytes());
-    header.extend(u16::try_from(count).expect("a bucket of containerd's has under 65,535 keys").to_le_bytes());
+    header.extend(
+        u16::try_from(count)
+            .expect("a bucket of containerd's has under 65,535 keys")
+            .to_le_bytes(),
+    );
     header.extend(u32_of(overflow).to_le_bytes());
     header
 }

@@ -53,22 +53,43 @@ struct Slot<'a> {
 /// Writes the disk image to `out`, which must not exist.
 pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
     let size_of = |path: &Path| -> Result<u64> {
-        Ok(path.metadata().with_context(|| format!("reading `{}`", path.display()))?.len())
+        Ok(path
+            .metadata()
+            .with_context(|| format!("reading `{}`", path.display()))?
+            .len())
     };
     let (root_id, verity_id) = verity::partition_ids(parts.root_hash)?;
     let root_slot = (size_of(parts.root)? + SLOT_HEADROOM).next_multiple_of(64 * MIB);
     // A hash tree is 1/127 of its data and a superblock.
     let verity_slot = (size_of(parts.verity)?.max(root_slot / 100)).next_multiple_of(MIB);
     let id = |purpose: &str| verity::id(purpose, parts.root_hash.as_bytes());
-    let slot = |name, kind, id, size, read_only| Slot { name, kind, id, size, read_only };
+    let slot = |name, kind, id, size, read_only| Slot {
+        name,
+        kind,
+        id,
+        size,
+        read_only,
+    };
     let slots = [
         slot(paths::ESP_PARTITION, ESP_TYPE, id("esp"), ESP_SIZE, false),
         slot(paths::ROOT_PARTITION, ROOT_TYPE, root_id, root_slot, true),
-        slot(paths::VERITY_PARTITION, VERITY_TYPE, verity_id, verity_slot, true),
+        slot(
+            paths::VERITY_PARTITION,
+            VERITY_TYPE,
+            verity_id,
+            verity_slot,
+            true,
+        ),
         // systemd-sysupdate takes a partition of this name as free for the next version.
         slot("_empty", ROOT_TYPE, id("root-b"), root_slot, true),
         slot("_empty", VERITY_TYPE, id("verity-b"), verity_slot, true),
-        slot(paths::SEED_PARTITION, SEED_TYPE, id("seed"), SEED_SIZE, false),
+        slot(
+            paths::SEED_PARTITION,
+            SEED_TYPE,
+            id("seed"),
+            SEED_SIZE,
+            false,
+        ),
     ];
 
     let mut file = OpenOptions::new()
@@ -79,7 +100,8 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
         .with_context(|| format!("creating `{}`", out.display()))?;
     // One MiB before the first partition, one after the last for the second table.
     let total = slots.iter().map(|s| s.size).sum::<u64>() + 2 * MIB;
-    file.set_len(total).with_context(|| format!("making `{}` {total} bytes long", out.display()))?;
+    file.set_len(total)
+        .with_context(|| format!("making `{}` {total} bytes long", out.display()))?;
 
     let mut start = MIB;
     let mut table = BTreeMap::new();
@@ -91,20 +113,34 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
     }
     write_table(&mut file, total, id("disk"), table)?;
 
-    let uki = std::fs::read(parts.uki).with_context(|| format!("reading `{}`", parts.uki.display()))?;
-    let esp = fat(ESP_SIZE, "ESP", id("esp"), &[("EFI/BOOT/BOOTX64.EFI", &uki)])?;
+    let uki =
+        std::fs::read(parts.uki).with_context(|| format!("reading `{}`", parts.uki.display()))?;
+    let esp = fat(
+        ESP_SIZE,
+        "ESP",
+        id("esp"),
+        &[("EFI/BOOT/BOOTX64.EFI", &uki)],
+    )?;
     copy_bytes(&mut file, offsets[0], &esp)?;
     copy_file(&mut file, offsets[1], parts.root)?;
     copy_file(&mut file, offsets[2], parts.verity)?;
-    copy_bytes(&mut file, offsets[5], &fat(SEED_SIZE, paths::SEED_LABEL, id("seed"), parts.seed)?)?;
-    file.sync_all().with_context(|| format!("syncing `{}`", out.display()))
+    copy_bytes(
+        &mut file,
+        offsets[5],
+        &fat(SEED_SIZE, paths::SEED_LABEL, id("seed"), parts.seed)?,
+    )?;
+    file.sync_all()
+        .with_context(|| format!("syncing `{}`", out.display()))
 }
 
 fn partition(slot: &Slot<'_>, start: u64) -> Partition {
     /// Discoverable Partitions Specification: the partition is mounted read-only.
     const READ_ONLY: u64 = 1 << 60;
     Partition {
-        part_type_guid: Type { guid: slot.kind, os: OperatingSystem::None },
+        part_type_guid: Type {
+            guid: slot.kind,
+            os: OperatingSystem::None,
+        },
         part_guid: slot.id,
         first_lba: start / SECTOR,
         last_lba: (start + slot.size) / SECTOR - 1,
@@ -113,7 +149,12 @@ fn partition(slot: &Slot<'_>, start: u64) -> Partition {
     }
 }
 
-fn write_table(file: &mut File, total: u64, id: Uuid, table: BTreeMap<u32, Partition>) -> Result<()> {
+fn write_table(
+    file: &mut File,
+    total: u64,
+    id: Uuid,
+    table: BTreeMap<u32, Partition>,
+) -> Result<()> {
     let sectors = u32::try_from(total / SECTOR - 1).unwrap_or(u32::MAX);
     gpt::mbr::ProtectiveMBR::with_lb_size(sectors)
         .overwrite_lba0(file)
@@ -123,7 +164,8 @@ fn write_table(file: &mut File, total: u64, id: Uuid, table: BTreeMap<u32, Parti
         .logical_block_size(LogicalBlockSize::Lb512)
         .create_from_device(file, Some(id))
         .context("laying out the partition table")?;
-    disk.update_partitions(table).context("filling the partition table")?;
+    disk.update_partitions(table)
+        .context("filling the partition table")?;
     disk.write().context("writing the partition table")?;
     Ok(())
 }
@@ -133,16 +175,23 @@ fn fat(size: u64, label: &str, id: Uuid, files: &[(&str, &[u8])]) -> Result<Vec<
     let mut volume = Cursor::new(vec![0; length]);
     vfat::write(&mut volume, size, label, id.as_fields().0, files)?;
     let volume = volume.into_inner();
-    ensure!(volume.len() == length, "the volume `{label}` grew to {} bytes", volume.len());
+    ensure!(
+        volume.len() == length,
+        "the volume `{label}` grew to {} bytes",
+        volume.len()
+    );
     Ok(volume)
 }
 
 fn copy_file(disk: &mut File, offset: u64, source: &Path) -> Result<()> {
-    let mut source_file = File::open(source).with_context(|| format!("opening `{}`", source.display()))?;
+    let mut source_file =
+        File::open(source).with_context(|| format!("opening `{}`", source.display()))?;
     let mut buffer = vec![0; 4 << 20];
     let mut position = offset;
     loop {
-        let got = source_file.read(&mut buffer).with_context(|| format!("reading `{}`", source.display()))?;
+        let got = source_file
+            .read(&mut buffer)
+            .with_context(|| format!("reading `{}`", source.display()))?;
         if got == 0 {
             return Ok(());
         }

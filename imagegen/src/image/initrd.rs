@@ -11,8 +11,14 @@ use crate::tree::Tree;
 
 /// What the initrd brings besides dracut's modules: (path in the initrd, contents).
 const FILES: &[(&str, &str)] = &[
-    ("usr/lib/systemd/system/sysroot-var.mount", include_str!("../../image/initrd/sysroot-var.mount")),
-    ("usr/lib/systemd/system/sysroot-etc.mount", include_str!("../../image/initrd/sysroot-etc.mount")),
+    (
+        "usr/lib/systemd/system/sysroot-var.mount",
+        include_str!("../../image/initrd/sysroot-var.mount"),
+    ),
+    (
+        "usr/lib/systemd/system/sysroot-etc.mount",
+        include_str!("../../image/initrd/sysroot-etc.mount"),
+    ),
     (
         "usr/lib/systemd/system/systemd-repart.service.d/firstlight.conf",
         include_str!("../../image/initrd/repart.conf"),
@@ -22,6 +28,11 @@ const FILES: &[(&str, &str)] = &[
         include_str!("../../image/initrd/state-device.conf"),
     ),
 ];
+
+/// Our own words in the initrd, by path: part of what decides an image's bytes.
+pub fn sources() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FILES.iter().copied()
+}
 
 /// Units that the initrd waits for before it hands over.
 const WANTED: &[&str] = &["sysroot-var.mount", "sysroot-etc.mount"];
@@ -41,7 +52,8 @@ pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
     for (path, contents) in FILES {
         let file = extra.join(path);
         if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("creating `{}`", folder.display()))?;
+            fs::create_dir_all(folder)
+                .with_context(|| format!("creating `{}`", folder.display()))?;
         }
         fs::write(&file, contents).with_context(|| format!("writing `{}`", file.display()))?;
     }
@@ -56,8 +68,22 @@ pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
     }
 
     let mut dracut = tools.chroot(&[(work, "/tmp/work")], "dracut")?;
-    dracut.args(["--force", "--quiet", "--reproducible", "--no-hostonly", "--no-hostonly-cmdline", "--no-early-microcode"]);
-    dracut.args(["--kver", release, "--modules", MODULES, "--add-drivers", DRIVERS]);
+    dracut.args([
+        "--force",
+        "--quiet",
+        "--reproducible",
+        "--no-hostonly",
+        "--no-hostonly-cmdline",
+        "--no-early-microcode",
+    ]);
+    dracut.args([
+        "--kver",
+        release,
+        "--modules",
+        MODULES,
+        "--add-drivers",
+        DRIVERS,
+    ]);
     dracut.args(["--install", "mkfs.ext4 mke2fs /etc/mke2fs.conf"]);
     dracut.args(["--include", "/tmp/work/initrd-files", "/"]);
     // zstd unpacks several times faster than xz, and here every second of boot counts more than a megabyte.

@@ -6,37 +6,33 @@
 pub mod archive;
 pub mod bolt;
 pub mod disk;
+pub mod facts;
 pub mod initrd;
+pub mod programs;
 pub mod root;
 pub mod store;
 pub mod uki;
 pub mod verity;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
-use userdata::image::ImageFile;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Key};
+use crate::package::Package;
+use crate::package::images::ImageArchive;
+use crate::plan::{ImagePlan, Kernel};
 use crate::progress::Progress;
 use crate::tree::{Spec, Tree};
 
 /// Raised when the recipe changes in a way that its inputs do not show.
 const REVISION: u32 = 1;
-
-/// Which kernel the image boots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kernel {
-    /// `linux-image-amd64`: any hardware.
-    Generic,
-    /// `linux-image-cloud-amd64`: virtual machines; smaller, and without drivers for real hardware.
-    Cloud,
-}
 
 impl Kernel {
     fn package(self) -> &'static str {
@@ -50,21 +46,38 @@ impl Kernel {
 /// What an image is made from.
 #[derive(Debug)]
 pub struct ImageRequest<'a> {
-    /// The package, unpacked.
-    pub package: &'a Path,
-    pub images: Vec<store::StoredImage>,
-    pub facts: ImageFile,
+    pub package: &'a Package,
+    pub plan: &'a ImagePlan,
     /// The folder of the static programs `firstboot` and `lvscare`.
     pub programs: &'a Path,
-    pub kernel: Kernel,
-    /// Devices of the kernel's console: `ttyS0`, `tty0`.
-    pub console: Vec<String>,
-    /// Further words for the kernel command line.
-    pub cmdline: Vec<String>,
     /// Files to bake into the seed partition; none unless asked for.
     pub seed: Vec<(String, Vec<u8>)>,
-    /// A folder on the output's file system that may be written to and is emptied by the caller.
-    pub work: &'a Path,
+}
+
+impl ImageRequest<'_> {
+    /// A digest over everything that decides the image's bytes.
+    pub fn key(&self) -> Result<String> {
+        let mut key = Key::new("image", REVISION)
+            .with("version", env!("CARGO_PKG_VERSION"))
+            .with("package", self.package.digest())
+            .with(
+                "plan",
+                serde_json::to_vec(self.plan).context("writing the plan")?,
+            );
+        for name in programs::NAMES {
+            key = key.with(
+                name,
+                crate::manifest::digest_file(&self.programs.join(name))?,
+            );
+        }
+        for (name, text) in root::sources().chain(initrd::sources()) {
+            key = key.with(name, text);
+        }
+        for (name, bytes) in &self.seed {
+            key = key.with(name, bytes);
+        }
+        Ok(key.hex())
+    }
 }
 
 /// What was made, for the manifest and for people.
@@ -87,8 +100,21 @@ pub fn tools(cache: &Cache, kernel: Kernel, progress: &Progress) -> Result<Tree>
         "trixie",
         "apt",
         &[
-            "erofs-utils", "cryptsetup-bin", "dmsetup", "systemd-ukify", "systemd-boot-efi", "dracut-core", "systemd",
-            "systemd-repart", "systemd-cryptsetup", "udev", "e2fsprogs", "kmod", "zstd", "binutils", "cpio",
+            "erofs-utils",
+            "cryptsetup-bin",
+            "dmsetup",
+            "systemd-ukify",
+            "systemd-boot-efi",
+            "dracut-core",
+            "systemd",
+            "systemd-repart",
+            "systemd-cryptsetup",
+            "udev",
+            "e2fsprogs",
+            "kmod",
+            "zstd",
+            "binutils",
+            "cpio",
         ],
     );
     spec.packages.push(kernel.package().to_owned());
@@ -103,19 +129,35 @@ fn base(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     spec.arguments = ["man", "info", "locale", "lintian", "bash-completion"]
         .iter()
         .map(|folder| format!("--dpkgopt=path-exclude=/usr/share/{folder}/*"))
-        .chain(["--dpkgopt=path-exclude=/usr/share/doc/*".to_owned(), "--dpkgopt=path-include=/usr/share/doc/*/copyright".to_owned()])
+        .chain([
+            "--dpkgopt=path-exclude=/usr/share/doc/*".to_owned(),
+            "--dpkgopt=path-include=/usr/share/doc/*/copyright".to_owned(),
+        ])
         .collect();
     Tree::ensure_tar(cache, &spec, progress)
 }
 
-/// Builds the image at `out`, which must not exist; on failure `out` is not there or not whole, and the caller, who owns
-/// the name, removes it.
-pub fn build(request: &ImageRequest<'_>, out: &Path, cache: &Cache, progress: &Progress) -> Result<ImageReport> {
+/// Builds the image at `out`, which must not exist, with `work` for what is only needed on the way. On failure `out` is
+/// not there or not whole; the caller, who owns both names, removes them.
+pub fn build(
+    request: &ImageRequest<'_>,
+    out: &Path,
+    work: &Path,
+    cache: &Cache,
+    progress: &Progress,
+) -> Result<ImageReport> {
     let mut stages = Vec::new();
     let mut took = |name: &str, time: Duration| stages.push((name.to_owned(), time.as_secs_f64()));
-    let work = request.work;
 
-    let tools = tools(cache, request.kernel, progress)?;
+    let stage = progress.stage("package");
+    let package = work.join("package");
+    request.package.extract_to(&package)?;
+    let images = images(request.package, &package)?;
+    let facts = facts::image_file(request.package, &images)?;
+    let images = spool(&images, work)?;
+    took("package", stage.done());
+
+    let tools = tools(cache, request.plan.kernel, progress)?;
     let base = base(cache, progress)?;
     let (release, modules) = kernel_modules(&tools)?;
 
@@ -124,10 +166,10 @@ pub fn build(request: &ImageRequest<'_>, out: &Path, cache: &Cache, progress: &P
         base: &base,
         modules: &modules,
         release: &release,
-        package: request.package,
+        package: &package,
         programs: request.programs,
-        images: &request.images,
-        facts: &request.facts,
+        images: &images,
+        facts: &facts,
         work,
     })?;
     let tar = work.join("root.tar");
@@ -151,20 +193,34 @@ pub fn build(request: &ImageRequest<'_>, out: &Path, cache: &Cache, progress: &P
     took("initrd", stage.done());
 
     let stage = progress.stage("kernel image");
-    let cmdline = uki::cmdline(&root_hash, &request.console, &request.cmdline);
+    let cmdline = uki::cmdline(&root_hash, &request.plan.console, &request.plan.cmdline);
     let os_release = composed.read("usr/lib/os-release")?;
     let uki = uki::build(&tools, &release, &initrd, &cmdline, &os_release, work)?;
     took("uki", stage.done());
 
     let stage = progress.stage("disk image");
-    let seed: Vec<(&str, &[u8])> = request.seed.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
+    let seed: Vec<(&str, &[u8])> = request
+        .seed
+        .iter()
+        .map(|(n, b)| (n.as_str(), b.as_slice()))
+        .collect();
     disk::write(
-        &disk::Parts { uki: &uki, root: &root_image, verity: &hash_tree, root_hash: &root_hash, seed: &seed },
+        &disk::Parts {
+            uki: &uki,
+            root: &root_image,
+            verity: &hash_tree,
+            root_hash: &root_hash,
+            seed: &seed,
+        },
         out,
     )?;
     took("disk", stage.done());
 
-    let size = |path: &Path| path.metadata().map(|m| m.len()).with_context(|| format!("reading `{}`", path.display()));
+    let size = |path: &Path| {
+        path.metadata()
+            .map(|m| m.len())
+            .with_context(|| format!("reading `{}`", path.display()))
+    };
     Ok(ImageReport {
         root_hash,
         kernel_release: release,
@@ -174,21 +230,67 @@ pub fn build(request: &ImageRequest<'_>, out: &Path, cache: &Cache, progress: &P
     })
 }
 
+/// Every image of the package, unpacked at `folder`, in the order of the archives' names.
+fn images(package: &Package, folder: &Path) -> Result<Vec<crate::package::images::Image>> {
+    let mut names: Vec<&str> = package.images().collect();
+    names.sort_unstable();
+    let mut images = Vec::new();
+    for name in names {
+        images.extend(ImageArchive::open(&folder.join(name))?.images);
+    }
+    Ok(images)
+}
+
+/// The images with their layers uncompressed in unnamed files; a layer that several share is written once.
+fn spool(images: &[crate::package::images::Image], work: &Path) -> Result<Vec<store::StoredImage>> {
+    let mut known: BTreeMap<String, store::StoredLayer> = BTreeMap::new();
+    let mut stored = Vec::new();
+    for image in images {
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            let entry = match known.get(&layer.diff_id) {
+                Some(known) => known.clone(),
+                None => {
+                    let mut file =
+                        tempfile::tempfile_in(work).context("creating a temporary file")?;
+                    let size = layer.copy_to(&mut file)?;
+                    let made = store::StoredLayer {
+                        diff_id: layer.diff_id.clone(),
+                        size,
+                        tar: Arc::new(file),
+                    };
+                    known.insert(layer.diff_id.clone(), made.clone());
+                    made
+                }
+            };
+            layers.push(entry);
+        }
+        stored.push(store::StoredImage {
+            references: image.references.clone(),
+            config: image.config.clone(),
+            layers,
+        });
+    }
+    Ok(stored)
+}
+
 /// The one kernel of the tools tree: its release and its modules.
 fn kernel_modules(tools: &Tree) -> Result<(String, PathBuf)> {
     let folder = tools.path().join("usr/lib/modules");
     let mut releases = Vec::new();
-    for entry in std::fs::read_dir(&folder).with_context(|| format!("reading `{}`", folder.display()))? {
+    for entry in
+        std::fs::read_dir(&folder).with_context(|| format!("reading `{}`", folder.display()))?
+    {
         let entry = entry.with_context(|| format!("reading `{}`", folder.display()))?;
         releases.push(entry.file_name().to_string_lossy().into_owned());
     }
-    ensure!(releases.len() == 1, "`{}` holds {} kernels, expected one", folder.display(), releases.len());
+    ensure!(
+        releases.len() == 1,
+        "`{}` holds {} kernels, expected one",
+        folder.display(),
+        releases.len()
+    );
     let release = releases.remove(0);
     let modules = folder.join(&release);
     Ok((release, modules))
-}
-
-/// Everything that decides an image's bytes besides the package, the programs and the topology's words.
-pub fn recipe() -> String {
-    format!("image {REVISION} {}", env!("CARGO_PKG_VERSION"))
 }

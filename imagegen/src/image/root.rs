@@ -13,9 +13,35 @@ use super::store::{self, StoredImage};
 
 /// Debian packages of the root: what kubelet, kube-proxy, the runtime and an operator at the console need.
 pub const PACKAGES: &[&str] = &[
-    "systemd", "systemd-sysv", "systemd-repart", "systemd-timesyncd", "udev", "dbus", "dbus-broker", "kmod", "login", "passwd",
-    "util-linux", "mount", "e2fsprogs", "dosfstools", "procps", "iproute2", "iputils-ping", "iptables", "ipset", "ipvsadm",
-    "conntrack", "ethtool", "socat", "ebtables", "netbase", "ca-certificates", "libseccomp2", "openssh-server", "sudo",
+    "systemd",
+    "systemd-sysv",
+    "systemd-repart",
+    "systemd-timesyncd",
+    "udev",
+    "dbus",
+    "dbus-broker",
+    "kmod",
+    "login",
+    "passwd",
+    "util-linux",
+    "mount",
+    "e2fsprogs",
+    "dosfstools",
+    "procps",
+    "iproute2",
+    "iputils-ping",
+    "iptables",
+    "ipset",
+    "ipvsadm",
+    "conntrack",
+    "ethtool",
+    "socat",
+    "ebtables",
+    "netbase",
+    "ca-certificates",
+    "libseccomp2",
+    "openssh-server",
+    "sudo",
 ];
 
 /// The folder that becomes `/var` on first boot.
@@ -23,17 +49,45 @@ const STATE: &str = "usr/share/firstlight/state";
 
 /// Files of ours: (path, mode, contents).
 const FILES: &[(&str, u32, &str)] = &[
-    ("usr/lib/repart.d/50-state.conf", 0o644, include_str!("../../image/root/state.repart.conf")),
-    ("usr/lib/modules-load.d/firstlight.conf", 0o644, include_str!("../../image/root/modules-load.conf")),
-    ("usr/lib/sysctl.d/60-firstlight.conf", 0o644, include_str!("../../image/root/sysctl.conf")),
-    ("usr/lib/tmpfiles.d/firstlight.conf", 0o644, include_str!("../../image/root/tmpfiles.conf")),
-    ("etc/resolv.conf", 0o644, include_str!("../../image/root/resolv.conf")),
+    (
+        "usr/lib/repart.d/50-state.conf",
+        0o644,
+        include_str!("../../image/root/state.repart.conf"),
+    ),
+    (
+        "usr/lib/modules-load.d/firstlight.conf",
+        0o644,
+        include_str!("../../image/root/modules-load.conf"),
+    ),
+    (
+        "usr/lib/sysctl.d/60-firstlight.conf",
+        0o644,
+        include_str!("../../image/root/sysctl.conf"),
+    ),
+    (
+        "usr/lib/tmpfiles.d/firstlight.conf",
+        0o644,
+        include_str!("../../image/root/tmpfiles.conf"),
+    ),
+    (
+        "etc/resolv.conf",
+        0o644,
+        include_str!("../../image/root/resolv.conf"),
+    ),
     ("etc/hosts", 0o644, include_str!("../../image/root/hosts")),
     ("etc/hostname", 0o644, "firstlight\n"),
     // Empty, and not absent: systemd then makes an id of its own without treating the boot as an unconfigured system's.
     ("etc/machine-id", 0o444, ""),
-    ("etc/fstab", 0o644, "# The initrd mounts root, /var and /etc.\n"),
-    ("usr/lib/systemd/system/firstboot.service", 0o644, include_str!("../../../firstboot/firstboot.service")),
+    (
+        "etc/fstab",
+        0o644,
+        "# The initrd mounts root, /var and /etc.\n",
+    ),
+    (
+        "usr/lib/systemd/system/firstboot.service",
+        0o644,
+        include_str!("../../../firstboot/firstboot.service"),
+    ),
 ];
 
 /// Units that start by themselves. kubelet is not among them: firstboot starts it once it is configured.
@@ -59,13 +113,40 @@ const MASKED: &[&str] = &[
 
 /// Parts of Debian's root that are of one build or one host, or of no use in an image that is replaced and not updated.
 const REMOVED: &[&str] = &[
-    "boot", "dev", "proc", "sys", "run", "tmp", "var", "root", "home", "usr/share/man", "usr/share/info", "usr/share/locale",
-    "usr/share/lintian", "usr/share/bash-completion", "etc/apt", "etc/ssh/ssh_host_rsa_key",
-    "etc/ssh/ssh_host_rsa_key.pub", "etc/ssh/ssh_host_ecdsa_key", "etc/ssh/ssh_host_ecdsa_key.pub",
-    "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ed25519_key.pub", "etc/systemd/system/multi-user.target.wants",
-    "etc/systemd/system/timers.target.wants", "etc/systemd/system/sockets.target.wants", "etc/resolv.conf", "etc/hostname",
-    "etc/machine-id", "etc/mtab",
+    "boot",
+    "dev",
+    "proc",
+    "sys",
+    "run",
+    "tmp",
+    "var",
+    "root",
+    "home",
+    "usr/share/man",
+    "usr/share/info",
+    "usr/share/locale",
+    "usr/share/lintian",
+    "usr/share/bash-completion",
+    "etc/apt",
+    "etc/ssh/ssh_host_rsa_key",
+    "etc/ssh/ssh_host_rsa_key.pub",
+    "etc/ssh/ssh_host_ecdsa_key",
+    "etc/ssh/ssh_host_ecdsa_key.pub",
+    "etc/ssh/ssh_host_ed25519_key",
+    "etc/ssh/ssh_host_ed25519_key.pub",
+    "etc/systemd/system/multi-user.target.wants",
+    "etc/systemd/system/timers.target.wants",
+    "etc/systemd/system/sockets.target.wants",
+    "etc/resolv.conf",
+    "etc/hostname",
+    "etc/machine-id",
+    "etc/mtab",
 ];
+
+/// Our own words in the root, by path: part of what decides an image's bytes.
+pub fn sources() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FILES.iter().map(|(path, _, text)| (*path, *text))
+}
 
 /// Where everything comes from.
 #[derive(Debug)]
@@ -89,13 +170,18 @@ pub struct Inputs<'a> {
 pub fn compose(inputs: &Inputs<'_>) -> Result<Archive> {
     let mut root = Archive::default();
     base(&mut root, inputs.base)?;
-    root.host_folder(&format!("usr/lib/modules/{}", inputs.release), inputs.modules)?;
+    root.host_folder(
+        &format!("usr/lib/modules/{}", inputs.release),
+        inputs.modules,
+    )?;
     runtime(&mut root, inputs)?;
     package(&mut root, inputs)?;
-    for program in ["firstboot", "lvscare"] {
-        let file = inputs.programs.join(program);
-        root.host_file(&format!("usr/bin/{program}"), 0o755, &file)
-            .with_context(|| format!("no static `{program}` in `{}`; see `--programs`", inputs.programs.display()))?;
+    for program in super::programs::NAMES {
+        root.host_file(
+            &format!("usr/bin/{program}"),
+            0o755,
+            &inputs.programs.join(program),
+        )?;
     }
     settings(&mut root, inputs.facts)?;
     store::write(&mut root, STATE, inputs.images)?;
@@ -117,10 +203,17 @@ fn runtime(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
     let mut found = Vec::new();
     for folder in ["containerd", "docker"] {
         let folder = inputs.package.join(folder);
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            continue;
+        };
         for entry in entries {
-            let path = entry.with_context(|| format!("reading `{}`", folder.display()))?.path();
-            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let path = entry
+                .with_context(|| format!("reading `{}`", folder.display()))?
+                .path();
+            let name = path
+                .file_name()
+                .and_then(|n| n.to_str())
+                .unwrap_or_default();
             if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
                 found.push(path);
             }
@@ -128,7 +221,10 @@ fn runtime(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
     }
     found.sort();
     let [archive] = found.as_slice() else {
-        bail!("the package needs one `containerd/*.tar.gz` or `docker/*.tgz`; it has {}", found.len());
+        bail!(
+            "the package needs one `containerd/*.tar.gz` or `docker/*.tgz`; it has {}",
+            found.len()
+        );
     };
     let unpacked = Arc::new(gunzip(archive, inputs.work)?);
     root.add_tar(&unpacked, |path| {
@@ -150,9 +246,12 @@ fn runtime(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
 }
 
 fn gunzip(archive: &Path, work: &Path) -> Result<File> {
-    let mut input = File::open(archive).with_context(|| format!("opening `{}`", archive.display()))?;
+    let mut input =
+        File::open(archive).with_context(|| format!("opening `{}`", archive.display()))?;
     let mut magic = [0; 2];
-    input.read_exact(&mut magic).with_context(|| format!("reading `{}`", archive.display()))?;
+    input
+        .read_exact(&mut magic)
+        .with_context(|| format!("reading `{}`", archive.display()))?;
     let mut out = tempfile::tempfile_in(work).context("creating a temporary file")?;
     let input = File::open(archive).with_context(|| format!("opening `{}`", archive.display()))?;
     let mut reader: Box<dyn std::io::Read> = if magic == [0x1f, 0x8b] {
@@ -160,7 +259,8 @@ fn gunzip(archive: &Path, work: &Path) -> Result<File> {
     } else {
         Box::new(input)
     };
-    std::io::copy(&mut reader, &mut out).with_context(|| format!("unpacking `{}`", archive.display()))?;
+    std::io::copy(&mut reader, &mut out)
+        .with_context(|| format!("unpacking `{}`", archive.display()))?;
     Ok(out)
 }
 
@@ -168,7 +268,9 @@ fn gunzip(archive: &Path, work: &Path) -> Result<File> {
 fn package(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
     let bin = inputs.package.join("bin");
     for entry in std::fs::read_dir(&bin).with_context(|| format!("reading `{}`", bin.display()))? {
-        let path = entry.with_context(|| format!("reading `{}`", bin.display()))?.path();
+        let path = entry
+            .with_context(|| format!("reading `{}`", bin.display()))?
+            .path();
         if let (true, Some(name)) = (path.is_file(), path.file_name().and_then(|n| n.to_str())) {
             root.host_file(&format!("usr/bin/{name}"), 0o755, &path)?;
         }
@@ -179,9 +281,15 @@ fn package(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
     let units = "usr/lib/systemd/system";
     let required = [
         ("kubelet.service", format!("{units}/kubelet.service")),
-        ("10-kubeadm.conf", format!("{units}/kubelet.service.d/10-kubeadm.conf")),
+        (
+            "10-kubeadm.conf",
+            format!("{units}/kubelet.service.d/10-kubeadm.conf"),
+        ),
         ("containerd.service", format!("{units}/containerd.service")),
-        ("containerd-config.toml", "etc/containerd/config.toml".to_owned()),
+        (
+            "containerd-config.toml",
+            "etc/containerd/config.toml".to_owned(),
+        ),
     ];
     for (name, place) in required {
         root.host_file(&place, 0o644, &conf.join(name))
@@ -202,12 +310,27 @@ fn settings(root: &mut Archive, facts: &ImageFile) -> Result<()> {
         root.file(path, *mode, contents.as_bytes());
     }
     // Mount points, and names that lead into state.
-    for (path, mode) in [("dev", 0o755), ("proc", 0o555), ("sys", 0o555), ("run", 0o755), ("tmp", 0o1777), ("var", 0o755), ("boot", 0o755)] {
+    for (path, mode) in [
+        ("dev", 0o755),
+        ("proc", 0o555),
+        ("sys", 0o555),
+        ("run", 0o755),
+        ("tmp", 0o1777),
+        ("var", 0o755),
+        ("boot", 0o755),
+    ] {
         root.directory(path, mode);
     }
     for (path, mode) in [
-        ("log", 0o755), ("tmp", 0o1777), ("lib/systemd", 0o755), ("lib/kubelet", 0o755), ("lib/firstlight/etc/upper", 0o755),
-        ("lib/firstlight/etc/work", 0o755), ("roothome", 0o700), ("home", 0o755), ("log/journal", 0o755),
+        ("log", 0o755),
+        ("tmp", 0o1777),
+        ("lib/systemd", 0o755),
+        ("lib/kubelet", 0o755),
+        ("lib/firstlight/etc/upper", 0o755),
+        ("lib/firstlight/etc/work", 0o755),
+        ("roothome", 0o700),
+        ("home", 0o755),
+        ("log/journal", 0o755),
     ] {
         root.directory(&format!("{STATE}/{path}"), mode);
     }
@@ -218,7 +341,10 @@ fn settings(root: &mut Archive, facts: &ImageFile) -> Result<()> {
     root.directory("etc/cni/net.d", 0o755);
     root.directory("etc/kubernetes/manifests", 0o755);
     for (target, unit) in ENABLED {
-        root.symlink(&format!("usr/lib/systemd/system/{target}.wants/{unit}"), &format!("../{unit}"));
+        root.symlink(
+            &format!("usr/lib/systemd/system/{target}.wants/{unit}"),
+            &format!("../{unit}"),
+        );
     }
     for unit in MASKED {
         root.symlink(&format!("etc/systemd/system/{unit}"), "/dev/null");

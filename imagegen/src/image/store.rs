@@ -64,7 +64,10 @@ pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<
         }
         let config = Blob::new(image.config.clone());
         let manifest = Blob::new(manifest(image, &config));
-        let target = Target { digest: manifest.digest.clone(), size: manifest.bytes.len() };
+        let target = Target {
+            digest: manifest.digest.clone(),
+            size: manifest.bytes.len(),
+        };
 
         for reference in &image.references {
             names.insert(reference.clone(), target.clone());
@@ -72,18 +75,28 @@ pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<
         // The CRI plug-in finds an image by its id, which is the digest of its configuration.
         names.insert(config.digest.clone(), target);
 
-        let mut labels = vec![("containerd.io/gc.ref.content.config".to_owned(), config.digest.clone())];
-        labels.extend(
-            image
-                .layers
-                .iter()
-                .enumerate()
-                .map(|(i, layer)| (format!("containerd.io/gc.ref.content.l.{i}"), layer.diff_id.clone())),
-        );
+        let mut labels = vec![(
+            "containerd.io/gc.ref.content.config".to_owned(),
+            config.digest.clone(),
+        )];
+        labels.extend(image.layers.iter().enumerate().map(|(i, layer)| {
+            (
+                format!("containerd.io/gc.ref.content.l.{i}"),
+                layer.diff_id.clone(),
+            )
+        }));
         blobs.insert(manifest.digest.clone(), manifest.labelled(labels));
         // The link that keeps the unpacked layers from containerd's garbage collector.
-        let keeps = chain.map(|chain| (format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"), chain));
-        blobs.insert(config.digest.clone(), config.labelled(keeps.into_iter().collect()));
+        let keeps = chain.map(|chain| {
+            (
+                format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"),
+                chain,
+            )
+        });
+        blobs.insert(
+            config.digest.clone(),
+            config.labelled(keeps.into_iter().collect()),
+        );
     }
 
     let containerd = format!("{state}/lib/containerd");
@@ -91,7 +104,10 @@ pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<
     let snapshotter = format!("{containerd}/io.containerd.snapshotter.v1.{SNAPSHOTTER}");
     for (directory, mode) in [
         (containerd.clone(), 0o711),
-        (format!("{containerd}/io.containerd.metadata.v1.bolt"), 0o711),
+        (
+            format!("{containerd}/io.containerd.metadata.v1.bolt"),
+            0o711,
+        ),
         (format!("{content}/blobs/sha256"), 0o755),
         (format!("{content}/ingest"), 0o755),
         (snapshotter.clone(), 0o700),
@@ -101,17 +117,28 @@ pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<
     }
     for blob in blobs.values() {
         let name = blob.digest.trim_start_matches("sha256:");
-        root.file(&format!("{content}/blobs/sha256/{name}"), 0o444, blob.bytes.clone());
+        root.file(
+            &format!("{content}/blobs/sha256/{name}"),
+            0o444,
+            blob.bytes.clone(),
+        );
     }
     for id in 1..=snapshots.count() {
-        root.symlink(&format!("{snapshotter}/snapshots/{id}"), &format!("/{LAYERS}/{id}"));
+        root.symlink(
+            &format!("{snapshotter}/snapshots/{id}"),
+            &format!("/{LAYERS}/{id}"),
+        );
     }
     root.file(
         &format!("{containerd}/io.containerd.metadata.v1.bolt/meta.db"),
         0o644,
         bolt::serialize(&metadata(&names, &blobs, &snapshots)),
     );
-    root.file(&format!("{snapshotter}/metadata.db"), 0o600, bolt::serialize(&snapshots.database()));
+    root.file(
+        &format!("{snapshotter}/metadata.db"),
+        0o600,
+        bolt::serialize(&snapshots.database()),
+    );
     Ok(())
 }
 
@@ -130,7 +157,11 @@ struct Blob {
 
 impl Blob {
     fn new(bytes: Vec<u8>) -> Self {
-        Self { digest: sha256(&bytes), bytes, labels: Vec::new() }
+        Self {
+            digest: sha256(&bytes),
+            bytes,
+            labels: Vec::new(),
+        }
     }
 
     fn labelled(self, labels: Vec<(String, String)>) -> Self {
@@ -177,7 +208,12 @@ impl Snapshots {
         self.by_chain.len() as u64
     }
 
-    fn add(&mut self, root: &mut Archive, layer: &StoredLayer, parent: Option<&str>) -> Result<String> {
+    fn add(
+        &mut self,
+        root: &mut Archive,
+        layer: &StoredLayer,
+        parent: Option<&str>,
+    ) -> Result<String> {
         let chain = match parent {
             None => layer.diff_id.clone(),
             Some(parent) => sha256(format!("{parent} {}", layer.diff_id).as_bytes()),
@@ -192,7 +228,15 @@ impl Snapshots {
             .with_context(|| format!("unpacking layer `{}`", layer.diff_id))?;
         let (inodes, size) = root.usage(&folder);
         let parent = parent.map(str::to_owned);
-        self.by_chain.insert(chain.clone(), Snapshot { id, parent, inodes, size });
+        self.by_chain.insert(
+            chain.clone(),
+            Snapshot {
+                id,
+                parent,
+                inodes,
+                size,
+            },
+        );
         Ok(chain)
     }
 
@@ -245,7 +289,11 @@ fn place(folder: &str, path: &str) -> Placed {
     }
 }
 
-fn metadata(names: &BTreeMap<String, Target>, blobs: &BTreeMap<String, Blob>, snapshots: &Snapshots) -> Bucket {
+fn metadata(
+    names: &BTreeMap<String, Target>,
+    blobs: &BTreeMap<String, Blob>,
+    snapshots: &Snapshots,
+) -> Bucket {
     let mut root = Bucket::default();
     let version = root.bucket("v1");
     version.put("version", varint(METADATA_VERSION));
@@ -254,9 +302,13 @@ fn metadata(names: &BTreeMap<String, Target>, blobs: &BTreeMap<String, Blob>, sn
     for (name, target) in names {
         let image = namespace.at(&["images", name]);
         dated(image);
-        image.bucket("labels").put("io.cri-containerd.image", "managed");
+        image
+            .bucket("labels")
+            .put("io.cri-containerd.image", "managed");
         // Pinned: what is baked in cannot be had again, so no garbage collector may drop it.
-        image.bucket("labels").put("io.cri-containerd.pinned", "pinned");
+        image
+            .bucket("labels")
+            .put("io.cri-containerd.pinned", "pinned");
         let entry = image.bucket("target");
         entry.put("digest", target.digest.clone());
         entry.put("mediatype", MANIFEST_TYPE);
@@ -278,7 +330,9 @@ fn metadata(names: &BTreeMap<String, Target>, blobs: &BTreeMap<String, Blob>, sn
         dated(entry);
         if let Some(parent) = &snapshot.parent {
             entry.put("parent", parent.clone());
-            known.at(&[parent, "children"]).put(chain.clone(), Vec::new());
+            known
+                .at(&[parent, "children"])
+                .put(chain.clone(), Vec::new());
         }
     }
     root
@@ -327,14 +381,25 @@ mod tests {
         assert_eq!(varint(3), [6]);
         assert_eq!(varint(-1), [1]);
         // time.Unix(0, 0).UTC().MarshalBinary()
-        assert_eq!(go_time(0), [1, 0, 0, 0, 0x0e, 0x77, 0x91, 0xf7, 0, 0, 0, 0, 0, 0xff, 0xff]);
+        assert_eq!(
+            go_time(0),
+            [
+                1, 0, 0, 0, 0x0e, 0x77, 0x91, 0xf7, 0, 0, 0, 0, 0, 0xff, 0xff
+            ]
+        );
     }
 
     #[test]
     fn whiteouts_become_overlayfs_ones() {
         assert_eq!(place("f", "etc/passwd"), Placed::At("f/etc/passwd".into()));
-        assert_eq!(place("f", "etc/.wh.passwd"), Placed::Whiteout("f/etc/passwd".into()));
-        assert_eq!(place("f", "etc/.wh..wh..opq"), Placed::Opaque("f/etc".into()));
+        assert_eq!(
+            place("f", "etc/.wh.passwd"),
+            Placed::Whiteout("f/etc/passwd".into())
+        );
+        assert_eq!(
+            place("f", "etc/.wh..wh..opq"),
+            Placed::Opaque("f/etc".into())
+        );
         assert_eq!(place("f", ".wh..wh..opq"), Placed::Opaque("f".into()));
     }
 }

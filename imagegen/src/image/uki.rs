@@ -24,9 +24,17 @@ pub fn cmdline(root_hash: &str, console: &[String], extra: &[String]) -> String 
 }
 
 /// Assembles `work/uki.efi` from the tools tree's kernel; returns its path.
-pub fn build(tools: &Tree, release: &str, initrd: &Path, cmdline: &str, os_release: &[u8], work: &Path) -> Result<PathBuf> {
+pub fn build(
+    tools: &Tree,
+    release: &str,
+    initrd: &Path,
+    cmdline: &str,
+    os_release: &[u8],
+    work: &Path,
+) -> Result<PathBuf> {
     let os_release_file = work.join("os-release");
-    std::fs::write(&os_release_file, os_release).with_context(|| format!("writing `{}`", os_release_file.display()))?;
+    std::fs::write(&os_release_file, os_release)
+        .with_context(|| format!("writing `{}`", os_release_file.display()))?;
     let uki = work.join("uki.efi");
     let name = |path: &Path| -> Result<String> {
         let name = path.file_name().context("a file without a name")?;
