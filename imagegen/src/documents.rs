@@ -212,7 +212,7 @@ fn files(plan: &ClusterPlan, pki: &Pki, host: &HostPlan) -> Result<Vec<(String, 
         };
         match row.place {
             Place::Files(name) => {
-                secret(format!("{KUBERNETES}/pki/{name}.key"), issued.key.expose())
+                secret(format!("{KUBERNETES}/pki/{name}.key"), issued.key.expose());
             }
             Place::Local(name) => secret(
                 format!("{KUBERNETES}/{name}"),

@@ -252,7 +252,7 @@ fn a_node_gets_its_kubelet_certificate_and_the_authoritys_certificate_and_no_mor
                 .expect("below")
                 .display()
                 .to_string(),
-        )
+        );
     });
     files.sort();
     let wanted = [
@@ -286,7 +286,7 @@ fn kubeadm_uses_what_it_finds_and_makes_nothing() {
         let read = || {
             let mut files = BTreeMap::new();
             walk(&folder, &mut |path| {
-                drop(files.insert(path.to_owned(), fs::read(path).expect("a file")))
+                drop(files.insert(path.to_owned(), fs::read(path).expect("a file")));
             });
             files
         };

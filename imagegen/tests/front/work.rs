@@ -130,9 +130,9 @@ pub(crate) fn walk(folder: &Path, each: &mut dyn FnMut(&Path)) {
     for entry in fs::read_dir(folder).expect("reading a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            walk(&path, each)
+            walk(&path, each);
         } else {
-            each(&path)
+            each(&path);
         }
     }
 }
