@@ -70,7 +70,11 @@ impl Channel {
     fn run(&mut self, script: &str, deadline: Duration) -> Result<Output> {
         self.count += 1;
         let number = self.count.to_string();
-        writeln!(self.writer, "{number} {}", STANDARD.encode(script))?;
+        let line = format!("{number} {}\n", STANDARD.encode(script));
+        // QEMU holds the other end: a pipe without a reader is a machine without power.
+        self.writer
+            .write_all(line.as_bytes())
+            .context("the machine is off")?;
         let end = Instant::now() + deadline;
         loop {
             let Some(rest) = end
