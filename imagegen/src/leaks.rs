@@ -236,7 +236,11 @@ impl Search<'_> {
         words(text)?;
         // Inside quotes a line break is written `\n`, and JSON writes `/` as `\/` at will.
         let plain = match text.contains('\\') {
-            true => Cow::Owned(text.replace("\\r", "").replace("\\n", "\n").replace("\\/", "/")),
+            true => Cow::Owned(
+                text.replace("\\r", "")
+                    .replace("\\n", "\n")
+                    .replace("\\/", "/"),
+            ),
             false => Cow::Borrowed(text),
         };
         for run in base64_runs(&plain) {

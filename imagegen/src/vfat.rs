@@ -8,8 +8,17 @@ use fatfs::{Date, DateTime, FileSystem, FormatVolumeOptions, FsOptions, Time, Ti
 const SECTOR: u64 = 512;
 
 /// Formats `disk` (of `size` bytes) as the volume `label` and writes `files`, whose paths may have folders.
-pub fn write<D: Read + Write + Seek>(disk: &mut D, size: u64, label: &str, id: u32, files: &[(&str, &[u8])]) -> Result<()> {
-    ensure!(label.len() <= 11 && label.is_ascii(), "`{label}` is no FAT label: at most 11 ASCII characters");
+pub fn write<D: Read + Write + Seek>(
+    disk: &mut D,
+    size: u64,
+    label: &str,
+    id: u32,
+    files: &[(&str, &[u8])],
+) -> Result<()> {
+    ensure!(
+        label.len() <= 11 && label.is_ascii(),
+        "`{label}` is no FAT label: at most 11 ASCII characters"
+    );
     let mut padded = [b' '; 11];
     padded[..label.len()].copy_from_slice(label.to_ascii_uppercase().as_bytes());
     let sectors = u32::try_from(size / SECTOR).context("a FAT volume of more than 2 TiB")?;
@@ -18,7 +27,8 @@ pub fn write<D: Read + Write + Seek>(disk: &mut D, size: u64, label: &str, id: u
         .total_sectors(sectors)
         .volume_label(padded)
         .volume_id(id);
-    fatfs::format_volume(&mut *disk, options).with_context(|| format!("formatting the volume `{label}`"))?;
+    fatfs::format_volume(&mut *disk, options)
+        .with_context(|| format!("formatting the volume `{label}`"))?;
     let volume = FileSystem::new(&mut *disk, FsOptions::new().time_provider(&FIXED))
         .with_context(|| format!("opening the volume `{label}`"))?;
     for (path, bytes) in files {
@@ -26,12 +36,21 @@ pub fn write<D: Read + Write + Seek>(disk: &mut D, size: u64, label: &str, id: u
         let mut parts: Vec<&str> = path.split('/').collect();
         let name = parts.pop().unwrap_or(path);
         for part in parts {
-            folder = folder.create_dir(part).with_context(|| format!("creating the folders of `{path}`"))?;
+            folder = folder
+                .create_dir(part)
+                .with_context(|| format!("creating the folders of `{path}`"))?;
         }
-        let mut file = folder.create_file(name).with_context(|| format!("creating `{path}`"))?;
-        file.write_all(bytes).and_then(|()| file.flush()).with_context(|| {
-            format!("writing `{path}` ({} bytes) into the volume `{label}` of {size} bytes", bytes.len())
-        })?;
+        let mut file = folder
+            .create_file(name)
+            .with_context(|| format!("creating `{path}`"))?;
+        file.write_all(bytes)
+            .and_then(|()| file.flush())
+            .with_context(|| {
+                format!(
+                    "writing `{path}` ({} bytes) into the volume `{label}` of {size} bytes",
+                    bytes.len()
+                )
+            })?;
     }
     Ok(())
 }
@@ -44,11 +63,23 @@ static FIXED: Fixed = Fixed;
 
 impl TimeProvider for Fixed {
     fn get_current_date(&self) -> Date {
-        Date { year: 1980, month: 1, day: 1 }
+        Date {
+            year: 1980,
+            month: 1,
+            day: 1,
+        }
     }
 
     fn get_current_date_time(&self) -> DateTime {
-        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
+        DateTime {
+            date: self.get_current_date(),
+            time: Time {
+                hour: 0,
+                min: 0,
+                sec: 0,
+                millis: 0,
+            },
+        }
     }
 }
 
@@ -62,7 +93,13 @@ mod tests {
     fn the_same_files_give_the_same_volume_and_read_back() -> Result<()> {
         let make = || -> Result<Vec<u8>> {
             let mut disk = Cursor::new(vec![0; 1 << 20]);
-            write(&mut disk, 1 << 20, "cidata", 7, &[("user-data", b"#cloud-config\n"), ("EFI/BOOT/a.efi", b"x")])?;
+            write(
+                &mut disk,
+                1 << 20,
+                "cidata",
+                7,
+                &[("user-data", b"#cloud-config\n"), ("EFI/BOOT/a.efi", b"x")],
+            )?;
             Ok(disk.into_inner())
         };
         let (first, second) = (make()?, make()?);
@@ -70,7 +107,10 @@ mod tests {
         let volume = FileSystem::new(Cursor::new(first), FsOptions::new())?;
         assert_eq!(volume.volume_label(), "CIDATA");
         let mut text = String::new();
-        volume.root_dir().open_file("user-data")?.read_to_string(&mut text)?;
+        volume
+            .root_dir()
+            .open_file("user-data")?
+            .read_to_string(&mut text)?;
         assert_eq!(text, "#cloud-config\n");
         Ok(())
     }
@@ -78,7 +118,14 @@ mod tests {
     #[test]
     fn files_that_do_not_fit_are_an_error_that_names_them() {
         let mut disk = Cursor::new(vec![0; 128 * 1024]);
-        let error = write(&mut disk, 128 * 1024, "X", 1, &[("big", &vec![0; 200 * 1024])]).expect_err("too big");
+        let error = write(
+            &mut disk,
+            128 * 1024,
+            "X",
+            1,
+            &[("big", &vec![0; 200 * 1024])],
+        )
+        .expect_err("too big");
         assert!(format!("{error:#}").contains("`big`"), "{error:#}");
     }
 }
