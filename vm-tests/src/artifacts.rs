@@ -26,19 +26,18 @@ pub struct Programs {
 impl Programs {
     /// Builds them if anything changed; cargo's own output goes to stderr.
     pub fn build() -> Result<Self> {
-        // Below the target folder but not in it: `cargo test` holds its lock while tests run.
-        let folder = target_dir().join("vm-tests/build");
-        fs::create_dir_all(&folder)?;
-        let _lock = lock(&folder.join("lock"))?;
-        let image = build_static(&folder.join("static"))?;
-        let tools = folder.join("tools");
+        let image = Self::build_static()?;
+        // In the outer cargo's own folder (it lets go of its lock before it runs tests), and with our own package
+        // beside it: that selects the same features of every dependency, which is compiled already then.
+        let target = target_dir();
+        let packages = ["--package", "vm-tests", "--package", "imagegen"];
         cargo(
-            &tools,
-            &["build", "--profile", "tools", "--package", "imagegen"],
+            &target,
+            &[&["build"], &packages[..], &["--bin", "imagegen"]].concat(),
             None,
         )?;
         Ok(Self {
-            imagegen: tools.join("tools/imagegen"),
+            imagegen: target.join("debug/imagegen"),
             image,
         })
     }
@@ -80,10 +79,7 @@ fn cargo(target: &Path, arguments: &[&str], flags: Option<&str>) -> Result<()> {
     // What the outer cargo set for our own tests would make the inner one build everything again.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_")
-            || text.starts_with("CARGO_MANIFEST_")
-            || text == "RUSTFLAGS"
-        {
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
             cargo.env_remove(&name);
         }
     }
