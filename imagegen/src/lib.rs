@@ -1,3 +1,16 @@
+//! From one topology and one offline package to a node image and a document for every host.
+//!
+//! In the order in which data flows:
+//!
+//! 1. [`topology`] is what a person writes; [`plan`] has every default filled and every name decided.
+//! 2. [`pki`] and [`kubeconfig`] make what the cluster trusts; [`documents`] and [`seed`] give each host its share, and
+//!    [`leaks`] judges the finished bytes.
+//! 3. [`package`] opens, or builds, the offline package; [`image`] bakes it into `node.raw`.
+//! 4. [`output`] and [`manifest`] are the folder where all that appears whole or not at all; [`make`] is the story.
+//!
+//! [`cli`] and [`show`] face a person. [`tree`] (Debian trees), [`tool`] (running programs), [`cache`], [`vfat`] and
+//! [`progress`] serve the rest.
+
 pub mod cache;
 pub mod cli;
 pub mod documents;

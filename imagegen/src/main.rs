@@ -156,13 +156,7 @@ fn node_image(
         seed: Vec::new(),
     };
     make::image(input, folder, &request.key()?, |out, work| {
-        let report = image::build(&request, out, work, &cache, progress)?;
-        log::info!(
-            "root hash {}, kernel {}",
-            report.root_hash,
-            report.kernel_release
-        );
-        Ok(())
+        image::build(&request, out, work, &cache, progress)
     })
 }
 

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use userdata::yaml::{Diagnostic, Diagnostics};
 
 use crate::documents::{Writer, admin_conf};
+use crate::image::ImageReport;
 use crate::leaks::Ledger;
 use crate::manifest::{self, Manifest};
 use crate::output::Folder;
@@ -200,7 +201,7 @@ pub fn image(
     input: &Input,
     folder: &Folder,
     key: &str,
-    build: impl FnOnce(&Path, &Path) -> Result<()>,
+    build: impl FnOnce(&Path, &Path) -> Result<ImageReport>,
 ) -> Result<Outcome> {
     let outcome = |changed| Outcome {
         folder: folder.root().to_owned(),
@@ -222,8 +223,12 @@ pub fn image(
     let mut change = folder.change()?;
     let work = change.work()?;
     let image = change.large_file(IMAGE);
-    build(&image, &work)?;
+    let report = build(&image, &work)?;
     manifest.inputs.insert("image".to_owned(), key.to_owned());
+    manifest
+        .inputs
+        .insert("package".to_owned(), report.package.clone());
+    manifest.image = Some(report);
     manifest
         .outputs
         .insert(IMAGE.to_owned(), manifest::digest_file(&image)?);

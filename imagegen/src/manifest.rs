@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::cache::hex;
+use crate::image::ImageReport;
 
 /// Its name in the output folder.
 pub const FILE: &str = "manifest.json";
@@ -29,6 +30,9 @@ pub struct Manifest {
     pub inputs: BTreeMap<String, String>,
     /// What was made, by its path in the folder; `sha256:…`.
     pub outputs: BTreeMap<String, String>,
+    /// What is to be known of the node image besides its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageReport>,
 }
 
 impl Default for Manifest {
@@ -38,6 +42,7 @@ impl Default for Manifest {
             kind: KIND.to_owned(),
             inputs: BTreeMap::new(),
             outputs: BTreeMap::new(),
+            image: None,
         }
     }
 }

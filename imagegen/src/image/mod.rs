@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Key};
 use crate::package::Package;
@@ -81,16 +81,20 @@ impl ImageRequest<'_> {
 }
 
 /// What was made, for the manifest and for people.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ImageReport {
+    /// Of the package, `sha256:…`.
+    pub package: String,
+    /// dm-verity's, over the whole root; also on the kernel command line.
     pub root_hash: String,
     pub kernel_release: String,
     /// Bytes of the compressed root.
     pub root_size: u64,
-    /// Bytes of the kernel image with initrd.
+    /// Bytes of the kernel image with its initrd.
     pub uki_size: u64,
-    /// Seconds by stage, in order.
-    pub stages: Vec<(String, f64)>,
+    /// Milliseconds that each stage took, in order.
+    pub stages: Vec<(String, u64)>,
 }
 
 /// The Debian tree whose tools make the image, and whose kernel boots it.
@@ -147,7 +151,12 @@ pub fn build(
     progress: &Progress,
 ) -> Result<ImageReport> {
     let mut stages = Vec::new();
-    let mut took = |name: &str, time: Duration| stages.push((name.to_owned(), time.as_secs_f64()));
+    let mut took = |name: &str, time: Duration| {
+        stages.push((
+            name.to_owned(),
+            time.as_millis().try_into().unwrap_or(u64::MAX),
+        ))
+    };
 
     let stage = progress.stage("package");
     let package = work.join("package");
@@ -222,6 +231,7 @@ pub fn build(
             .with_context(|| format!("reading `{}`", path.display()))
     };
     Ok(ImageReport {
+        package: facts.package_digest.clone(),
         root_hash,
         kernel_release: release,
         root_size: size(&root_image)?,
