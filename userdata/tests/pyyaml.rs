@@ -8,21 +8,28 @@ use serde_json::{Value, json};
 
 const READ: &str = "import sys, json, yaml\nprint(json.dumps(yaml.safe_load(sys.stdin.read())))";
 
+/// A Python that has PyYAML: the first on PATH, or Debian's own, for which `python3-yaml` is.
+fn python() -> Option<&'static str> {
+    ["python3", "/usr/bin/python3"].into_iter().find(|python| {
+        Command::new(python)
+            .args(["-c", "import yaml"])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    })
+}
+
 /// `None`: there is no PyYAML here.
 fn pyyaml(text: &str) -> Option<Value> {
-    let present = Command::new("python3")
-        .args(["-c", "import yaml"])
-        .stderr(Stdio::null())
-        .status();
-    if !present.is_ok_and(|status| status.success()) {
+    let Some(python) = python() else {
         assert!(
             std::env::var_os("CI").is_none(),
-            "python3 has no module `yaml`"
+            "no python3 with the module `yaml`; apt-get install python3-yaml"
         );
-        eprintln!("skipped: python3 has no module `yaml`");
+        eprintln!("skipped: no python3 with the module `yaml`; apt-get install python3-yaml");
         return None;
-    }
-    let mut child = Command::new("python3")
+    };
+    let mut child = Command::new(python)
         .args(["-X", "utf8", "-c", READ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

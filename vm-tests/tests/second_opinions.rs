@@ -93,25 +93,40 @@ fn the_certificates_of_a_master_are_what_openssl_expects() -> Result<()> {
 
 /// kubeadm reads fixed paths, so it gets a root of its own: its one static binary, and what the document brings.
 #[test]
-fn kubeadm_sees_certificates_that_last_a_century() -> Result<()> {
+fn kubeadm_uses_what_the_document_brings_and_sees_it_last_a_century() -> Result<()> {
     let output = Output::make(&Programs::build()?, &topology("one"))?;
     let run = Run::new("kubeadm_certs")?;
     let package = imagegen::package::build::default_package(&Cache::open()?, &Progress::stderr())?;
     let root = run.folder().join("root");
     fs::create_dir_all(root.join("bin"))?;
     fs::copy(package.join("bin/kubeadm"), root.join("bin/kubeadm"))?;
-    for (path, bytes) in written_files(&output, "m0")? {
+    let brought = written_files(&output, "m0")?;
+    for (path, bytes) in &brought {
         let at = root.join(path.trim_start_matches('/'));
         fs::create_dir_all(at.parent().context("a file without a folder")?)?;
         fs::write(at, bytes)?;
     }
+    fs::write(root.join("kubeadm.yaml"), KUBEADM_CONFIGURATION)?;
+    let kubeadm = |words: &[&str]| -> Result<String> {
+        let mut kubeadm = Command::new("chroot");
+        kubeadm.arg(&root).arg("/bin/kubeadm").args(words);
+        Ok(String::from_utf8_lossy(&judge(&mut kubeadm)?).into_owned())
+    };
+
+    for phase in ["certs", "kubeconfig"] {
+        let said = kubeadm(&["init", "phase", phase, "all", "--config", "/kubeadm.yaml"])?;
+        assert!(
+            !said.contains("Generating") && !said.contains("Writing"),
+            "{said}"
+        );
+    }
+    for (path, bytes) in &brought {
+        let now = fs::read(root.join(path.trim_start_matches('/')))?;
+        assert!(now == *bytes, "kubeadm changed `{path}`");
+    }
+
     // No cluster answers there; kubeadm then says so and goes by the files alone.
-    let mut kubeadm = Command::new("chroot");
-    kubeadm
-        .arg(&root)
-        .args(["/bin/kubeadm", "certs", "check-expiration"]);
-    let said = judge(&mut kubeadm)?;
-    let said = String::from_utf8_lossy(&said);
+    let said = kubeadm(&["certs", "check-expiration"])?;
     let leaves = [
         "admin.conf",
         "apiserver",
@@ -140,6 +155,20 @@ fn kubeadm_sees_certificates_that_last_a_century() -> Result<()> {
     run.passed();
     Ok(())
 }
+
+/// The topology `one` in kubeadm 1.20's words, as far as certificates and kubeconfigs go.
+const KUBEADM_CONFIGURATION: &str = "\
+apiVersion: kubeadm.k8s.io/v1beta2
+kind: InitConfiguration
+localAPIEndpoint: {advertiseAddress: 192.168.7.10, bindPort: 6443}
+nodeRegistration: {name: m0}
+---
+apiVersion: kubeadm.k8s.io/v1beta2
+kind: ClusterConfiguration
+kubernetesVersion: v1.20.2
+controlPlaneEndpoint: apiserver.cluster.local:6443
+networking: {podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/16}
+";
 
 #[test]
 fn cloud_init_finds_nothing_wrong_with_the_documents() -> Result<()> {
