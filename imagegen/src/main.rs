@@ -11,6 +11,7 @@ use imagegen::cache::Cache;
 use imagegen::cli::{Cli, Command, Common};
 use imagegen::make::{self, Input, Outcome, Refused, Request};
 use imagegen::output::Folder;
+use imagegen::package::Package;
 use imagegen::progress::Progress;
 use imagegen::{image, package, show, topology};
 use userdata::yaml::Severity;
@@ -76,13 +77,14 @@ fn request(common: &Common) -> Request {
 fn everything(common: &Common, progress: &Progress) -> Result<()> {
     let request = &request(common);
     let input = read(request)?;
+    let ready = Ready::check(common, request, &input)?;
     let folder = Folder::open(&make::output(request, &input.plan))?;
     report(
         &make::userdata(&input, &folder)?,
         "documents, seeds and admin.conf",
     );
     report(
-        &node_image(common, request, &input, &folder, progress)?,
+        &node_image(ready, &input, &folder, progress)?,
         "the node image",
     );
     Ok(())
@@ -101,9 +103,10 @@ fn userdata(request: &Request) -> Result<()> {
 fn node_image_only(common: &Common, progress: &Progress) -> Result<()> {
     let request = &request(common);
     let input = read(request)?;
+    let ready = Ready::check(common, request, &input)?;
     let folder = Folder::open(&make::output(request, &input.plan))?;
     report(
-        &node_image(common, request, &input, &folder, progress)?,
+        &node_image(ready, &input, &folder, progress)?,
         "the node image",
     );
     Ok(())
@@ -134,25 +137,41 @@ fn plan(request: &Request, json: bool) -> Result<()> {
     }
 }
 
-/// The node image from the package asked for, else the default one, which is built where it is not there.
+/// What an image is made from besides the topology, found good before anything is written.
+struct Ready {
+    programs: PathBuf,
+    /// `None`: the default one, which is built where it is not in the cache.
+    package: Option<Package>,
+}
+
+impl Ready {
+    fn check(common: &Common, request: &Request, input: &Input) -> Result<Self> {
+        image::check_privilege()?;
+        Ok(Self {
+            programs: image::programs::folder(common.programs.as_deref())?,
+            package: make::package(request, &input.plan)
+                .map(|path| Package::open(&path))
+                .transpose()?,
+        })
+    }
+}
+
+/// The node image; nothing is done where it is there and was made from the same.
 fn node_image(
-    common: &Common,
-    request: &Request,
+    ready: Ready,
     input: &Input,
     folder: &Folder,
     progress: &Progress,
 ) -> Result<Outcome> {
     let cache = Cache::open()?;
-    let programs = image::programs::folder(common.programs.as_deref())?;
-    let path = match make::package(request, &input.plan) {
-        Some(path) => path,
-        None => package::build::default_package(&cache, progress)?,
+    let package = match ready.package {
+        Some(package) => package,
+        None => Package::open(&package::build::default_package(&cache, progress)?)?,
     };
-    let package = package::Package::open(&path)?;
     let request = image::ImageRequest {
         package: &package,
         plan: &input.plan.image,
-        programs: &programs,
+        programs: &ready.programs,
         seed: Vec::new(),
     };
     make::image(input, folder, &request.key()?, |out, work| {
@@ -169,7 +188,7 @@ fn package(common: &Common, progress: &Progress) -> Result<()> {
             .unwrap_or_else(|| PathBuf::from("kube.tar.zst"));
         return package::build::write_default(&Cache::open()?, &output, progress);
     };
-    let package = package::Package::open(path)?;
+    let package = Package::open(path)?;
     let mut text = format!(
         "package     {}\nkubernetes  {}\ndigest      {}\nsize        {} MiB\n",
         path.display(),

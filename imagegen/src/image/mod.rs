@@ -141,6 +141,16 @@ fn base(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     Tree::ensure_tar(cache, &spec, progress)
 }
 
+/// Building changes root into Debian trees, and mounts there; both are root's alone.
+pub fn check_privilege() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "building a node image needs root: it changes root into a Debian tree to run dracut and ukify, and mmdebstrap \
+         makes that tree's device nodes; run imagegen with sudo (`imagegen userdata` makes documents without it)"
+    );
+    Ok(())
+}
+
 /// Builds the image at `out`, which must not exist, with `work` for what is only needed on the way. On failure `out` is
 /// not there or not whole; the caller, who owns both names, removes them.
 pub fn build(

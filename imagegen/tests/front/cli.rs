@@ -314,3 +314,70 @@ fn redact(text: &str) -> String {
     }
     out
 }
+
+/// A copy of the program where anybody may run it: the build folder may be root's alone.
+fn imagegen_for_all(work: &Work) -> std::path::PathBuf {
+    let everybody = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(work.path(""), everybody.clone()).expect("opening the folder");
+    let copy = work.path("imagegen");
+    fs::copy(assert_cmd::cargo::cargo_bin!("imagegen"), &copy).expect("copying");
+    fs::set_permissions(&copy, everybody).expect("making it a program");
+    copy
+}
+
+#[test]
+fn without_root_an_image_is_refused_with_the_reason_and_nothing_is_made() {
+    use std::os::unix::process::CommandExt as _;
+    let work = Work::new();
+    let mut command = std::process::Command::new(imagegen_for_all(&work));
+    command
+        .args(["--topology", "cluster.yaml"])
+        .current_dir(work.path(""));
+    // Root becomes nobody for this; anybody else is unprivileged already.
+    if nix::unistd::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    let output = command.output().expect("running imagegen");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("needs root") && said.contains("sudo"),
+        "{said}"
+    );
+    assert!(!work.path("prod").exists());
+}
+
+#[test]
+fn a_broken_package_is_refused_before_anything_is_made() {
+    if !nix::unistd::geteuid().is_root() {
+        return crate::work::skip(
+            "building images needs root, and says so before it looks at the package",
+        );
+    }
+    let work = Work::new();
+    let programs = work.path("programs");
+    fs::create_dir(&programs).expect("a folder");
+    for name in ["firstboot", "lvscare"] {
+        // The smallest program without an interpreter: an ELF header with no program headers.
+        let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+        elf.resize(64, 0);
+        fs::write(programs.join(name), elf).expect("writing");
+    }
+    fs::write(work.path("kube.tar"), b"not an archive").expect("writing");
+    let output = assert_cmd::Command::new(assert_cmd::cargo::cargo_bin!("imagegen"))
+        .current_dir(work.path(""))
+        .args([
+            "--topology",
+            "cluster.yaml",
+            "--package",
+            "kube.tar",
+            "--programs",
+            "programs",
+        ])
+        .output()
+        .expect("running imagegen");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("kube.tar"), "{said}");
+    assert!(!work.path("prod").exists());
+}

@@ -1,6 +1,5 @@
 //! The certificates as a host has them, judged by openssl and by kubeadm.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +7,7 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::work::{Work, skip, walk};
+use crate::work::{Work, walk};
 
 fn openssl(args: &[&str], folder: &Path) -> (bool, String) {
     let output = Command::new("openssl")
