@@ -49,23 +49,28 @@ impl Programs {
         let _lock = lock(&folder.join("lock"))?;
         build_static(&folder.join("static"))
     }
+
+    /// Builds the program that proves lvscare on a kernel of its own.
+    pub fn build_lvscare_guest() -> Result<PathBuf> {
+        let folder = target_dir().join("vm-tests/build");
+        fs::create_dir_all(&folder)?;
+        let _lock = lock(&folder.join("lock"))?;
+        let target = folder.join("static");
+        cargo_static(&target, &["--package", "lvscare", "--example", "guest"])?;
+        Ok(target.join(TARGET).join("release/examples/guest"))
+    }
 }
 
 fn build_static(target: &Path) -> Result<PathBuf> {
-    // Without `--target` the flag would reach procedural macros, which cannot be static.
-    let arguments = [
-        "build",
-        "--release",
-        "--target",
-        TARGET,
-        "--package",
-        "firstboot",
-        "--package",
-        "lvscare",
-        "--bins",
-    ];
-    cargo(target, &arguments, Some("-C target-feature=+crt-static"))?;
+    let packages = ["--package", "firstboot", "--package", "lvscare", "--bins"];
+    cargo_static(target, &packages)?;
     Ok(target.join(TARGET).join("release"))
+}
+
+fn cargo_static(target: &Path, what: &[&str]) -> Result<()> {
+    // Without `--target` the flag would reach procedural macros, which cannot be static.
+    let arguments = [&["build", "--release", "--target", TARGET], what].concat();
+    cargo(target, &arguments, Some("-C target-feature=+crt-static"))
 }
 
 fn cargo(target: &Path, arguments: &[&str], flags: Option<&str>) -> Result<()> {

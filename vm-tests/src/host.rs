@@ -137,7 +137,8 @@ impl Host {
     }
 }
 
-/// QEMU, its firmware, a kernel for initrd tests, and the library that slows guests' clocks.
+/// QEMU, its firmware, a kernel for initrd tests, the library that slows guests' clocks, and the init of the small
+/// Debian that the harness is tested with.
 fn tools() -> Spec {
     let packages = [
         "qemu-system-x86",
@@ -147,6 +148,8 @@ fn tools() -> Spec {
         "libfaketime",
         "linux-image-cloud-amd64",
         "e2fsprogs",
+        "systemd-sysv",
+        "udev",
     ];
     Spec::new("tests", "trixie", "apt", &packages)
 }

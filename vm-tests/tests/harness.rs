@@ -140,7 +140,7 @@ fn an_unmodified_system_reports_its_journal_and_takes_commands() -> Result<()> {
     let boot = Boot::Kernel {
         kernel: kernel.image,
         initrd: Some(host.tools().path(&format!("boot/initrd.img-{release}"))),
-        append: "console=ttyS0 root=/dev/vda rw systemd.unit=sysinit.target".into(),
+        append: "console=ttyS0 panic=1 root=/dev/vda rw systemd.unit=sysinit.target".into(),
     };
     let machine = Machine {
         disks: vec![small_debian(&host, &run)?],
