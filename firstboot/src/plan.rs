@@ -10,6 +10,7 @@ use userdata::paths::IMAGE_FILE;
 
 use crate::document::Host;
 use crate::step::Step;
+use crate::step::addresses::Addresses;
 use crate::step::files::Files;
 use crate::step::hooks::Hook;
 use crate::step::hostname::Hostname;
@@ -61,6 +62,11 @@ fn machine(host: &Host, root: &Root) -> Steps {
         steps.push(boxed(Network {
             root: root.clone(),
             network: host.network.clone(),
+        }));
+    }
+    if !host.network.wanted.is_empty() {
+        steps.push(boxed(Addresses {
+            wanted: host.network.wanted.clone(),
         }));
     }
     // Users before files: a file may belong to one of them.

@@ -1,23 +1,20 @@
-//! Lasting network configuration for systemd-networkd, and waiting until the node's addresses can be used.
+//! Lasting network configuration for systemd-networkd.
 //!
-//! What the files say comes from the document; this writes them, has them read, and waits for the kernel.
+//! What the files say comes from the document; this writes them and has them read. `addresses.rs` waits for the kernel.
 
 use std::fmt;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Step;
 use crate::document::HostNetwork;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
-use crate::system::{netlink, systemd};
+use crate::system::systemd;
 
 const DIRECTORY: &str = "/etc/systemd/network";
 /// How `userdata` names our files, so that those of an earlier document can be told from somebody else's.
 const PREFIX: &str = "10-firstlight-";
-/// Long enough for a switch's spanning tree to let a port through.
-const DEADLINE: Duration = Duration::from_secs(90);
 
 #[derive(Debug)]
 pub struct Network {
@@ -27,17 +24,7 @@ pub struct Network {
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses: Vec<_> = self
-            .network
-            .wanted
-            .iter()
-            .map(|wanted| wanted.address.to_string())
-            .collect();
-        write!(f, "configure the network")?;
-        if !addresses.is_empty() {
-            write!(f, " and wait for {}", addresses.join(", "))?;
-        }
-        Ok(())
+        write!(f, "configure the network")
     }
 }
 
@@ -47,17 +34,13 @@ impl Step for Network {
     }
 
     fn is_done(&self) -> Result<bool> {
-        Ok(self.stale()?.is_empty()
-            && self.files_are_there()?
-            && (!self.root.is_machine() || netlink::has_addresses(&self.network.wanted)?))
+        Ok(self.stale()?.is_empty() && self.files_are_there()?)
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
-        let mut changed = false;
         for name in self.stale()? {
             self.root.remove(format!("{DIRECTORY}/{name}"))?;
             log::info!("removed `{DIRECTORY}/{name}`");
-            changed = true;
         }
         for (name, text) in &self.network.files {
             let path = path(name);
@@ -66,18 +49,10 @@ impl Step for Network {
                 .write(&path, text.as_bytes(), Attributes::mode(0o644))?
             {
                 log::info!("wrote `{path}`");
-                changed = true;
             }
         }
         if self.root.is_machine() {
-            // Unchanged files and no address: networkd may still be starting; only a change is worth a reload.
-            if changed {
-                systemd::reload("systemd-networkd.service")?;
-            } else {
-                systemd::start("systemd-networkd.service")?;
-            }
-            netlink::wait_for_addresses(&self.network.wanted, DEADLINE)
-                .context("waiting for this node's addresses; compare the document's `network-config` with the machine")?;
+            systemd::reload("systemd-networkd.service")?;
         }
         Ok(())
     }

@@ -1,0 +1,59 @@
+//! Waits until the node's addresses can be used.
+//!
+//! What configures them is `network.rs`; a step of its own, because waiting at every boot is not a change to the host.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::Step;
+use crate::report::Reporter;
+use crate::system::netlink::Wanted;
+use crate::system::{netlink, systemd};
+
+/// Long enough for a switch's spanning tree to let a port through.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+#[derive(Debug)]
+pub struct Addresses {
+    pub wanted: Vec<Wanted>,
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<_> = self
+            .wanted
+            .iter()
+            .map(|wanted| wanted.address.to_string())
+            .collect();
+        write!(f, "wait for {}", addresses.join(", "))
+    }
+}
+
+impl Step for Addresses {
+    fn name(&self) -> &'static str {
+        "addresses"
+    }
+
+    fn is_done(&self) -> Result<bool> {
+        netlink::has_addresses(&self.wanted)
+    }
+
+    fn apply(&self, _: &mut Reporter) -> Result<()> {
+        // At a later boot it may still be starting; and if the last reload failed, its files are there but unread.
+        systemd::start("systemd-networkd.service")?;
+        systemd::reload("systemd-networkd.service")?;
+        netlink::wait_for_addresses(&self.wanted, DEADLINE).context(
+            "waiting for this node's addresses; compare the document's `network-config` with the machine",
+        )
+    }
+
+    fn is_lasting(&self) -> bool {
+        false
+    }
+
+    fn needs_machine(&self) -> bool {
+        true
+    }
+}
