@@ -15,8 +15,11 @@ use crate::system::files::Root;
 use crate::system::machine::Identity;
 use crate::system::uevent::{self, BlockEvents};
 
-/// Drivers and their disks have this long to appear before the image's own seed is taken instead of a disk's.
-const SETTLE: Duration = Duration::from_secs(10);
+/// Drivers, disks and cards have this long to appear before the sources are asked. Too early, and the image's own seed is
+/// taken instead of a disk's, or this machine has no MAC yet and its own document seems to be another's. It costs nothing
+/// where udev comes to an end; with the time it gives a driver (180 s, udev.conf(5)) a stuck one would hold the boot as
+/// long.
+const SETTLE: Duration = Duration::from_secs(120);
 
 /// The document cannot be used. Starting again does not help; nothing was written.
 #[derive(Debug)]
