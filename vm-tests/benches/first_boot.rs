@@ -197,8 +197,8 @@ fn print_build(output: &Output) -> Result<()> {
         blocks >> 20,
         image.len() >> 20
     );
-    if let Some(stages) = output.manifest()?.get("stages") {
-        println!("bake time by stage: {stages}");
+    if let Some(stages) = output.manifest()?.pointer("/image/stages") {
+        println!("bake time by stage, ms: {stages}");
     }
     Ok(())
 }

@@ -12,11 +12,12 @@ use std::{fs, thread};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use firstboot::journal::{self, field};
+use firstboot::journal;
 use vm_tests::artifacts::{Output, Programs};
 use vm_tests::cluster::{Cluster, Member, READY_DEADLINE};
 use vm_tests::host::Host;
 use vm_tests::journal::Record;
+use vm_tests::qemu::Accel;
 use vm_tests::run::{Run, target_dir};
 use vm_tests::vm::Vm;
 
@@ -67,10 +68,12 @@ fn demo(cli: &Cli) -> Result<()> {
     }
     let cluster = Cluster::new(&host, &run, &output)?;
     say(&format!(
-        "switching on {} ({:?}, clock x{})",
+        "switching on {} under QEMU{}",
         names(&cluster),
-        host.accel(),
-        host.pace(cluster.members.len())
+        match host.accel() {
+            Accel::Kvm => "",
+            Accel::Tcg => " (without KVM, which takes about ten times as long)",
+        }
     ));
     let mut machines = Vec::new();
     for member in &cluster.members {
@@ -87,18 +90,11 @@ fn demo(cli: &Cli) -> Result<()> {
         &kubeconfig,
         machines[0].wall(Duration::from_secs(60)),
     )?;
-    println!();
-    println!(
-        "the cluster:  KUBECONFIG={} {} get pods -A",
-        kubeconfig.display(),
-        kubectl.display()
-    );
-    println!("the image:    {}", output.image().display());
-    println!(
-        "a console:    {} (read it with `less -R`; a root shell needs a key in the topology)",
-        console(&machines[0])
-    );
+    println!("\nthe image    {}", output.image().display());
     if !cli.once {
+        println!("the console  less -R {}", console(&machines[0]));
+        println!("the cluster  export KUBECONFIG={}", kubeconfig.display());
+        println!("             {} get pods -A", kubectl.display());
         println!("\nCtrl-C switches the machines off.");
         while !INTERRUPTED.load(Ordering::Relaxed) {
             if let Some(off) = machines.iter().find(|vm| !vm.is_running()) {
@@ -189,24 +185,33 @@ fn follow(vm: &Vm) -> Result<()> {
     )
 }
 
-/// What of the journal is progress to a person: firstboot's own records.
+/// What of the journal is progress to a person.
+const PROGRESS: &[&str] = &[
+    journal::DOCUMENT_FOUND,
+    journal::DOCUMENT_REFUSED,
+    journal::DOCUMENT_AWAITED,
+    journal::STEP_STARTED,
+    journal::STEP_FAILED,
+    journal::WAITING,
+    journal::READY,
+    journal::FAILED,
+];
+
+/// An apiserver that is not ready yet answers at length.
+const LINE: usize = 100;
+
 fn progress(record: &Record) -> Option<String> {
-    let name = journal::MESSAGES
-        .iter()
-        .find(|(_, id)| record.get("MESSAGE_ID") == Some(id))?
-        .0;
-    let number = match (
-        record.get(field::STEP_NUMBER),
-        record.get(field::STEP_COUNT),
-    ) {
-        (Some(number), Some(count)) if name.starts_with("STEP_") => format!("[{number}/{count}] "),
-        _ => String::new(),
+    let id = record.get("MESSAGE_ID")?;
+    PROGRESS.contains(&id).then_some(())?;
+    let time = record.since_boot().unwrap_or_default().as_secs_f64();
+    let message = record.message();
+    // What went wrong is told in full.
+    let short: String = if id == journal::WAITING && message.chars().count() > LINE {
+        message.chars().take(LINE - 1).chain(['…']).collect()
+    } else {
+        message.to_string()
     };
-    let time = record
-        .since_boot()
-        .map(|time| format!("{:7.1} s  ", time.as_secs_f64()))
-        .unwrap_or_default();
-    Some(format!("{time}{number}{}", record.message()))
+    Some(format!("{time:6.1} s  {short}"))
 }
 
 /// The administrator's kubeconfig with this host's door as the server; the certificate is still for the domain.
