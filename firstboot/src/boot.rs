@@ -1,6 +1,6 @@
 //! The story of a boot: find → understand → plan → run → ready.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 
@@ -9,17 +9,20 @@ use crate::plan;
 use crate::receipt::Receipt;
 use crate::report::Reporter;
 use crate::runner;
-use crate::source::{self, Seed, Source};
+use crate::source::{self, Seed, Source, Stranger};
 use crate::step::Step;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
-use crate::system::uevent::{self, BlockEvents};
+use crate::system::uevent::{self, DeviceEvents};
 
 /// Drivers, disks and cards have this long to appear before the sources are asked. Too early, and the image's own seed is
 /// taken instead of a disk's, or this machine has no MAC yet and its own document seems to be another's. It costs nothing
 /// where udev comes to an end; with the time it gives a driver (180 s, udev.conf(5)) a stuck one would hold the boot as
 /// long.
 const SETTLE: Duration = Duration::from_secs(120);
+
+/// So long may a network card still come that makes a document ours. udev's queue can be empty between two drivers.
+const CARDS: Duration = Duration::from_secs(60);
 
 /// The document cannot be used. Starting again does not help; nothing was written.
 #[derive(Debug)]
@@ -80,27 +83,37 @@ pub fn look_once(
         .map_err(|reasons| anyhow::anyhow!("no document: {}", reasons.join("; ")))
 }
 
-/// Asks the sources until one has a document: once udev is done with the disks of this boot, then whenever a disk comes.
+/// Asks the sources until one has a document: once udev is done with the devices of this boot, then whenever a disk or a
+/// network card comes. A document that names another machine is refused only after cards had [`CARDS`] to come.
 fn wait_for_document(
     root: &Root,
     sources: &[Box<dyn Source>],
     report: &mut Reporter,
 ) -> Result<(&'static str, Seed)> {
-    // Listen first, look second: a disk that comes in between is heard.
-    let events = BlockEvents::listen()?;
+    // Listen first, look second: a device that comes in between is heard.
+    let events = DeviceEvents::listen()?;
     if !uevent::settle(SETTLE)? {
         log::warn!(
             "udev is still busy after {} s, looking for a document all the same",
             SETTLE.as_secs()
         );
     }
+    let cards_until = Instant::now() + CARDS;
     loop {
         let machine = Identity::read(root)?;
-        match source::find(sources, &machine, report)? {
-            Ok(found) => return Ok(found),
-            Err(reasons) => report.no_document(&machine.to_string(), reasons),
+        match source::find(sources, &machine, report) {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(reasons)) => {
+                report.no_document(&machine.to_string(), reasons);
+                events.wait()?;
+            }
+            Err(error) if error.downcast_ref::<Stranger>().is_some() => {
+                if !events.wait_until(cards_until)? {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error),
         }
-        events.wait()?;
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Look, Seed, Source};
+use super::{Look, Seed, Source, Stranger};
 use crate::document;
 use crate::system::machine::Identity;
 
@@ -41,7 +41,10 @@ pub fn read(folder: &Path, origin: &str, machine: &Identity) -> Result<Look> {
         (None, true) => Ok(Look::Nothing(format!("{origin} holds no `user-data`"))),
         (Some(seed), true) => {
             if let Some(refusal) = mismatch(&seed, machine)? {
-                bail!("{origin}: this document is for another machine: {refusal}");
+                return Err(Stranger(format!(
+                    "{origin}: this document is for another machine: {refusal}"
+                ))
+                .into());
             }
             Ok(Look::Found(seed))
         }

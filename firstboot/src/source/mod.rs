@@ -25,6 +25,19 @@ pub trait Source {
     fn read(&self, machine: &Identity) -> Result<Look>;
 }
 
+/// A document for one machine that is, as far as is known yet, not this one: a network card whose driver is still being
+/// loaded may be the one it names.
+#[derive(Debug)]
+pub struct Stranger(pub String);
+
+impl std::fmt::Display for Stranger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Stranger {}
+
 /// What a source has for this machine.
 #[derive(Debug)]
 pub enum Look {

@@ -1,4 +1,4 @@
-//! Waiting for block devices: the kernel's own announcements, and udev's queue running empty.
+//! Waiting for disks and network cards: the kernel's own announcements, and udev's queue running empty.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -12,11 +12,11 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 
-/// Hears of every block device that appears or gets a new medium, from the moment it is made.
+/// Hears of every disk and network card that appears, and of new media, from the moment it is made.
 #[derive(Debug)]
-pub struct BlockEvents(std::os::fd::OwnedFd);
+pub struct DeviceEvents(std::os::fd::OwnedFd);
 
-impl BlockEvents {
+impl DeviceEvents {
     pub fn listen() -> Result<Self> {
         let socket = socket(
             AddressFamily::Netlink,
@@ -34,31 +34,56 @@ impl BlockEvents {
         Ok(Self(socket))
     }
 
-    /// Sleeps until a block device was added or changed, for ever if need be.
+    /// Sleeps until a device was added or changed, for ever if need be.
     pub fn wait(&self) -> Result<()> {
-        let mut buffer = [0; 8192];
+        while !self.poll(PollTimeout::NONE)? {}
+        Ok(())
+    }
+
+    /// Like [`wait`](Self::wait), but not longer than until `end`; `false` when nothing came.
+    pub fn wait_until(&self, end: Instant) -> Result<bool> {
         loop {
-            match recv(
-                std::os::fd::AsRawFd::as_raw_fd(&self.0),
-                &mut buffer,
-                MsgFlags::empty(),
-            ) {
-                Ok(length) if is_new_block_device(&buffer[..length]) => return Ok(()),
-                Ok(_) | Err(Errno::EINTR) => {}
-                // More events than the socket holds: one of them may have been ours.
-                Err(Errno::ENOBUFS) => return Ok(()),
-                Err(error) => return Err(error).context("reading the kernel's events"),
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
             }
+            if self.poll(PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Waits for one event; whether it was one of a disk or a card.
+    fn poll(&self, timeout: PollTimeout) -> Result<bool> {
+        match poll(
+            &mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        ) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(false),
+            Ok(_) => {}
+            Err(error) => return Err(error).context("waiting for the kernel's events"),
+        }
+        let mut buffer = [0; 8192];
+        match recv(
+            std::os::fd::AsRawFd::as_raw_fd(&self.0),
+            &mut buffer,
+            MsgFlags::MSG_DONTWAIT,
+        ) {
+            Ok(length) => Ok(is_new_device(&buffer[..length])),
+            Err(Errno::EINTR | Errno::EAGAIN) => Ok(false),
+            // More events than the socket holds: one of them may have been ours.
+            Err(Errno::ENOBUFS) => Ok(true),
+            Err(error) => Err(error).context("reading the kernel's events"),
         }
     }
 }
 
 /// An event is `ACTION@DEVPATH`, then `KEY=value` pairs, each ended by a NUL.
-fn is_new_block_device(event: &[u8]) -> bool {
+fn is_new_device(event: &[u8]) -> bool {
     let mut parts = event.split(|byte| *byte == 0);
     let head = parts.next().unwrap_or_default();
     (head.starts_with(b"add@") || head.starts_with(b"change@"))
-        && parts.any(|part| part == b"SUBSYSTEM=block")
+        && parts.any(|part| part == b"SUBSYSTEM=block" || part == b"SUBSYSTEM=net")
 }
 
 /// Waits until udev has handled every device the kernel found at boot, or the deadline is over; says which.
@@ -97,19 +122,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_new_block_devices_count() {
-        assert!(is_new_block_device(
+    fn only_new_disks_and_cards_count() {
+        assert!(is_new_device(
             b"add@/devices/x/block/vdb\0ACTION=add\0SUBSYSTEM=block\0"
         ));
-        assert!(is_new_block_device(
+        assert!(is_new_device(
             b"change@/devices/x/block/sr0\0SUBSYSTEM=block\0DISK_MEDIA_CHANGE=1\0"
         ));
-        assert!(!is_new_block_device(
+        assert!(!is_new_device(
             b"remove@/devices/x/block/vdb\0SUBSYSTEM=block\0"
         ));
-        assert!(!is_new_block_device(
-            b"add@/devices/x/net/eth0\0SUBSYSTEM=net\0"
+        assert!(is_new_device(b"add@/devices/x/net/eth0\0SUBSYSTEM=net\0"));
+        assert!(!is_new_device(
+            b"add@/devices/x/input/input1\0SUBSYSTEM=input\0"
         ));
-        assert!(!is_new_block_device(b""));
+        assert!(!is_new_device(b""));
     }
 }
