@@ -101,3 +101,30 @@ impl Step for Lvscare {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pod_pulls_nothing_and_names_every_master() {
+        let text = include_str!("../../tests/fixtures/node.yaml");
+        let node: NodeFile = userdata::yaml::parse("node.yaml", text).unwrap().value;
+        let image = include_bytes!("../../tests/fixtures/root/usr/share/firstlight/image.json");
+        let image: ImageFile = serde_json::from_slice(image).unwrap();
+        let pod = pod(&node, &image).unwrap();
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(container["imagePullPolicy"], "Never");
+        assert_eq!(container["image"], image.pause_image.as_str());
+        assert_eq!(
+            container["command"],
+            json!([
+                "/usr/bin/lvscare",
+                "care",
+                "--vs=10.103.97.2:6443",
+                "--rs=192.168.7.10:6443,192.168.7.11:6443",
+                "--ca=/etc/kubernetes/pki/ca.crt"
+            ])
+        );
+    }
+}
