@@ -3,7 +3,7 @@
 //! Conditions stand here, in the list, and not inside steps. Everything that can be wrong with a document or an image is
 //! found while the list is made, before the first step changes anything.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use userdata::image::ImageFile;
 use userdata::node::{NodeFile, Role};
 use userdata::paths::IMAGE_FILE;
@@ -16,8 +16,12 @@ use crate::step::hooks::Hook;
 use crate::step::hostname::Hostname;
 use crate::step::hosts::Hosts;
 use crate::step::init::KubeadmInit;
+use crate::step::ipvs::Ipvs;
+use crate::step::join::KubeadmJoin;
+use crate::step::join_master::JoinControlPlane;
 use crate::step::kernel::Kernel;
 use crate::step::kubeadm_config::KubeadmConfig;
+use crate::step::lvscare::Lvscare;
 use crate::step::manifests::Manifests;
 use crate::step::network::Network;
 use crate::step::node_ready::NodeReady;
@@ -37,15 +41,8 @@ pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
         steps.extend(Hook::find(root, "before-role").map(boxed));
         match node.role {
             Role::Master0 => steps.extend(master0(node, &image, root)?),
-            Role::Master | Role::Node => bail!(
-                "`{}` has the role {}, which this image's firstboot does not support yet; only a cluster of one master can be made",
-                node.name,
-                if node.role == Role::Master {
-                    "master"
-                } else {
-                    "node"
-                }
-            ),
+            Role::Master => steps.extend(master(host, node, &image, root)?),
+            Role::Node => steps.extend(worker(node, &image, root)?),
         }
         steps.extend(Hook::find(root, "after-role").map(boxed));
     }
@@ -122,6 +119,44 @@ fn master0(node: &NodeFile, image: &ImageFile, root: &Root) -> Result<Steps> {
         }),
         boxed(Manifests::new(root, node)?),
         boxed(NodeReady::on_master(root, node)?),
+    ])
+}
+
+fn master(host: &Host, node: &NodeFile, image: &ImageFile, root: &Root) -> Result<Steps> {
+    Ok(vec![
+        boxed(Kernel::new(node)),
+        boxed(Unit {
+            name: "containerd",
+            unit: "containerd.service",
+        }),
+        boxed(KubeadmConfig::new(root, node, image)?),
+        boxed(JoinControlPlane::new(root, host, node, image)?),
+        boxed(Unit {
+            name: "kubelet",
+            unit: "kubelet.service",
+        }),
+        boxed(NodeReady::on_master(root, node)?),
+    ])
+}
+
+fn worker(node: &NodeFile, image: &ImageFile, root: &Root) -> Result<Steps> {
+    Ok(vec![
+        boxed(Kernel::new(node)),
+        boxed(Unit {
+            name: "containerd",
+            unit: "containerd.service",
+        }),
+        // At every boot, and before anything that asks the apiserver: kubelet knows no other way there.
+        boxed(Ipvs::new(node)?),
+        boxed(KubeadmConfig::new(root, node, image)?),
+        // Before kubeadm starts kubelet, so that the rules are kept from then on.
+        boxed(Lvscare::new(root, node, image)?),
+        boxed(KubeadmJoin::new(root, node, image)?),
+        boxed(Unit {
+            name: "kubelet",
+            unit: "kubelet.service",
+        }),
+        boxed(NodeReady::on_node(root, node)),
     ])
 }
 

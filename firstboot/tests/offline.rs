@@ -136,41 +136,52 @@ fn a_plan_is_printed_and_nothing_is_written() {
     assert_eq!(tree(dir.path()), before);
 }
 
-#[test]
-fn a_role_that_is_not_there_yet_is_refused_before_anything_is_written() {
+/// The plan for the document of `alone`, as another host of its cluster with this role.
+fn plan_of(role: &str, name: &str, address: &str) -> String {
     let dir = image_root();
     let seed = tempfile::tempdir().unwrap();
     let user_data = fs::read_to_string(fixture("sources/alone/user-data")).unwrap();
     let node = fs::read_to_string(fixture("node.yaml"))
         .unwrap()
-        .replace("role: master0", "role: master");
-    let node = node
-        .replace("name: m0\n", "name: m1\n")
-        .replace("192.168.7.10/24", "192.168.7.11/24");
+        .replace("role: master0", &format!("role: {role}"))
+        .replace("name: m0\n", &format!("name: {name}\n"))
+        .replace("192.168.7.10/24", &format!("{address}/24"));
     let indented: String = node.lines().map(|line| format!("    {line}\n")).collect();
     let (head, rest) = user_data.split_once("  encoding: b64\n").unwrap();
     let tail = rest.split_once('\n').unwrap().1;
     let user_data = format!("{head}  content: |\n{indented}{tail}")
-        .replace("hostname: m0", "hostname: m1")
-        .replace("m0.prod", "m1.prod");
+        .replace("hostname: m0", &format!("hostname: {name}"))
+        .replace("m0.prod", &format!("{name}.prod"));
     fs::write(seed.path().join("user-data"), user_data).unwrap();
-    fs::write(seed.path().join("meta-data"), "instance-id: m1\n").unwrap();
+    fs::write(
+        seed.path().join("meta-data"),
+        format!("instance-id: {name}\n"),
+    )
+    .unwrap();
+    let before = tree(dir.path());
     let mut command = Command::cargo_bin("firstboot").unwrap();
     let output = command
         .arg("--root")
         .arg(dir.path())
         .arg("--seed")
         .arg(seed.path())
+        .arg("--plan")
         .assert()
-        .code(3)
+        .success()
         .get_output()
         .clone();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        said.contains("the role master, which this image's firstboot does not support yet"),
-        "{said}"
-    );
-    assert!(!dir.path().join("etc").exists());
+    assert_eq!(tree(dir.path()), before);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_plan_of_a_master_that_joins() {
+    insta::assert_snapshot!(plan_of("master", "m1", "192.168.7.11"));
+}
+
+#[test]
+fn the_plan_of_a_node() {
+    insta::assert_snapshot!(plan_of("node", "n0", "192.168.7.20"));
 }
 
 #[test]

@@ -114,6 +114,25 @@ impl Client {
         ))
     }
 
+    /// With an authority, a client certificate and its key from PEM files: etcd's, for one.
+    pub fn from_files(root: &Root, endpoint: &str, paths: [&str; 3]) -> Result<Self> {
+        let read = |path: &str| {
+            root.read(path)?
+                .with_context(|| format!("`{path}` is missing"))
+        };
+        let [authority, certificate, key] = paths;
+        let chain = certificates(&read(certificate)?)?;
+        let private = PrivateKey::from_pem(&read(key)?)
+            .map_err(|_| anyhow!("`{key}`: the client key cannot be read"))?;
+        Ok(Self::new(
+            certificates(&read(authority)?)?,
+            Some(ClientCert::new_with_certs(&chain, private)),
+            endpoint,
+            // What asks several masters in turn must not hang on one that is gone.
+            Duration::from_secs(15),
+        ))
+    }
+
     fn new(
         authority: Vec<Certificate<'static>>,
         client: Option<ClientCert>,
@@ -162,6 +181,21 @@ impl Client {
         .header("content-type", "application/apply-patch+yaml")
         .body(object.to_string())
         .context("building a request")?;
+        read(self.agent.run(request).map_err(|error| explain(&error))?)
+    }
+
+    /// Sends an object: `POST` makes it, `PUT` replaces the version it names, `PATCH` merges it.
+    pub fn send(&self, method: &str, path: &str, object: &Value) -> Result<Answer> {
+        let kind = match method {
+            "PATCH" => "application/merge-patch+json",
+            _ => "application/json",
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header("content-type", kind)
+            .body(object.to_string())
+            .context("building a request")?;
         read(self.agent.run(request).map_err(|error| explain(&error))?)
     }
 

@@ -14,6 +14,9 @@ use userdata::node::{NodeFile, Role};
 /// for a slow machine, and firstboot waits itself, without a limit.
 const CONTROL_PLANE_TIMEOUT_SECONDS: u32 = 1800;
 
+/// Brought by the documents of hosts that join.
+const DISCOVERY: &str = "/etc/kubernetes/discovery.conf";
+
 /// The shapes that kubeadm's configuration has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Api {
@@ -111,13 +114,10 @@ fn join(documents: &mut Documents, node: &NodeFile, image: &ImageFile) -> Result
     let api = documents.api;
     let document = documents.kubeadm("JoinConfiguration")?;
     let discovery = section(document, "discovery")?;
-    // The kubelet's own kubeconfig is also the discovery file: it names the endpoint, carries the authority and a client
-    // certificate, so no token is shared and nothing expires on the shelf.
+    // The document's discovery file names the endpoint, carries the authority and this kubelet's client certificate, so
+    // no token is shared and nothing expires on the shelf.
     discovery.clear();
-    discovery.insert(
-        "file".into(),
-        json!({ "kubeConfigPath": "/etc/kubernetes/kubelet.conf" }),
-    );
+    discovery.insert("file".into(), json!({ "kubeConfigPath": DISCOVERY }));
     if api < Api::V1Beta4 {
         discovery.insert("timeout".into(), seconds(timeout(node)));
     }

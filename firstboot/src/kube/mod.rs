@@ -6,3 +6,5 @@ pub mod apply;
 pub mod client;
 pub mod config;
 pub mod documents;
+pub mod etcd;
+pub mod lease;

@@ -91,6 +91,11 @@ impl Step for Hosts {
 
 /// The host table of a document: itself, its cluster, its apiserver.
 pub fn hosts_file(host: &Host) -> String {
+    hosts_file_with(host, None)
+}
+
+/// As [`hosts_file`], with the apiserver's domain leading to `apiserver`: while a master joins, to one that answers.
+pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
     let mut text = String::from(
         "# Written by firstboot from this host's document; changes are lost at the next boot.\n\
          127.0.0.1 localhost\n\
@@ -128,7 +133,7 @@ pub fn hosts_file(host: &Host) -> String {
     let _ = writeln!(
         text,
         "{} {}",
-        apiserver_address(node, own_address),
+        apiserver.unwrap_or_else(|| apiserver_address(node, own_address)),
         node.apiserver.domain
     );
     text
@@ -136,7 +141,7 @@ pub fn hosts_file(host: &Host) -> String {
 
 /// Where the apiserver's domain leads: on master0 to itself, elsewhere to the virtual address.
 ///
-/// A joining master needs a master that answers first; its steps will decide that when the role is there.
+/// A joining master needs a master that answers first: its step `kubeadm-join` says so for the time of joining.
 fn apiserver_address(node: &NodeFile, own: Option<IpAddr>) -> IpAddr {
     match (node.role, own) {
         (Role::Master0 | Role::Master, Some(own)) => own,

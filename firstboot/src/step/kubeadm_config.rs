@@ -39,6 +39,11 @@ impl KubeadmConfig {
             text: documents::to_text(&documents),
         })
     }
+
+    /// What would be written, for a step that needs kubeadm to read something else than this host's own.
+    pub fn into_text(self) -> String {
+        self.text
+    }
 }
 
 impl fmt::Display for KubeadmConfig {

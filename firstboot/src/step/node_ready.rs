@@ -38,6 +38,16 @@ impl NodeReady {
             kubeconfig: "/etc/kubernetes/admin.conf",
         })
     }
+
+    /// On a node: asks through the virtual address, as everything else on it does, as its kubelet.
+    pub fn on_node(root: &Root, node: &NodeFile) -> Self {
+        Self {
+            root: root.clone(),
+            name: node.name.clone(),
+            endpoint: endpoint(node.apiserver.vip, node.apiserver.port),
+            kubeconfig: "/etc/kubernetes/kubelet.conf",
+        }
+    }
 }
 
 impl fmt::Display for NodeReady {

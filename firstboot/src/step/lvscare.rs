@@ -1,0 +1,130 @@
+//! lvscare as a static pod: the file from which kubelet runs it.
+//!
+//! Its program is the host's own `/usr/bin/lvscare`, static and verified with the root; its image is the pause image,
+//! which every package holds, as an empty root to mount it in. So nothing is pulled, and pod and first boot run the same
+//! bytes.
+
+use std::fmt;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use userdata::image::ImageFile;
+use userdata::node::NodeFile;
+
+use super::{Step, ipvs};
+use crate::kube::documents;
+use crate::report::Reporter;
+use crate::system::files::{Attributes, Root};
+
+const PATH: &str = "/etc/kubernetes/manifests/lvscare.yaml";
+const PROGRAM: &str = "/usr/bin/lvscare";
+/// lvscare's own default.
+const STATUS_PORT: u16 = 10354;
+
+#[derive(Debug)]
+pub struct Lvscare {
+    root: Root,
+    text: String,
+}
+
+impl Lvscare {
+    pub fn new(root: &Root, node: &NodeFile, image: &ImageFile) -> Result<Self> {
+        Ok(Self {
+            root: root.clone(),
+            text: documents::to_text(&[pod(node, image)?]),
+        })
+    }
+}
+
+fn pod(node: &NodeFile, image: &ImageFile) -> Result<Value> {
+    let mut command = vec![PROGRAM.to_owned(), "care".to_owned()];
+    command.extend(ipvs::servers(node)?);
+    Ok(json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "lvscare",
+            "namespace": "kube-system",
+            "labels": { "component": "lvscare", "tier": "control-plane" },
+        },
+        "spec": {
+            "hostNetwork": true,
+            "priorityClassName": "system-node-critical",
+            "tolerations": [{ "operator": "Exists" }],
+            "containers": [{
+                "name": "lvscare",
+                "image": image.pause_image,
+                "imagePullPolicy": "Never",
+                "command": command,
+                // IPVS, routes, closing the sockets of others, and `net.ipv4.vs` in a writable `/proc/sys`.
+                "securityContext": { "privileged": true },
+                "resources": { "requests": { "cpu": "10m", "memory": "8Mi" } },
+                "livenessProbe": {
+                    "httpGet": { "host": "127.0.0.1", "port": STATUS_PORT, "path": "/livez", "scheme": "HTTP" },
+                    "initialDelaySeconds": 30,
+                    "periodSeconds": 20,
+                    "timeoutSeconds": 15,
+                    "failureThreshold": 6,
+                },
+                "volumeMounts": [
+                    { "name": "program", "mountPath": PROGRAM, "readOnly": true },
+                    { "name": "authority", "mountPath": ipvs::AUTHORITY, "readOnly": true },
+                ],
+            }],
+            "volumes": [
+                { "name": "program", "hostPath": { "path": PROGRAM, "type": "File" } },
+                { "name": "authority", "hostPath": { "path": ipvs::AUTHORITY, "type": "File" } },
+            ],
+        },
+    }))
+}
+
+impl fmt::Display for Lvscare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "have kubelet run lvscare")
+    }
+}
+
+impl Step for Lvscare {
+    fn name(&self) -> &'static str {
+        "lvscare"
+    }
+
+    fn is_done(&self) -> Result<bool> {
+        self.root
+            .holds(PATH, self.text.as_bytes(), Attributes::mode(0o600))
+    }
+
+    fn apply(&self, _: &mut Reporter) -> Result<()> {
+        self.root
+            .write(PATH, self.text.as_bytes(), Attributes::mode(0o600))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pod_pulls_nothing_and_names_every_master() {
+        let text = include_str!("../../tests/fixtures/node.yaml");
+        let node: NodeFile = userdata::yaml::parse("node.yaml", text).unwrap().value;
+        let image = include_bytes!("../../tests/fixtures/root/usr/share/firstlight/image.json");
+        let image: ImageFile = serde_json::from_slice(image).unwrap();
+        let pod = pod(&node, &image).unwrap();
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(container["imagePullPolicy"], "Never");
+        assert_eq!(container["image"], image.pause_image.as_str());
+        assert_eq!(
+            container["command"],
+            json!([
+                "/usr/bin/lvscare",
+                "care",
+                "--vs=10.103.97.2:6443",
+                "--rs=192.168.7.10:6443,192.168.7.11:6443",
+                "--ca=/etc/kubernetes/pki/ca.crt"
+            ])
+        );
+    }
+}
