@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -21,14 +20,21 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use crate::cli::Settings;
 use crate::fleet::{Event, Fleet};
 use crate::health::Class;
+use crate::histogram::Histogram;
 use crate::kernel::{Done, Reach, Table, put_route};
+use crate::members::Members;
 use crate::server::{self, Shared};
 use crate::status::{Counters, Status};
 use crate::sysctl;
 use crate::table::Actual;
-use crate::watch::{Report, Watch};
+use crate::watch::Report;
+use crate::watches::Watches;
 
-const ROUND: Duration = Duration::from_secs(1);
+/// Between two looks at the table, which nobody tells us of: whoever empties it is undone within this time.
+const ROUND: Duration = Duration::from_millis(500);
+
+/// Every so many rounds the rest is looked at, too.
+const ROUNDS_TO_LOOK_AROUND: u32 = 2;
 
 /// After a race or a foreign wipe, which may not come alone.
 const SOON: Duration = Duration::from_millis(100);
@@ -50,19 +56,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let (sender, mut reports) = mpsc::channel(64);
-    for &(address, _) in &settings.members {
-        let watch = Watch::new(
-            address,
-            &settings.path,
-            Arc::clone(&settings.question),
-            settings.timing,
-        );
-        tokio::spawn(watch.run(sender.clone()));
+    let (lists_sender, mut lists) = mpsc::channel(4);
+    if let Some(discovery) = settings.discovery.clone() {
+        tokio::spawn(discovery.run(lists_sender));
     }
-    let mut care = Care::new(settings, handle);
+    let members = Members::new(settings.sources.clone())?;
+    let mut care = Care::new(settings, handle, members, Watches::new(sender));
     care.listen().await;
     let mut rounds = interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut round = 0u32;
     let mut again = false;
     let mut look: Option<tokio::time::Instant> = None;
     loop {
@@ -71,9 +74,18 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
             _ = rounds.tick() => {
                 alarm::set(WATCHDOG);
-                care.look_around().await;
+                round = round.wrapping_add(1);
+                if round % ROUNDS_TO_LOOK_AROUND == 1 {
+                    care.look_around().await;
+                    care.reread();
+                }
             }
-            Some(report) = reports.recv() => care.hear(&report),
+            Some(report) = reports.recv() => {
+                if !care.hear(&report) && care.fleet.is_quiet() {
+                    continue;
+                }
+            }
+            Some(list) = lists.recv() => care.told(list),
             // They come in swarms; one look soon after the first serves them all.
             Some(_) = links.next() => {
                 look.get_or_insert_with(|| tokio::time::Instant::now() + SOON);
@@ -86,6 +98,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             () = sleep(SOON), if again => {}
         }
         again = care.reconcile();
+        care.keep_watches();
     }
     alarm::cancel();
     log::info!("stopping; the table and the route stay");
@@ -97,12 +110,13 @@ struct Care {
     handle: Handle,
     table: Table,
     fleet: Fleet,
+    members: Members,
+    watches: Watches,
     source: Option<IpAddr>,
     /// Our service was in the table at the last look.
     was_present: bool,
     counters: Counters,
-    probe_seconds: BTreeMap<SocketAddr, f64>,
-    transitions: BTreeMap<SocketAddr, u64>,
+    seen: BTreeMap<SocketAddr, Seen>,
     wrong_sysctls: BTreeMap<String, String>,
     /// What is wrong with the route and with the table, said once each.
     route_error: Option<String>,
@@ -110,24 +124,29 @@ struct Care {
     shared: Shared,
 }
 
+/// What we remember of one server for the metrics.
+#[derive(Default)]
+struct Seen {
+    last: f64,
+    probes: Histogram,
+    transitions: u64,
+}
+
 impl Care {
-    fn new(settings: Settings, handle: Handle) -> Self {
-        let fleet = Fleet::new(
-            settings.service(),
-            settings.rules,
-            &settings.members,
-            Instant::now(),
-        );
+    fn new(settings: Settings, handle: Handle, members: Members, watches: Watches) -> Self {
+        let now = Instant::now();
+        let fleet = Fleet::new(settings.service(), settings.rules, &members.list(now), now);
         Self {
             settings,
             handle,
             table: Table::default(),
             fleet,
+            members,
+            watches,
             source: None,
             was_present: false,
             counters: Counters::default(),
-            probe_seconds: BTreeMap::new(),
-            transitions: BTreeMap::new(),
+            seen: BTreeMap::new(),
             wrong_sysctls: BTreeMap::new(),
             route_error: None,
             table_error: None,
@@ -150,19 +169,56 @@ impl Care {
         }
     }
 
-    /// Takes in what a watch found.
-    fn hear(&mut self, report: &Report) {
+    /// Takes in what a watch found. `true`: it changed a class.
+    fn hear(&mut self, report: &Report) -> bool {
         let (began, ended) = (report.began, report.ended);
-        self.probe_seconds
-            .insert(report.address, (ended - began).as_secs_f64());
+        let seen = self.seen.entry(report.address).or_default();
+        seen.last = (ended - began).as_secs_f64();
+        seen.probes.add(seen.last);
         let Some(event) =
             self.fleet
                 .observe(report.address, &report.verdict, began.into(), ended.into())
         else {
-            return;
+            return false;
         };
-        *self.transitions.entry(report.address).or_insert(0) += 1;
+        seen.transitions += 1;
         log_event(&event);
+        true
+    }
+
+    /// Takes in the cluster's list.
+    fn told(&mut self, list: Vec<SocketAddr>) {
+        if self.members.hear(list) {
+            self.set_members();
+        }
+    }
+
+    /// Looks whether the file has changed.
+    fn reread(&mut self) {
+        match self.members.reread() {
+            Ok(_) => {}
+            // Each change of the file is looked at once; what is wrong with it stays said until the next.
+            Err(error) => log::error!("{error:#}; going on with the servers it named before"),
+        }
+        // Also for what runs out by itself.
+        self.set_members();
+    }
+
+    fn set_members(&mut self) {
+        let now = Instant::now();
+        let events = self.fleet.set_members(&self.members.list(now), now);
+        events.iter().for_each(log_event);
+    }
+
+    fn keep_watches(&mut self) {
+        let members: Vec<_> = self
+            .fleet
+            .members()
+            .iter()
+            .map(|member| member.address)
+            .collect();
+        self.seen.retain(|address, _| members.contains(address));
+        self.watches.keep(&members, &self.settings);
     }
 
     /// What changes without telling: the route, and the kernel's settings.
@@ -230,6 +286,10 @@ impl Care {
                 };
             }
         };
+        let found = actual.destinations.iter().map(|found| found.address);
+        if self.members.adopt(found, now) {
+            self.set_members();
+        }
         let wiped = self.was_present && actual.service.is_none();
         let plan = self.fleet.plan(&actual, now);
         plan.events.iter().for_each(log_event);
@@ -277,16 +337,11 @@ impl Care {
     fn publish(&self, actual: &Actual, now: Instant) {
         let mut servers = Status::servers(&self.fleet, actual, now);
         for server in &mut servers {
-            server.probe_seconds = self
-                .probe_seconds
-                .get(&server.address)
-                .copied()
-                .unwrap_or_default();
-            server.transitions = self
-                .transitions
-                .get(&server.address)
-                .copied()
-                .unwrap_or_default();
+            if let Some(seen) = self.seen.get(&server.address) {
+                server.probe_seconds = seen.last;
+                server.probes = seen.probes.clone();
+                server.transitions = seen.transitions;
+            }
         }
         self.shared.set(Status {
             service: Some(self.settings.service),
@@ -300,6 +355,7 @@ impl Care {
                 .clone()
                 .or_else(|| self.route_error.clone()),
             counters: self.counters.clone(),
+            members: self.members.counts(),
         });
     }
 }
@@ -332,6 +388,8 @@ fn log_event(event: &Event) {
                 after.as_secs_f64()
             );
         }
+        Event::Joined(address) => log::info!("{address}: new member"),
+        Event::Left(address) => log::info!("{address}: member no more"),
         Event::PanicEntered => log::error!("no server is up: all are tried, nothing is deleted"),
         Event::PanicLeft => log::info!("a server is up again"),
     }

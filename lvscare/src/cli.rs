@@ -4,7 +4,7 @@
 //! come from the environment as `CARE_<FLAG>`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +14,21 @@ use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 
+use crate::discover::{Discovery, Pace};
 use crate::fleet::Rules;
-use crate::flows::is_local;
 use crate::health::Thresholds;
 use crate::ipvs::Service;
+use crate::members::Sources;
 use crate::probe::{Question, READYZ};
 use crate::tls::{Tls, Trust};
 use crate::watch::Timing;
 
 /// The cluster's authority, where kubeadm puts it.
 const CA: &str = "/etc/kubernetes/pki/ca.crt";
+
+/// The kubelet's, and our memory of the cluster's list.
+const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
+const CACHE: &str = "/var/lib/lvscare/members.json";
 
 /// What stands between an apiserver and us if it wants to know who we are, and a server without `/readyz`.
 const ANSWERS_ALL_THE_SAME: [u16; 3] = [401, 403, 404];
@@ -110,12 +115,24 @@ pub struct Options {
     /// Statuses from 400 on that mean up, instead of 401, 403 and 404
     #[arg(long, env = "CARE_HEALTH_STATUS", value_delimiter = ',', global = true)]
     pub health_status: Vec<u16>,
-    /// Accept any certificate
+    /// Accept any certificate, which lets whoever can answer on a server's address pass for it
     #[arg(long, env = "CARE_HEALTH_INSECURE_SKIP_VERIFY", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", global = true)]
     pub health_insecure_skip_verify: bool,
-    /// Authorities the servers' certificates must come from [default: /etc/kubernetes/pki/ca.crt if it is there]
-    #[arg(long, env = "CARE_CA", global = true)]
-    pub ca: Option<PathBuf>,
+    /// Authorities the servers' certificates must come from
+    #[arg(long, env = "CARE_CA", default_value = CA, global = true)]
+    pub ca: PathBuf,
+    /// File with real servers, read again when it changes: `rs: [ip:port, ...]`, YAML or JSON; with `--rs` it is ignored
+    #[arg(long, env = "CARE_CONFIG", global = true)]
+    pub config: Option<PathBuf>,
+    /// Whether to ask the cluster for its apiservers, too: `auto` or `off`
+    #[arg(long, env = "CARE_DISCOVER", default_value = "auto", value_parser = ["auto", "off"], global = true)]
+    pub discover: String,
+    /// Who this node is to the cluster; `auto` waits for the file
+    #[arg(long, env = "CARE_KUBECONFIG", default_value = KUBECONFIG, global = true)]
+    pub kubeconfig: PathBuf,
+    /// Where the cluster's list is remembered
+    #[arg(long, env = "CARE_CACHE", default_value = CACHE, global = true)]
+    pub cache: PathBuf,
     /// Good probes in a row until a server is up again
     #[arg(long, env = "CARE_RISE", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), global = true)]
     pub rise: u32,
@@ -153,8 +170,9 @@ pub struct Options {
 pub struct Settings {
     pub service: SocketAddr,
     pub scheduler: String,
-    /// In the order of adding, with the weight each has when up.
-    pub members: Vec<(SocketAddr, u32)>,
+    pub sources: Sources,
+    /// `None`: the cluster is not asked.
+    pub discovery: Option<Discovery>,
     pub source: Option<IpAddr>,
     pub path: String,
     pub question: Arc<Question>,
@@ -184,24 +202,6 @@ impl Options {
     /// `seed` tells this node from others: each begins its list with another server.
     pub fn settings(&self, seed: &str) -> anyhow::Result<Settings> {
         let service = self.service()?;
-        ensure!(
-            !self.rs.is_empty(),
-            "which real servers? Give `--rs ip:port,...`"
-        );
-        for server in &self.rs {
-            ensure!(
-                server.is_ipv4() == service.is_ipv4(),
-                "`--rs {server}` and `--vs {service}` are of different families, between which IPVS cannot translate"
-            );
-            ensure!(
-                server.ip() != service.ip(),
-                "`--rs {server}` is the virtual server itself"
-            );
-            ensure!(
-                !server.ip().is_unspecified() && server.port() != 0,
-                "`--rs {server}` is no address to connect to"
-            );
-        }
         if let Some(source) = self.ip {
             ensure!(
                 source.is_ipv4() == service.is_ipv4(),
@@ -217,13 +217,26 @@ impl Options {
             fall: self.fall,
             interval,
         };
+        let discovery = (self.discover == "auto").then(|| Discovery {
+            service,
+            kubeconfig: self.kubeconfig.clone(),
+            pace: Pace::default(),
+        });
         Ok(Settings {
             service,
             scheduler: self.scheduler.clone(),
-            members: self.members(seed),
+            sources: Sources {
+                service,
+                scheduler: self.scheduler.clone(),
+                seed: seed.to_owned(),
+                flags: self.rs.clone(),
+                file: self.config.clone(),
+                cache: discovery.is_some().then(|| self.cache.clone()),
+            },
+            discovery,
             source: self.ip,
             path: format!("/{}", self.health_path.trim_start_matches('/')),
-            question: Arc::new(self.question()),
+            question: Arc::new(self.question()?),
             timing: Timing {
                 interval,
                 timeout: self.health_timeout,
@@ -250,55 +263,36 @@ impl Options {
             .collect()
     }
 
-    /// Whom to believe, by flags and by what is there.
-    pub fn trust(&self) -> Trust {
-        match (&self.ca, self.health_insecure_skip_verify) {
-            (_, true) => Trust::Anyone,
-            (Some(path), false) => Trust::Authority(path.clone()),
-            (None, false) if Path::new(CA).exists() => Trust::Authority(CA.into()),
-            (None, false) => Trust::Anyone,
+    /// Whom to believe.
+    fn trust(&self) -> Trust {
+        if self.health_insecure_skip_verify {
+            Trust::Anyone
+        } else {
+            Trust::Authority(self.ca.clone())
         }
     }
 
-    fn question(&self) -> Question {
+    fn question(&self) -> anyhow::Result<Question> {
+        let tls = Tls::new(self.trust());
+        if self.health_schem == "https" {
+            // Later on a missing file heals; at the start it is a mistake.
+            tls.config().context(
+                "nothing to check the servers' certificates against; give `--ca`, or accept any certificate with \
+                 `--health-insecure-skip-verify`",
+            )?;
+        }
         let accepted = if self.health_status.is_empty() {
             ANSWERS_ALL_THE_SAME.to_vec()
         } else {
             self.health_status.clone()
         };
-        Question {
-            tls: (self.health_schem == "https").then(|| Arc::new(Tls::new(self.trust()))),
+        Ok(Question {
+            tls: (self.health_schem == "https").then(|| Arc::new(tls)),
             method: self.health_req_method.clone(),
             headers: self.health_req_headers.clone(),
             body: Bytes::from(self.health_req_body.clone()),
             accepted,
-        }
-    }
-
-    fn members(&self, seed: &str) -> Vec<(SocketAddr, u32)> {
-        let mut servers = Vec::new();
-        for &server in &self.rs {
-            if !servers.contains(&server) {
-                servers.push(server);
-            }
-        }
-        // `rr` starts at the head of the list: with the same list everywhere, all nodes would start on one server.
-        let shift = seed.bytes().fold(0usize, |hash, byte| {
-            hash.wrapping_mul(31).wrapping_add(byte.into())
-        });
-        let shift = shift % servers.len().max(1);
-        servers.rotate_left(shift);
-        let weight = |server: &SocketAddr| {
-            if self.scheduler == "fo" && is_local(server.ip()) {
-                2
-            } else {
-                1
-            }
-        };
-        servers
-            .iter()
-            .map(|server| (*server, weight(server)))
-            .collect()
+        })
     }
 }
 

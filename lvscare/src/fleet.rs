@@ -13,6 +13,9 @@ use crate::health::{Class, Health, Thresholds, Verdict};
 use crate::ipvs::Service;
 use crate::table::{Actual, Wished};
 
+/// A server that nobody tells of any more and that fails is given up after this long, even if no other is up.
+const ABSENT: Duration = Duration::from_secs(5 * 60);
+
 /// How long a server that left the membership may keep its flows.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -37,6 +40,23 @@ pub struct Member {
     last_up: Option<Instant>,
     /// When the first probe of the present run of silence began.
     silent_since: Option<Instant>,
+    /// When it was first missing from the members we were told of.
+    absent_since: Option<Instant>,
+}
+
+impl Member {
+    fn new(address: SocketAddr, weight: u32, now: Instant) -> Self {
+        Self {
+            address,
+            weight,
+            health: Health::default(),
+            since: now,
+            cause: None,
+            last_up: None,
+            silent_since: None,
+            absent_since: None,
+        }
+    }
 }
 
 /// Something worth a line in the log.
@@ -49,6 +69,10 @@ pub enum Event {
         cause: Option<String>,
         after: Duration,
     },
+    /// A server is to be tried from now on.
+    Joined(SocketAddr),
+    /// A server that is told of no more was given up.
+    Left(SocketAddr),
     PanicEntered,
     PanicLeft,
 }
@@ -82,15 +106,7 @@ impl Fleet {
         members: &[(SocketAddr, u32)],
         now: Instant,
     ) -> Self {
-        let member = |&(address, weight): &(SocketAddr, u32)| Member {
-            address,
-            weight,
-            health: Health::default(),
-            since: now,
-            cause: None,
-            last_up: None,
-            silent_since: None,
-        };
+        let member = |&(address, weight): &(SocketAddr, u32)| Member::new(address, weight, now);
         let members = members.iter().map(member).collect();
         Self {
             service,
@@ -112,6 +128,61 @@ impl Fleet {
 
     pub fn is_panicking(&self) -> bool {
         self.panic
+    }
+
+    /// Takes in whom we are told of. Who is missing is not dead, for an apiserver too busy to say that it lives is
+    /// missing too; he stays until `plan` finds that he can be done without. An empty list tells nothing.
+    pub fn set_members(&mut self, told: &[(SocketAddr, u32)], now: Instant) -> Vec<Event> {
+        if told.is_empty() {
+            return Vec::new();
+        }
+        for member in &mut self.members {
+            match told.iter().find(|(address, _)| *address == member.address) {
+                Some((_, weight)) => {
+                    member.weight = *weight;
+                    member.absent_since = None;
+                }
+                None => member.absent_since = member.absent_since.or(Some(now)),
+            }
+        }
+        let mut events = Vec::new();
+        for &(address, weight) in told {
+            if !self.members.iter().any(|member| member.address == address) {
+                self.members.push(Member::new(address, weight, now));
+                events.push(Event::Joined(address));
+            }
+        }
+        events
+    }
+
+    /// Gives up those we are told of no more: at once if another that we are told of is up, and after a while if they
+    /// fail. There is always a member left.
+    fn give_up(&mut self, now: Instant) -> Vec<Event> {
+        let another_is_up = self
+            .members
+            .iter()
+            .any(|member| member.absent_since.is_none() && member.health.class() == Class::Up);
+        let goes = |member: &Member| {
+            let Some(since) = member.absent_since else {
+                return false;
+            };
+            let fails = matches!(member.health.class(), Class::Sick | Class::Gone);
+            another_is_up || fails && now.saturating_duration_since(since) >= ABSENT
+        };
+        // Nobody is given up for the sake of nobody.
+        if self.members.iter().all(goes) {
+            return Vec::new();
+        }
+        let left = self.members.extract_if(.., |member| goes(member));
+        left.map(|member| Event::Left(member.address)).collect()
+    }
+
+    /// Is there nothing to be done but to go on watching? Then a verdict that changed nothing needs no look at the
+    /// table.
+    pub fn is_quiet(&self) -> bool {
+        let quiet =
+            |member: &Member| member.health.class() == Class::Up && member.absent_since.is_none();
+        !self.panic && self.members.iter().all(quiet)
     }
 
     /// Takes in what a probe of `address` found, which began at `began` and ended `now`. A stranger's is ignored.
@@ -153,7 +224,7 @@ impl Fleet {
 
     /// Decides what the table should be, given what it is.
     pub fn plan(&mut self, actual: &Actual, now: Instant) -> Plan {
-        let mut events = Vec::new();
+        let mut events = self.give_up(now);
         if self.panic
             && self
                 .members
@@ -263,5 +334,7 @@ impl Fleet {
     }
 }
 
+#[cfg(test)]
+mod membership;
 #[cfg(test)]
 mod tests;

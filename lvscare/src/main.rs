@@ -10,7 +10,6 @@ use lvscare::cli::{Cli, Command, Options};
 use lvscare::ipvs::Service;
 use lvscare::once::{self, Outcome};
 use lvscare::status::Status;
-use lvscare::tls::Trust;
 use lvscare::{care, kernel, server};
 
 /// `EX_TEMPFAIL`: try again later.
@@ -60,12 +59,6 @@ async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
     let name = nix::unistd::gethostname().unwrap_or_default();
     let settings = options.settings(&name.to_string_lossy())?;
-    if options.health_schem == "https"
-        && options.trust() == Trust::Anyone
-        && !options.health_insecure_skip_verify
-    {
-        log::warn!("no authority to check certificates against, accepting any; give `--ca`");
-    }
     if options.dry_run {
         for line in once::dry_run(&settings).await? {
             writeln!(std::io::stdout(), "{line}")?;

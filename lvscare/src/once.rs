@@ -12,6 +12,7 @@ use crate::cli::Settings;
 use crate::fleet::{Fleet, Rules};
 use crate::health::{Class, Thresholds};
 use crate::kernel::{Reach, Table, put_route};
+use crate::members::Members;
 use crate::table::changes;
 use crate::watch::Watch;
 use crate::{route, sysctl};
@@ -32,6 +33,7 @@ pub enum Outcome {
 
 /// Sets everything up. With `wait`, asks again until a server is up or the time is over.
 pub async fn run(settings: &Settings, wait: Option<Duration>) -> anyhow::Result<Outcome> {
+    let members = Members::new(settings.sources.clone())?.list(Instant::now());
     let handle = open()?;
     let mut table = Table::default();
     // Loads `ip_vs` if need be; its settings exist only then.
@@ -52,7 +54,7 @@ pub async fn run(settings: &Settings, wait: Option<Duration>) -> anyhow::Result<
     }
     let deadline = Instant::now() + wait.unwrap_or_default();
     loop {
-        let (mut fleet, outcome) = probe(settings).await;
+        let (mut fleet, outcome) = probe(settings, &members).await;
         let up = servers(&fleet, outcome);
         let (source, _) = put_route(&handle, settings.service.ip(), settings.source, &up).await?;
         let reaches = source.map_or_else(
@@ -66,7 +68,7 @@ pub async fn run(settings: &Settings, wait: Option<Duration>) -> anyhow::Result<
                 "{}: {} of {} servers up, {reaches}",
                 settings.service,
                 up.len(),
-                settings.members.len()
+                members.len()
             );
             return Ok(outcome);
         }
@@ -81,6 +83,7 @@ pub async fn run(settings: &Settings, wait: Option<Duration>) -> anyhow::Result<
 
 /// What `run` would change now, in words.
 pub async fn dry_run(settings: &Settings) -> anyhow::Result<Vec<String>> {
+    let members = Members::new(settings.sources.clone())?.list(Instant::now());
     let handle = open()?;
     let mut lines = Vec::new();
     for wrong in sysctl::check() {
@@ -89,7 +92,7 @@ pub async fn dry_run(settings: &Settings) -> anyhow::Result<Vec<String>> {
             wrong.name, wrong.wanted, wrong.found
         ));
     }
-    let (mut fleet, outcome) = probe(settings).await;
+    let (mut fleet, outcome) = probe(settings, &members).await;
     let addresses: Vec<_> = servers(&fleet, outcome)
         .iter()
         .map(std::net::SocketAddr::ip)
@@ -137,7 +140,7 @@ fn open() -> anyhow::Result<Handle> {
 }
 
 /// One round over all servers at the same time.
-async fn probe(settings: &Settings) -> (Fleet, Outcome) {
+async fn probe(settings: &Settings, members: &[(std::net::SocketAddr, u32)]) -> (Fleet, Outcome) {
     // There is no second round to wait for: the first verdict counts.
     let thresholds = Thresholds {
         rise: 1,
@@ -148,8 +151,8 @@ async fn probe(settings: &Settings) -> (Fleet, Outcome) {
         thresholds,
         ..settings.rules
     };
-    let mut fleet = Fleet::new(settings.service(), rules, &settings.members, Instant::now());
-    let rounds = settings.members.iter().map(|&(address, _)| {
+    let mut fleet = Fleet::new(settings.service(), rules, members, Instant::now());
+    let rounds = members.iter().map(|&(address, _)| {
         let question = std::sync::Arc::clone(&settings.question);
         let mut watch = Watch::new(address, &settings.path, question, settings.timing);
         async move { watch.round().await }

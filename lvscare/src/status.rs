@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
 use crate::health::Class;
+use crate::histogram::Histogram;
 use crate::table::Actual;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct Status {
     pub error: Option<String>,
     #[serde(default)]
     pub counters: Counters,
+    /// How many servers each source tells of.
+    #[serde(default)]
+    pub members: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,7 +45,10 @@ pub struct Server {
     pub weight: Option<u32>,
     pub active: u32,
     pub inactive: u32,
+    /// The last probe's time.
     pub probe_seconds: f64,
+    #[serde(default)]
+    pub probes: Histogram,
     pub transitions: u64,
 }
 
@@ -76,6 +83,7 @@ impl Status {
                 active: found.map_or(0, |found| found.active_connections),
                 inactive: found.map_or(0, |found| found.inactive_connections),
                 probe_seconds: 0.0,
+                probes: Histogram::default(),
                 transitions: 0,
             }
         };
@@ -93,6 +101,7 @@ impl Status {
             active: found.active_connections,
             inactive: found.inactive_connections,
             probe_seconds: 0.0,
+            probes: Histogram::default(),
             transitions: 0,
         };
         let wrong = crate::sysctl::check()
@@ -215,7 +224,7 @@ impl Status {
             per_server(&|server| server.weight.map_or(-1.0, f64::from)),
         );
         metric(
-            "probe_seconds",
+            "last_probe_seconds",
             "gauge",
             "How long the last probe took.",
             per_server(&|server| server.probe_seconds),
@@ -274,6 +283,29 @@ impl Status {
             "A kernel setting is not as it should be.",
             sysctls.collect(),
         );
+        #[allow(clippy::cast_precision_loss)] // As above.
+        let members = self
+            .members
+            .iter()
+            .map(|(source, count)| (format!("{{source=\"{source}\"}}"), *count as f64));
+        metric(
+            "members",
+            "gauge",
+            "Servers that each source tells of.",
+            members.collect(),
+        );
+        metric(
+            "probe_seconds",
+            "histogram",
+            "How long probes took.",
+            Vec::new(),
+        );
+        for server in &self.servers {
+            let label = format!("rs=\"{}\"", server.address);
+            server
+                .probes
+                .write(&mut text, "lvscare_probe_seconds", &label);
+        }
         text
     }
 }
@@ -283,6 +315,8 @@ mod tests {
     use super::*;
 
     fn status() -> Status {
+        let mut probes = Histogram::default();
+        probes.add(0.0015);
         let server = Server {
             address: "192.168.7.10:6443".parse().unwrap(),
             class: "up".to_owned(),
@@ -292,6 +326,7 @@ mod tests {
             active: 2,
             inactive: 3,
             probe_seconds: 0.0015,
+            probes,
             transitions: 1,
         };
         Status {
@@ -299,6 +334,7 @@ mod tests {
             present: true,
             source: "192.168.7.20".parse().ok(),
             servers: vec![server],
+            members: [("live".to_owned(), 3)].into(),
             ..Status::default()
         }
     }
@@ -330,6 +366,10 @@ mod tests {
         let text = status().metrics();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
+            let name = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .unwrap_or(name);
             assert!(
                 text.contains(&format!("# HELP {name} "))
                     && text.contains(&format!("# TYPE {name} ")),
@@ -342,6 +382,10 @@ mod tests {
         }
         assert!(
             text.contains("lvscare_up{rs=\"192.168.7.10:6443\"} 1\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("lvscare_members{source=\"live\"} 3\n"),
             "{text}"
         );
     }

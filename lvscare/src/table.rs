@@ -167,8 +167,12 @@ pub(crate) mod tests {
                 let found = table
                     .destinations
                     .iter_mut()
-                    .find(|found| found.address == new.address);
-                *found.expect("ENOENT") = new.clone();
+                    .find(|found| found.address == new.address)
+                    .expect("ENOENT");
+                // Its connections are the kernel's to count.
+                let (active, inactive) = (found.active_connections, found.inactive_connections);
+                *found = new.clone();
+                (found.active_connections, found.inactive_connections) = (active, inactive);
             }
             Change::DeleteDestination(old) => {
                 let before = table.destinations.len();

@@ -187,7 +187,8 @@ impl Watch {
     }
 }
 
-fn fraction() -> f64 {
+/// Something from 0 to 1.
+pub(crate) fn fraction() -> f64 {
     // The standard library's only source of chance; it does not have to be a good one.
     let random = RandomState::new().build_hasher().finish();
     f64::from(u16::try_from(random & 0xffff).unwrap_or_default()) / f64::from(u16::MAX)

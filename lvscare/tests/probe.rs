@@ -1,5 +1,6 @@
 //! What a watch says of apiservers in every kind of trouble. Real sockets and real TLS on loopback.
 
+#[allow(dead_code, reason = "`discover` uses the rest")]
 mod apiserver;
 
 use std::net::SocketAddr;

@@ -55,15 +55,10 @@ fn durations_of_both_kinds_are_read() {
 fn what_cannot_work_is_refused_with_its_reason() {
     let table = [
         ("lvscare --rs 10.0.0.1:6443", "--vs"),
-        ("lvscare --vs 10.103.97.2:6443", "--rs"),
         ("lvscare --vs 127.0.0.1:6443 --rs 10.0.0.1:6443", "loopback"),
         (
-            "lvscare --vs 10.103.97.2:6443 --rs [fd00::1]:6443",
-            "families",
-        ),
-        (
-            "lvscare --vs 10.103.97.2:6443 --rs 10.103.97.2:6443",
-            "itself",
+            "lvscare --vs 10.103.97.2:6443 --rs 10.0.0.1:6443 --ip fd00::1",
+            "family",
         ),
     ];
     for (line, word) in table {
@@ -73,12 +68,36 @@ fn what_cannot_work_is_refused_with_its_reason() {
 }
 
 #[test]
-fn each_node_starts_its_list_elsewhere_and_names_each_server_once() {
-    let options =
-        parse("lvscare --vs 10.9.9.9:1 --rs 10.0.0.1:1,10.0.0.2:1,10.0.0.3:1,10.0.0.2:1").options;
-    let firsts: std::collections::BTreeSet<_> = (0..20)
-        .map(|n| options.members(&format!("node{n}"))[0].0)
-        .collect();
-    assert_eq!(firsts.len(), 3);
-    assert_eq!(options.members("a").len(), 3);
+fn without_an_authority_nothing_is_believed_unless_anything_is() {
+    let there = tempfile::tempdir().unwrap();
+    let missing = there.path().join("ca.crt");
+    let line = format!(
+        "lvscare --vs 10.9.9.9:1 --rs 10.0.0.1:1 --ca {}",
+        missing.display()
+    );
+    let error = format!("{:#}", parse(&line).options.settings("n").unwrap_err());
+    assert!(
+        error.contains("--health-insecure-skip-verify") && error.contains("ca.crt"),
+        "{error}"
+    );
+    std::fs::write(&missing, "no certificate").unwrap();
+    assert!(parse(&line).options.settings("n").is_err());
+    for more in ["--health-insecure-skip-verify", "--health-schem http"] {
+        parse(&format!("{line} {more}"))
+            .options
+            .settings("n")
+            .unwrap();
+    }
+}
+
+#[test]
+fn discovery_is_on_until_turned_off() {
+    let line = "lvscare --vs 10.9.9.9:1 --rs 10.0.0.1:1 --health-schem http";
+    let on = parse(line).options.settings("n").unwrap();
+    assert!(on.discovery.is_some() && on.sources.cache.is_some());
+    let off = parse(&format!("{line} --discover=off"))
+        .options
+        .settings("n")
+        .unwrap();
+    assert!(off.discovery.is_none() && off.sources.cache.is_none());
 }

@@ -15,7 +15,7 @@ const RULES: Rules = Rules {
     kill_sick_after: Duration::from_secs(30),
 };
 
-fn server(n: u8) -> SocketAddr {
+pub(super) fn server(n: u8) -> SocketAddr {
     SocketAddr::from(([192, 168, 7, n], 6443))
 }
 
@@ -25,7 +25,7 @@ fn silent() -> Verdict {
     }
 }
 
-fn refused() -> Verdict {
+pub(super) fn refused() -> Verdict {
     Verdict::Refused {
         cause: "connection refused".to_owned(),
     }
@@ -38,15 +38,15 @@ fn draining() -> Verdict {
 }
 
 /// A fleet of servers 1 to 3 and a table, moved by hand.
-struct Scene {
-    fleet: Fleet,
-    table: Actual,
-    now: Instant,
-    killed: Vec<SocketAddr>,
+pub(super) struct Scene {
+    pub(super) fleet: Fleet,
+    pub(super) table: Actual,
+    pub(super) now: Instant,
+    pub(super) killed: Vec<SocketAddr>,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::now();
         let service = Service::tcp(SocketAddr::from(([10, 103, 97, 2], 6443)), "rr");
         let members: Vec<_> = (1..=3).map(|n| (server(n), 1)).collect();
@@ -59,7 +59,7 @@ impl Scene {
         }
     }
 
-    fn all_up() -> Self {
+    pub(super) fn all_up() -> Self {
         let mut scene = Self::new();
         for n in 1..=3 {
             scene.probe(n, &Verdict::Up);
@@ -68,19 +68,19 @@ impl Scene {
     }
 
     /// One probe, ten milliseconds long, and what follows from it.
-    fn probe(&mut self, n: u8, verdict: &Verdict) -> &mut Self {
+    pub(super) fn probe(&mut self, n: u8, verdict: &Verdict) -> &mut Self {
         let began = self.now;
         self.wait(Duration::from_millis(10));
         self.fleet.observe(server(n), verdict, began, self.now);
         self.settle()
     }
 
-    fn wait(&mut self, time: Duration) -> &mut Self {
+    pub(super) fn wait(&mut self, time: Duration) -> &mut Self {
         self.now += time;
         self
     }
 
-    fn settle(&mut self) -> &mut Self {
+    pub(super) fn settle(&mut self) -> &mut Self {
         let plan = self.fleet.plan(&self.table, self.now);
         for address in &plan.kill {
             assert!(
@@ -108,7 +108,7 @@ impl Scene {
         self
     }
 
-    fn weights(&self) -> Vec<(SocketAddr, u32)> {
+    pub(super) fn weights(&self) -> Vec<(SocketAddr, u32)> {
         let mut weights: Vec<_> = self
             .table
             .destinations
@@ -120,7 +120,7 @@ impl Scene {
     }
 }
 
-fn weights<const N: usize>(weights: [(u8, u32); N]) -> Vec<(SocketAddr, u32)> {
+pub(super) fn weights<const N: usize>(weights: [(u8, u32); N]) -> Vec<(SocketAddr, u32)> {
     weights.map(|(n, weight)| (server(n), weight)).to_vec()
 }
 
@@ -263,7 +263,7 @@ fn a_stranger_is_drained_and_leaves_when_idle_or_after_the_grace() {
     );
 }
 
-fn verdict() -> impl Strategy<Value = Verdict> {
+pub(super) fn verdict() -> impl Strategy<Value = Verdict> {
     prop_oneof![
         3 => Just(Verdict::Up),
         1 => Just(Verdict::Sick { cause: "slow".to_owned() }),

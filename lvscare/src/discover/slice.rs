@@ -1,0 +1,198 @@
+//! What an apiserver says of the addresses of all apiservers: EndpointSlices, Endpoints, and a watch's events.
+//!
+//! Pure: bytes in, addresses out. Unknown fields are passed over.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+/// A longer line is not about a handful of apiservers.
+const LONGEST: usize = 1024 * 1024;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    #[serde(default)]
+    resource_version: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Port {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    port: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Slice {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    endpoints: Option<Vec<SliceEndpoint>>,
+    #[serde(default)]
+    ports: Option<Vec<Port>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SliceEndpoint {
+    #[serde(default)]
+    addresses: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SliceList {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    items: Option<Vec<Slice>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Endpoints {
+    #[serde(default)]
+    subsets: Option<Vec<Subset>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Subset {
+    #[serde(default)]
+    addresses: Option<Vec<Address>>,
+    #[serde(default)]
+    not_ready_addresses: Option<Vec<Address>>,
+    #[serde(default)]
+    ports: Option<Vec<Port>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Address {
+    ip: String,
+}
+
+/// What a list of slices holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub servers: Vec<SocketAddr>,
+    /// Where a watch goes on.
+    pub version: String,
+}
+
+/// One line of a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Servers(Vec<SocketAddr>),
+    /// Nothing about members: a bookmark, or the slice was deleted, which makes no apiserver go away.
+    Nothing,
+    /// What we know is too old to go on from.
+    Expired,
+}
+
+pub fn list(body: &[u8]) -> anyhow::Result<Listed> {
+    let list: SliceList = serde_json::from_slice(body).context("reading the EndpointSliceList")?;
+    let items = list.items.unwrap_or_default();
+    Ok(Listed {
+        servers: items.iter().flat_map(servers).collect(),
+        version: list.metadata.resource_version,
+    })
+}
+
+pub fn endpoints(body: &[u8]) -> anyhow::Result<Vec<SocketAddr>> {
+    let endpoints: Endpoints = serde_json::from_slice(body).context("reading the Endpoints")?;
+    let mut servers = Vec::new();
+    for subset in endpoints.subsets.unwrap_or_default() {
+        let ready = subset.addresses.unwrap_or_default();
+        let others = subset.not_ready_addresses.unwrap_or_default();
+        let addresses = ready.iter().chain(&others).map(|address| &*address.ip);
+        servers.extend(join(addresses, &subset.ports.unwrap_or_default()));
+    }
+    Ok(servers)
+}
+
+pub fn event(line: &[u8]) -> anyhow::Result<Event> {
+    #[derive(Deserialize)]
+    struct Raw {
+        #[serde(rename = "type")]
+        kind: String,
+        object: serde_json::Value,
+    }
+    #[derive(Deserialize)]
+    struct Failure {
+        #[serde(default)]
+        code: u16,
+        #[serde(default)]
+        message: String,
+    }
+    let Raw { kind, object } = serde_json::from_slice(line).context("reading a watch's event")?;
+    match &*kind {
+        "ADDED" | "MODIFIED" => {
+            let slice: Slice =
+                serde_json::from_value(object).context("reading the EndpointSlice")?;
+            log::debug!("endpoints at version {}", slice.metadata.resource_version);
+            Ok(Event::Servers(servers(&slice).collect()))
+        }
+        "ERROR" => {
+            let failure: Failure = serde_json::from_value(object).context("reading a Status")?;
+            if failure.code == 410 {
+                return Ok(Event::Expired);
+            }
+            anyhow::bail!("the watch ended: {} ({})", failure.message, failure.code)
+        }
+        _ => Ok(Event::Nothing),
+    }
+}
+
+fn servers(slice: &Slice) -> impl Iterator<Item = SocketAddr> {
+    let endpoints = slice.endpoints.as_deref().unwrap_or_default();
+    let addresses = endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    let ports = slice.ports.as_deref().unwrap_or_default();
+    join(addresses.map(String::as_str), ports)
+}
+
+/// Readiness is not looked at: whether one is up, we find out ourselves.
+fn join<'a>(
+    addresses: impl Iterator<Item = &'a str>,
+    ports: &[Port],
+) -> std::vec::IntoIter<SocketAddr> {
+    let https = ports
+        .iter()
+        .find(|port| port.name.as_deref() == Some("https"));
+    let port = https.or(ports.first()).and_then(|port| port.port);
+    let address = |text: &str| Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, port?));
+    addresses
+        .filter_map(address)
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// Cuts a stream into lines, however it comes.
+#[derive(Debug, Default)]
+pub struct Lines(Vec<u8>);
+
+impl Lines {
+    pub fn push(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        ensure!(
+            self.0.len() + bytes.len() <= LONGEST,
+            "an event longer than {LONGEST} bytes"
+        );
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// The next whole line, without its end. Empty ones are passed over.
+    pub fn take(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let end = self.0.iter().position(|byte| *byte == b'\n')?;
+            let rest = self.0.split_off(end + 1);
+            let mut line = std::mem::replace(&mut self.0, rest);
+            line.truncate(end);
+            if !line.trim_ascii().is_empty() {
+                return Some(line);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,353 @@
+//! The live list, from an apiserver in this process: real TLS with client certificates, list, watch, and what goes wrong.
+
+#[allow(dead_code, reason = "`probe` uses the rest")]
+mod apiserver;
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use apiserver::Authority;
+use futures_util::StreamExt;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use lvscare::discover::{Discovery, Pace};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+
+const PACE: Pace = Pace {
+    poll: Duration::from_millis(50),
+    retry: Duration::from_millis(10),
+    patience: Duration::from_secs(10),
+};
+
+/// One answer: to a request whose path and query hold this text, a status, and pieces of a body. A body whose last
+/// piece is empty stays open.
+type Answer = (&'static str, u16, Vec<String>);
+
+struct Cluster {
+    authority: Authority,
+    folder: tempfile::TempDir,
+    asked: Arc<Mutex<Vec<String>>>,
+    lists: mpsc::Receiver<Vec<SocketAddr>>,
+}
+
+impl Cluster {
+    /// An apiserver that wants a certificate, gives these answers in this order and the last for ever, and a
+    /// discovery that asks it.
+    async fn start(answers: Vec<Answer>) -> Self {
+        let authority = Authority::new();
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(authority.server_that_wants_clients("api.example"));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(serve(
+            listener,
+            acceptor,
+            Arc::new(Mutex::new(answers.into())),
+            Arc::clone(&asked),
+        ));
+        let (sender, lists) = mpsc::channel(4);
+        let kubeconfig = folder.path().join("kubelet.conf");
+        let discovery = Discovery {
+            service: address,
+            kubeconfig,
+            pace: PACE,
+        };
+        tokio::spawn(discovery.run(sender));
+        let cluster = Self {
+            authority,
+            folder,
+            asked,
+            lists,
+        };
+        cluster.write_kubeconfig(&cluster.authority);
+        cluster
+    }
+
+    /// As kubeadm writes it, with the certificate and key in one file beside it, as kubelet keeps them.
+    fn write_kubeconfig(&self, issuer: &Authority) {
+        let pem = self.folder.path().join("current.pem");
+        std::fs::write(pem, issuer.client("system:node:worker-1", "system:nodes")).unwrap();
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: k\n  cluster:\n    \
+             certificate-authority: {}\n    server: https://api.example:6443\ncontexts:\n- name: c\n  context: \
+             {{cluster: k, user: u}}\nusers:\n- name: u\n  user:\n    client-certificate: current.pem\n    \
+             client-key: current.pem\n",
+            self.authority.file().display()
+        );
+        let path: PathBuf = self.folder.path().join("kubelet.conf");
+        // Whole at once: it is being read.
+        std::fs::write(path.with_extension("new"), text).unwrap();
+        std::fs::rename(path.with_extension("new"), path).unwrap();
+    }
+
+    async fn next(&mut self) -> Vec<SocketAddr> {
+        tokio::time::timeout(Duration::from_secs(20), self.lists.recv())
+            .await
+            .expect("no list came")
+            .expect("the discovery ended")
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (acceptor, answers, asked) =
+            (acceptor.clone(), Arc::clone(&answers), Arc::clone(&asked));
+        tokio::spawn(async move {
+            let Ok(stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let service = service_fn(|request: Request<Incoming>| {
+                let path = request.uri().to_string();
+                let mut answers = answers.lock().unwrap();
+                let answer = if answers.len() > 1 {
+                    answers.pop_front().unwrap()
+                } else {
+                    answers[0].clone()
+                };
+                let response = respond(&path, answer);
+                asked.lock().unwrap().push(path);
+                std::future::ready(Ok::<_, Infallible>(response))
+            });
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+fn respond(path: &str, (expected, status, pieces): Answer) -> Response<BoxBody<Bytes, Infallible>> {
+    // A wrong question shows as an answer that nobody can use.
+    let status = if path.contains(expected) { status } else { 418 };
+    let open = pieces.last().is_some_and(String::is_empty);
+    let body = if pieces.len() == 1 {
+        Full::new(Bytes::from(pieces.concat())).boxed()
+    } else {
+        let pieces = futures_util::stream::iter(pieces)
+            .filter(|piece| std::future::ready(!piece.is_empty()))
+            .then(|piece| async {
+                // Each in a packet of its own.
+                tokio::task::yield_now().await;
+                Ok(Frame::data(Bytes::from(piece)))
+            });
+        if open {
+            BodyExt::boxed(StreamBody::new(
+                Box::pin(pieces.chain(futures_util::stream::pending()))
+                    as std::pin::Pin<
+                        Box<
+                            dyn futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>>
+                                + Send
+                                + Sync,
+                        >,
+                    >,
+            ))
+        } else {
+            BodyExt::boxed(StreamBody::new(Box::pin(pieces)
+                as std::pin::Pin<
+                    Box<
+                        dyn futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>>
+                            + Send
+                            + Sync,
+                    >,
+                >))
+        }
+    };
+    Response::builder().status(status).body(body).unwrap()
+}
+
+fn servers<const N: usize>(numbers: [u8; N]) -> Vec<SocketAddr> {
+    numbers
+        .map(|n| SocketAddr::from(([10, 0, 0, n], 6443)))
+        .to_vec()
+}
+
+fn slice<const N: usize>(numbers: [u8; N]) -> String {
+    let endpoints = numbers.map(|n| format!(r#"{{"addresses":["10.0.0.{n}"]}}"#));
+    format!(
+        r#"{{"metadata":{{"name":"kubernetes","resourceVersion":"8"}},"endpoints":[{}],"ports":[{{"name":"https","port":6443}}]}}"#,
+        endpoints.join(",")
+    )
+}
+
+fn list<const N: usize>(numbers: [u8; N]) -> Vec<String> {
+    vec![format!(
+        r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{}]}}"#,
+        slice(numbers)
+    )]
+}
+
+fn event(kind: &str, object: &str) -> String {
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
+}
+
+const LIST: &str = "/v1/namespaces/default/endpointslices?fieldSelector=metadata.name%3Dkubernetes";
+const BETA: &str =
+    "/v1beta1/namespaces/default/endpointslices?fieldSelector=metadata.name%3Dkubernetes";
+const WATCH: &str = "&watch=1&allowWatchBookmarks=true";
+const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
+
+#[tokio::test]
+async fn the_list_comes_first_and_then_each_change_however_it_is_cut() {
+    let stream = event("BOOKMARK", &slice([]))
+        + &event("MODIFIED", &slice([1, 2]))
+        + &event("MODIFIED", &slice([2, 3]));
+    let mut pieces: Vec<_> = stream
+        .as_bytes()
+        .chunks(7)
+        .map(|piece| String::from_utf8(piece.to_vec()).unwrap())
+        .collect();
+    pieces.push(String::new());
+    let mut cluster = Cluster::start(vec![(LIST, 200, list([1])), (WATCH, 200, pieces)]).await;
+    assert_eq!(cluster.next().await, servers([1]));
+    assert_eq!(cluster.next().await, servers([1, 2]));
+    assert_eq!(cluster.next().await, servers([2, 3]));
+    let asked = cluster.asked();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(asked[1].ends_with("&resourceVersion=7"), "{asked:?}");
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_listed_anew_whether_the_status_or_an_event_says_so() {
+    let expired = event("ERROR", r#"{"kind":"Status","code":410}"#);
+    let mut cluster = Cluster::start(vec![
+        (LIST, 200, list([1])),
+        (WATCH, 410, vec!["{}".to_owned()]),
+        (LIST, 200, list([2])),
+        (WATCH, 200, vec![expired, String::new()]),
+        (LIST, 200, list([3])),
+        (WATCH, 200, vec![event("ADDED", &slice([4])), String::new()]),
+    ])
+    .await;
+    for n in 1..=4 {
+        assert_eq!(cluster.next().await, servers([n]));
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_ends_is_taken_up_again() {
+    let mut cluster = Cluster::start(vec![
+        (LIST, 200, list([1])),
+        (
+            WATCH,
+            200,
+            vec![event("MODIFIED", &slice([2])), "{\"type\":".to_owned()],
+        ),
+        (LIST, 200, list([3])),
+        (
+            WATCH,
+            200,
+            vec![event("MODIFIED", &slice([4])), String::new()],
+        ),
+    ])
+    .await;
+    for n in 1..=4 {
+        assert_eq!(cluster.next().await, servers([n]));
+    }
+}
+
+#[tokio::test]
+async fn before_1_21_the_beta_is_asked() {
+    let mut cluster = Cluster::start(vec![
+        (LIST, 404, vec!["404 page not found".to_owned()]),
+        (BETA, 200, list([1])),
+        (
+            "/v1beta1/namespaces/default/endpointslices?",
+            200,
+            vec![event("ADDED", &slice([2])), String::new()],
+        ),
+    ])
+    .await;
+    assert_eq!(cluster.next().await, servers([1]));
+    assert_eq!(cluster.next().await, servers([2]));
+}
+
+#[tokio::test]
+async fn without_the_right_to_watch_the_list_is_polled() {
+    let mut cluster = Cluster::start(vec![
+        (LIST, 200, list([1])),
+        (WATCH, 403, vec!["{}".to_owned()]),
+        (LIST, 200, list([2])),
+        (WATCH, 403, vec!["{}".to_owned()]),
+        (LIST, 200, list([3])),
+    ])
+    .await;
+    for n in 1..=3 {
+        assert_eq!(cluster.next().await, servers([n]));
+    }
+}
+
+#[tokio::test]
+async fn without_the_right_to_slices_the_endpoints_are_polled() {
+    let body =
+        r#"{"subsets":[{"addresses":[{"ip":"10.0.0.5"}],"ports":[{"name":"https","port":6443}]}]}"#;
+    let mut cluster = Cluster::start(vec![
+        (LIST, 403, vec!["{}".to_owned()]),
+        (ENDPOINTS, 200, vec![body.to_owned()]),
+        (LIST, 403, vec!["{}".to_owned()]),
+        (ENDPOINTS, 200, vec![body.to_owned()]),
+        (LIST, 200, list([1])),
+    ])
+    .await;
+    assert_eq!(cluster.next().await, servers([5]));
+    assert_eq!(cluster.next().await, servers([5]));
+    assert_eq!(
+        cluster.next().await,
+        servers([1]),
+        "a role applied later is used"
+    );
+}
+
+#[tokio::test]
+async fn without_any_right_nothing_is_told_until_there_is_one() {
+    let refused = || vec!["{}".to_owned()];
+    let mut cluster = Cluster::start(vec![
+        (LIST, 403, refused()),
+        (ENDPOINTS, 403, refused()),
+        (LIST, 401, refused()),
+        (LIST, 500, refused()),
+        (LIST, 200, vec!["not json".to_owned()]),
+        (LIST, 200, list([1])),
+    ])
+    .await;
+    assert_eq!(cluster.next().await, servers([1]));
+}
+
+#[tokio::test]
+async fn a_certificate_rotated_in_place_is_used_for_the_next_connection() {
+    let mut cluster = Cluster::start(vec![
+        (LIST, 200, list([1])),
+        (WATCH, 403, vec!["{}".to_owned()]),
+        (LIST, 200, list([2])),
+    ])
+    .await;
+    // Not of the cluster's authority: the server ends the handshake.
+    cluster.write_kubeconfig(&Authority::new());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    while cluster.lists.try_recv().is_ok() {}
+    let before = cluster.asked().len();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(cluster.asked().len(), before, "nobody gets in with it");
+    cluster.write_kubeconfig(&cluster.authority);
+    while cluster.asked().len() <= before {
+        cluster.next().await;
+    }
+}
