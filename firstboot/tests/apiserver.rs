@@ -65,8 +65,8 @@ fn manifests_are_applied_and_a_second_time_changes_nothing() {
     let mut objects = documents::parse("test", MANIFESTS).unwrap();
     // The namespace comes after what is in it only where the order of a file says so; here it is put right.
     objects.swap(1, 2);
-    apply::apply(&client, &objects, |answer, tries| {
-        eprintln!("{tries}: {answer}");
+    apply::apply(&client, &objects, |answer, wait| {
+        eprintln!("{wait:?}: {answer}");
     })
     .unwrap();
     let path = "/api/v1/namespaces/firstboot-test/configmaps/settings";
