@@ -27,6 +27,14 @@ impl Programs {
     /// Builds them if anything changed; cargo's own output goes to stderr.
     pub fn build() -> Result<Self> {
         let image = Self::build_static()?;
+        Ok(Self {
+            imagegen: Self::build_imagegen()?,
+            image,
+        })
+    }
+
+    /// Builds only imagegen; returns its path.
+    pub fn build_imagegen() -> Result<PathBuf> {
         // In the outer cargo's own folder (it lets go of its lock before it runs tests), and with our own package
         // beside it: that selects the same features of every dependency, which is compiled already then.
         let target = target_dir();
@@ -36,10 +44,7 @@ impl Programs {
             &[&["build"], &packages[..], &["--bin", "imagegen"]].concat(),
             None,
         )?;
-        Ok(Self {
-            imagegen: target.join("debug/imagegen"),
-            image,
-        })
+        Ok(target.join("debug/imagegen"))
     }
 
     /// Builds only the static ones; returns their folder.

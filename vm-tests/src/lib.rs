@@ -29,5 +29,6 @@ pub mod pcap;
 pub mod qemu;
 pub mod qmp;
 pub mod run;
+pub mod servers;
 pub mod tools;
 pub mod vm;

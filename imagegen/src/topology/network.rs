@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use userdata::node::Apiserver;
 
-use super::check::Findings;
+use super::findings::Findings;
 use super::value::{self, Refusal};
 use super::{OneOrMany, Topology};
 use crate::plan::NetworkPlan;
