@@ -94,10 +94,11 @@ impl Step for Manifests {
         let client =
             Client::from_kubeconfig(&self.root, "/etc/kubernetes/admin.conf", &self.endpoint)?;
         wait_for_apiserver(&client, report)?;
-        let target = client.base().to_owned();
-        apply::apply(&client, &self.objects, |answer, tries| {
-            report.waiting(&target, answer, tries);
+        let target = format!("apiserver {}", client.base());
+        apply::apply(&client, &self.objects, |answer, wait| {
+            report.waiting(&target, answer, wait);
         })?;
+        report.waited();
         self.root.write(
             APPLIED_MARK,
             self.digest.as_bytes(),
