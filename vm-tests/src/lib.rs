@@ -13,11 +13,13 @@
 //! ```
 
 pub mod artifacts;
+pub mod asking;
 pub mod cluster;
 pub mod console;
 pub mod credential;
 pub mod disk;
 pub mod door;
+pub mod etcd;
 pub mod formed;
 pub mod guest;
 pub mod host;
@@ -29,5 +31,7 @@ pub mod pcap;
 pub mod qemu;
 pub mod qmp;
 pub mod run;
+pub mod site;
 pub mod tools;
 pub mod vm;
+pub mod whole;
