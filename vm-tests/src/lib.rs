@@ -33,5 +33,6 @@ pub mod qmp;
 pub mod run;
 pub mod site;
 pub mod tools;
+pub mod usual;
 pub mod vm;
 pub mod whole;

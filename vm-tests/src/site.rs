@@ -48,6 +48,11 @@ impl Site {
         formed::restore(site).map(Some)
     }
 
+    /// The machines of an image that was made already, all off, on a host that can run them.
+    pub fn prepare(test: &str, output: &Output) -> Result<Self> {
+        Self::with(Host::ready()?, test, output.clone())
+    }
+
     pub(crate) fn with(host: Host, test: &str, output: Output) -> Result<Self> {
         let run = Run::new(test)?;
         let cluster = Cluster::new(&host, &run, &output)?;
@@ -165,6 +170,11 @@ impl Site {
         // Without its schema: that is two megabytes to make, in the guest.
         self.kubectl(master, &["apply", "--validate=false", "-f", &path])?;
         Ok(())
+    }
+
+    /// Guest seconds per second of the wall clock, the same for all machines.
+    pub fn pace(&self) -> f64 {
+        self.cluster.first().machine.pace
     }
 
     /// The names of the masters that are on, in the order of the topology.
