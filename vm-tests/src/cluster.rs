@@ -78,6 +78,18 @@ impl Cluster {
         })
     }
 
+    /// Gives every machine the document that `output` has for it, for its next boot.
+    pub fn take_documents(&mut self, output: &Output) -> Result<()> {
+        for wanted in &Topology::read(output.topology())?.hosts {
+            let member = self.member_mut(&wanted.name)?;
+            member.address = wanted.address()?;
+            let seed = disk::seed(&output.seed(&wanted.name));
+            member.machine.disks.retain(|disk| !disk.read_only);
+            member.machine.disks.push(seed);
+        }
+        Ok(())
+    }
+
     pub fn member(&self, name: &str) -> Result<&Member> {
         self.members
             .iter()

@@ -36,6 +36,8 @@ pub struct View {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct EtcdMember {
+    #[serde(rename = "ID")]
+    pub id: String,
     /// Empty until it has started for the first time.
     pub name: String,
     #[serde(rename = "peerURLs")]

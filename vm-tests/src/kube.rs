@@ -79,7 +79,7 @@ pub fn ask(
     folder: &Path,
     arguments: &[&str],
 ) -> Result<String> {
-    let kubeconfig = folder.join(format!("admin-{}.conf", member.name));
+    let kubeconfig = folder.join(format!("admin-{}-{}.conf", member.name, member.address));
     if !kubeconfig.exists() {
         let text = through_door(
             &fs::read_to_string(output.admin())?,

@@ -94,6 +94,27 @@ impl Site {
         vm.power_cut()
     }
 
+    /// Shuts a machine down in order and switches it on again.
+    pub fn reboot(&mut self, name: &str) -> Result<()> {
+        let vm = self
+            .on
+            .remove(name)
+            .with_context(|| format!("`{name}` is not on"))?;
+        vm.power_off()?;
+        drop(vm);
+        self.start(name).map(drop)
+    }
+
+    /// Gives every machine the document of a changed topology, by the same authorities, for its next boot.
+    pub fn change_topology(&mut self, topology_name: &str) -> Result<()> {
+        let folder = self.run.folder().join(topology_name);
+        let programs = Programs::build()?;
+        let changed = self
+            .output
+            .changed(&programs, &topology(topology_name), &folder)?;
+        self.cluster.take_documents(&changed)
+    }
+
     /// Gives a machine that is off a new disk with the image and nothing else.
     pub fn wipe(&mut self, name: &str) -> Result<()> {
         let member = self.cluster.member_mut(name)?;
