@@ -93,6 +93,8 @@ pub fn ask(
         .args(arguments)
         // For watches; a server that is gone ends them sooner.
         .arg("--request-timeout=3600s")
+        // By default it is the user's, and keyed by a port that another cluster may have had.
+        .arg(format!("--cache-dir={}", folder.join("kubectl").display()))
         .env("KUBECONFIG", &kubeconfig);
     let stdout = tools::run(&mut command)?;
     Ok(String::from_utf8_lossy(&stdout).into_owned())

@@ -3,11 +3,14 @@
 //! The shortest test, whole:
 //!
 //! ```no_run
-//! use vm_tests::{cluster, host::Host, run::Run};
+//! use vm_tests::site::Site;
 //!
 //! # fn main() -> anyhow::Result<()> {
-//! let Some(host) = Host::or_skip()? else { return Ok(()) };
-//! let run = Run::new("boots_to_ready")?;
+//! let Some(mut site) = Site::new("forms", "ha")? else { return Ok(()) };
+//! site.start_all()?;
+//! site.wait_ready()?;
+//! site.is_whole()?;
+//! site.passed();
 //! # Ok(())
 //! # }
 //! ```
@@ -21,6 +24,7 @@ pub mod disk;
 pub mod door;
 pub mod etcd;
 pub mod formed;
+mod frame;
 pub mod guest;
 pub mod host;
 pub mod initrd;

@@ -177,9 +177,9 @@ impl Site {
         .with_context(|| format!("asking the apiserver of {master}"))
     }
 
-    /// As `kubectl`, for answers in JSON.
-    pub fn kubectl_json(&self, master: &str, arguments: &[&str]) -> Result<serde_json::Value> {
-        let text = self.kubectl(master, &[arguments, &["--output=json"]].concat())?;
+    /// What a master's apiserver has at `path`, by one request.
+    pub fn get(&self, master: &str, path: &str) -> Result<serde_json::Value> {
+        let text = self.kubectl(master, &["get", &format!("--raw={path}")])?;
         serde_json::from_str(&text).with_context(|| format!("reading `{text}`"))
     }
 

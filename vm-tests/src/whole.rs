@@ -85,7 +85,7 @@ impl Site {
 
     /// Fails unless the apiserver of `master` has exactly the topology's nodes, and those that are on are Ready.
     pub fn nodes_are_ready(&self, master: &str) -> Result<Value> {
-        let nodes = self.kubectl_json(master, &["get", "nodes"])?;
+        let nodes = self.get(master, "/api/v1/nodes")?;
         let items = nodes["items"].as_array().context("a list without items")?;
         let found: BTreeSet<_> = items
             .iter()

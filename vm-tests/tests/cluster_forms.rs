@@ -52,9 +52,15 @@ fn the_topology_is_what_is_there(site: &Site) -> Result<()> {
     assert_eq!(worker["metadata"]["labels"]["disk"], "ssd", "{worker}");
     let taints = |name: &str| -> Result<Vec<String>> {
         let taints = node(name)?["spec"]["taints"].as_array();
+        let of_the_topology = |taint: &&serde_json::Value| {
+            // Kubernetes' own come and go.
+            let key = taint["key"].as_str().unwrap_or_default();
+            !key.starts_with("node.kubernetes.io/")
+        };
         Ok(taints
             .into_iter()
             .flatten()
+            .filter(of_the_topology)
             .map(|taint| {
                 format!(
                     "{}={}:{}",
@@ -130,8 +136,11 @@ fn pods_and_services_are_reached_from_every_host(site: &Site) -> Result<()> {
         "m0",
         &["rollout", "status", "daemonset/web", "--timeout=3000s"],
     )?;
-    let pods = site.kubectl_json("m0", &["get", "pods", "-l", "app=web"])?;
-    let service = site.kubectl_json("m0", &["get", "service", "web"])?;
+    let pods = site.get(
+        "m0",
+        "/api/v1/namespaces/default/pods?labelSelector=app%3Dweb",
+    )?;
+    let service = site.get("m0", "/api/v1/namespaces/default/services/web")?;
     let service = service["spec"]["clusterIP"]
         .as_str()
         .context("no address")?
@@ -158,10 +167,10 @@ fn pods_and_services_are_reached_from_every_host(site: &Site) -> Result<()> {
 
     for from in HOSTS {
         let vm = site.vm(from)?;
-        // In the pod's own network, with the host's programs.
+        // In the pod's own network, with the host's programs. A host hears of routes and Services when it gets to it.
         let ask = |address: &str| {
             format!(
-                "nsenter -n -t $(pgrep -o -f TCP-LISTEN:8080) timeout 60 socat -u TCP:{address} STDOUT"
+                "until nsenter -n -t $(pgrep -o -f TCP-LISTEN:8080) timeout 30 socat -u TCP:{address} STDOUT; do sleep 1; done"
             )
         };
         for (to, pod, address) in &pods_by_host {

@@ -63,7 +63,7 @@ fn all_wait_for_master0_however_late_it_comes() -> Result<()> {
     for (name, vm) in &site.on {
         // Since its start, and then for a minute of waiting: what that took of a core.
         let used = vm.ok(
-            "p=$(systemctl show -P MainPID firstboot); t() { set -- $(cat /proc/$p/stat); echo $(($14 + $15)); }; \
+            "p=$(systemctl show -P MainPID firstboot); t() { set -- $(cat /proc/$p/stat); echo $((${14} + ${15})); }; \
              a=$(t); read b _ </proc/uptime; sleep 60; c=$(t); read d _ </proc/uptime; echo $((c - a)) $b $d",
         )?;
         println!(
