@@ -193,6 +193,15 @@ impl Site {
         Ok(())
     }
 
+    /// The one image that every package holds for a pod without anything in it.
+    pub fn pause_image(&self, on: &str) -> Result<String> {
+        let text = self.vm(on)?.ok("cat /usr/share/firstlight/image.json")?;
+        let image: serde_json::Value = serde_json::from_str(&text)?;
+        let name = image["pause_image"].as_str();
+        name.map(str::to_string)
+            .with_context(|| format!("no pause image in `{text}`"))
+    }
+
     /// Guest seconds per second of the wall clock, the same for all machines.
     pub fn pace(&self) -> f64 {
         self.cluster.first().machine.pace

@@ -131,7 +131,7 @@ fn a_node_has_its_own_way_to_the_masters(site: &Site) -> Result<()> {
 }
 
 fn pods_and_services_are_reached_from_every_host(site: &Site) -> Result<()> {
-    site.apply("m0", "web", &web())?;
+    site.apply("m0", "web", &web(&site.pause_image("n0")?))?;
     site.kubectl(
         "m0",
         &["rollout", "status", "daemonset/web", "--timeout=3000s"],
@@ -190,7 +190,7 @@ fn pods_and_services_are_reached_from_every_host(site: &Site) -> Result<()> {
 
 /// A pod on every host that tells its name to whoever connects. The package's images hold nothing that serves, so the
 /// pause image is the empty root in which the host's own programs are mounted.
-fn web() -> serde_json::Value {
+fn web(pause: &str) -> serde_json::Value {
     let mounts = [
         ("/usr", "/usr"),
         ("/usr/lib", "/lib"),
@@ -206,7 +206,7 @@ fn web() -> serde_json::Value {
                 "tolerations": [{"operator": "Exists"}],
                 "terminationGracePeriodSeconds": 1,
                 "containers": [{
-                    "name": "web", "image": "k8s.gcr.io/pause:3.2", "imagePullPolicy": "Never",
+                    "name": "web", "image": pause, "imagePullPolicy": "Never",
                     "command": ["/usr/bin/socat", "-U", "TCP-LISTEN:8080,fork,reuseaddr", "OPEN:/etc/hostname,rdonly"],
                     "volumeMounts": mounts.iter().map(mount).collect::<Vec<_>>(),
                     "readinessProbe": {"tcpSocket": {"port": 8080}, "timeoutSeconds": 15},

@@ -111,7 +111,7 @@ fn without_master0_the_cluster_answers_through_the_vip() -> Result<()> {
         )?;
     }
     site.has_one_etcd()?;
-    site.apply("m1", "late", &late())?;
+    site.apply("m1", "late", &late(&site.pause_image("n0")?))?;
     site.kubectl(
         "m2",
         &["rollout", "status", "deployment/late", "--timeout=3000s"],
@@ -124,13 +124,13 @@ fn without_master0_the_cluster_answers_through_the_vip() -> Result<()> {
 }
 
 /// Needs a controller, the scheduler, and the node's kubelet by way of the VIP.
-fn late() -> serde_json::Value {
+fn late(pause: &str) -> serde_json::Value {
     serde_json::json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "late"}, "spec": {
         "selector": {"matchLabels": {"app": "late"}},
         "template": {"metadata": {"labels": {"app": "late"}}, "spec": {
             "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"operator": "Exists"}],
-            "containers": [{"name": "late", "image": "k8s.gcr.io/pause:3.2", "imagePullPolicy": "Never"}],
+            "containers": [{"name": "late", "image": pause, "imagePullPolicy": "Never"}],
         }},
     }})
 }
