@@ -43,6 +43,9 @@ pub struct Common {
     /// carries [default: imagegen's own folder]
     #[arg(long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub programs: Option<PathBuf>,
+    /// Also make node.qcow2, the node image for hypervisors
+    #[arg(long, global = true)]
+    pub qcow2: bool,
     /// Tell more on standard error
     #[arg(long, short, global = true)]
     pub verbose: bool,

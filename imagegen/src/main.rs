@@ -142,6 +142,7 @@ struct Ready {
     programs: PathBuf,
     /// `None`: the default one, which is built where it is not in the cache.
     package: Option<Package>,
+    qcow2: bool,
 }
 
 impl Ready {
@@ -149,9 +150,8 @@ impl Ready {
         image::check_privilege()?;
         Ok(Self {
             programs: image::programs::folder(common.programs.as_deref())?,
-            package: make::package(request, &input.plan)
-                .map(|path| Package::open(&path))
-                .transpose()?,
+            package: make::open_package(request, input)?,
+            qcow2: common.qcow2,
         })
     }
 }
@@ -174,9 +174,10 @@ fn node_image(
         programs: &ready.programs,
         seed: Vec::new(),
     };
-    make::image(input, folder, &request.key()?, |out, work| {
-        image::build(&request, out, work, &cache, progress)
-    })
+    let build = |out: &Path, work: &Path| image::build(&request, out, work, &cache, progress);
+    let convert = |raw: &Path, out: &Path| image::qcow2::convert(raw, out, &cache, progress);
+    let qcow2 = ready.qcow2.then_some(convert);
+    make::image(input, folder, &request.key()?, build, qcow2)
 }
 
 /// With `--package`, what is in it; without, the default one at `--output`.

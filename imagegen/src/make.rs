@@ -15,6 +15,7 @@ use crate::image::ImageReport;
 use crate::leaks::Ledger;
 use crate::manifest::{self, Manifest};
 use crate::output::Folder;
+use crate::package::Package;
 use crate::pki::store::Pki;
 use crate::plan::{ClusterPlan, HostPlan};
 use crate::seed;
@@ -25,6 +26,7 @@ const PKI: &str = "pki";
 const ADMIN_CONF: &str = "admin.conf";
 const SEED: &str = "seed.img";
 const IMAGE: &str = "node.raw";
+const QCOW2: &str = "node.qcow2";
 
 /// What a person asked for.
 #[derive(Debug, Clone)]
@@ -43,6 +45,8 @@ pub struct Input {
     pub warnings: Vec<Diagnostic>,
     /// Of the topology's bytes.
     digest: String,
+    /// Where the topology names its package: `cluster.yaml:4:10`.
+    package_place: Option<String>,
 }
 
 /// What a run did.
@@ -78,7 +82,9 @@ pub fn read(request: &Request) -> Result<Input> {
         )
     })?;
     let checked = check::read(&path.display().to_string(), text).map_err(Refused)?;
+    let place = |(line, column)| format!("{}:{line}:{column}", path.display());
     Ok(Input {
+        package_place: checked.package_place.map(place),
         plan: checked.plan,
         warnings: checked.warnings,
         digest: manifest::digest(&bytes),
@@ -98,6 +104,20 @@ pub fn package(request: &Request, plan: &ClusterPlan) -> Option<PathBuf> {
         .package
         .clone()
         .or_else(|| plan.package.as_ref().map(beside))
+}
+
+/// The package as asked for, opened; `None` where it is the default one. What is wrong with one that the topology names
+/// is told with the place where it does.
+pub fn open_package(request: &Request, input: &Input) -> Result<Option<Package>> {
+    let Some(path) = package(request, &input.plan) else {
+        return Ok(None);
+    };
+    let opened = Package::open(&path);
+    match &input.package_place {
+        Some(place) if request.package.is_none() => opened.with_context(|| place.clone()),
+        _ => opened,
+    }
+    .map(Some)
 }
 
 /// Where the results go.
@@ -196,12 +216,14 @@ fn is_host_file(path: &Path) -> bool {
 
 /// The node image. `key` is the digest of everything it is made from: an image that was made from the same, and
 /// whose bytes are still what they were, is left as it is. `build` makes it at the first path, and may use the
-/// folder at the second; the image is published whole, and whatever `build` leaves behind is removed.
+/// folder at the second; the image is published whole, and whatever `build` leaves behind is removed. `convert`, where
+/// a qcow2 image is wanted too, makes it of the disk at the first path; one of an earlier image goes.
 pub fn image(
     input: &Input,
     folder: &Folder,
     key: &str,
     build: impl FnOnce(&Path, &Path) -> Result<ImageReport>,
+    convert: Option<impl FnOnce(&Path, &Path) -> Result<()>>,
 ) -> Result<Outcome> {
     let outcome = |changed| Outcome {
         folder: folder.root().to_owned(),
@@ -213,26 +235,53 @@ pub fn image(
         .inputs
         .get("image")
         .is_some_and(|before| before == key);
-    let present = folder.root().join(IMAGE);
-    if made_before
-        && present.is_file()
-        && manifest.outputs.get(IMAGE) == Some(&manifest::digest_file(&present)?)
-    {
+    let built = made_before && is_whole(folder, &manifest, IMAGE)?;
+    let convert = match convert {
+        Some(_) if built && is_whole(folder, &manifest, QCOW2)? => None,
+        convert => convert,
+    };
+    if built && convert.is_none() {
         return Ok(outcome(false));
     }
     let mut change = folder.change()?;
-    let work = change.work()?;
-    let image = change.large_file(IMAGE);
-    let report = build(&image, &work)?;
-    manifest.inputs.insert("image".to_owned(), key.to_owned());
-    manifest
-        .inputs
-        .insert("package".to_owned(), report.package.clone());
-    manifest.image = Some(report);
-    manifest
-        .outputs
-        .insert(IMAGE.to_owned(), manifest::digest_file(&image)?);
+    let image = if built {
+        folder.root().join(IMAGE)
+    } else {
+        let work = change.work()?;
+        let image = change.large_file(IMAGE);
+        let report = build(&image, &work)?;
+        manifest.inputs.insert("image".to_owned(), key.to_owned());
+        manifest
+            .inputs
+            .insert("package".to_owned(), report.package.clone());
+        manifest.image = Some(report);
+        manifest
+            .outputs
+            .insert(IMAGE.to_owned(), manifest::digest_file(&image)?);
+        image
+    };
+    if let Some(convert) = convert {
+        let qcow2 = change.large_file(QCOW2);
+        convert(&image, &qcow2)?;
+        manifest
+            .outputs
+            .insert(QCOW2.to_owned(), manifest::digest_file(&qcow2)?);
+    } else if manifest.outputs.remove(QCOW2).is_some() {
+        change.discard(QCOW2);
+    }
     change.file(manifest::FILE, &manifest.to_bytes()?, 0o644)?;
     change.commit()?;
     Ok(outcome(true))
 }
+
+/// Is the output `name` there, with the bytes that the manifest says?
+fn is_whole(folder: &Folder, manifest: &Manifest, name: &str) -> Result<bool> {
+    let Some(digest) = manifest.outputs.get(name) else {
+        return Ok(false);
+    };
+    let path = folder.root().join(name);
+    Ok(path.is_file() && manifest::digest_file(&path)? == *digest)
+}
+
+#[cfg(test)]
+mod tests;

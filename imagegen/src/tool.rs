@@ -2,14 +2,16 @@
 //!
 //! Does not decide which program; trees of programs are in [`crate::tree`].
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::io::{self, BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 /// How much of a failed program's output goes into the error. Tools that fail for a reason say it last.
-const TAIL_LINES: usize = 12;
+const TAIL_LINES: usize = 20;
 
 /// Runs `command` to its end, without input. Its output is kept back and shown only when it fails.
 pub fn run(command: &mut Command) -> Result<()> {
@@ -23,7 +25,7 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let done = command
         .stdin(Stdio::null())
         .output()
-        .with_context(|| format!("running `{shown}`"))?;
+        .map_err(|error| unstarted(command, &error))?;
     if !done.status.success() {
         let mut said = done.stderr;
         if said.is_empty() {
@@ -32,6 +34,53 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
         bail!("running `{shown}`: {}\n{}", done.status, tail(&said));
     }
     Ok(done.stdout)
+}
+
+/// Like [`run`], for a command that takes its time: every line it prints, on whichever stream, is given to `line` as soon
+/// as it is printed, and its last lines become the error. `name` stands for it there.
+pub fn watch(name: &str, command: &mut Command, mut line: impl FnMut(&str)) -> Result<()> {
+    log::debug!("running {}", display(command));
+    let (reader, writer) = io::pipe().context("creating a pipe")?;
+    command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().context("creating a pipe")?)
+        .stderr(writer);
+    let mut child = command
+        .spawn()
+        .map_err(|error| unstarted(command, &error))?;
+    // The command holds the pipe's writing ends; while it does, the pipe does not end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut last = VecDeque::with_capacity(TAIL_LINES);
+    for bytes in BufReader::new(reader).split(b'\n') {
+        let bytes = bytes.with_context(|| format!("listening to `{name}`"))?;
+        let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        if text.trim().is_empty() {
+            continue;
+        }
+        line(&text);
+        if last.len() == TAIL_LINES {
+            last.pop_front();
+        }
+        last.push_back(format!("  {text}"));
+    }
+    let status = child
+        .wait()
+        .with_context(|| format!("waiting for `{name}`"))?;
+    if !status.success() {
+        bail!("running `{name}`: {status}\n{}", Vec::from(last).join("\n"));
+    }
+    Ok(())
+}
+
+/// Of a command that could not be started only the program is told: its arguments are not what is wrong.
+fn unstarted(command: &Command, error: &io::Error) -> anyhow::Error {
+    let program = command.get_program().to_string_lossy();
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            anyhow!("running `{program}`: there is no such program; is it installed?")
+        }
+        _ => anyhow!("running `{program}`: {error}"),
+    }
 }
 
 /// `command` as one would type it, for logs and errors.
@@ -116,6 +165,27 @@ mod tests {
             "{:#}",
             run(&mut Command::new("/nonexistent/tool")).expect_err("not there")
         );
-        assert!(text.contains("/nonexistent/tool"), "{text}");
+        assert_eq!(
+            text,
+            "running `/nonexistent/tool`: there is no such program; is it installed?"
+        );
+    }
+
+    #[test]
+    fn a_watched_command_tells_both_streams_line_by_line_and_its_end_in_the_error() {
+        let mut lines = Vec::new();
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "for i in $(seq 30); do echo $i; done; echo why >&2; exit 3",
+        ]);
+        let error = watch("job", &mut command, |line| lines.push(line.to_owned()));
+        let text = format!("{:#}", error.expect_err("exit status 3"));
+        assert_eq!((lines.len(), lines[0].as_str()), (31, "1"));
+        assert!(
+            text.starts_with("running `job`: exit status: 3\n  12\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("\n  30\n  why"), "{text}");
     }
 }

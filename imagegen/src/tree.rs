@@ -180,15 +180,20 @@ impl Tree {
         command.arg(&self.path);
         command.args(binds.iter().map(|(outside, _)| outside));
         command.arg(program);
-        command.env_clear();
-        command.env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        );
-        command.envs([("HOME", "/root"), ("LC_ALL", "C.UTF-8"), ("TZ", "UTC")]);
-        command.env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH.to_string());
+        set_environment(&mut command);
         Ok(command)
     }
+}
+
+/// What every program finds that runs inside a tree, whatever the building host has: the rest is cleared.
+pub(crate) fn set_environment(command: &mut Command) {
+    command.env_clear();
+    command.env(
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
+    command.envs([("HOME", "/root"), ("LC_ALL", "C.UTF-8"), ("TZ", "UTC")]);
+    command.env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH.to_string());
 }
 
 fn make(spec: &Spec, target: &Path, format: &str) -> Result<()> {

@@ -93,19 +93,30 @@ impl Joiner {
             .map(|(_, endpoint)| endpoint.as_str())
             .collect();
         let target = format!("an apiserver of {}", names.join(", "));
+        // Once, and not at each try: a machine that waits for hours costs next to nothing.
+        let mut clients = self
+            .others
+            .iter()
+            .map(|(_, endpoint)| Client::from_kubeconfig(&self.root, kubeconfig, endpoint))
+            .collect::<Result<Vec<_>>>()?;
         loop {
             let mut answers = Vec::new();
-            for (master, endpoint) in &self.others {
-                let client = Client::from_kubeconfig(&self.root, kubeconfig, endpoint)?;
-                let said = match client.get("/readyz") {
-                    Ok(answer) if answer.status == 200 => {
-                        report.waited();
-                        return Ok((master, client));
-                    }
-                    Ok(answer) => answer.say(),
-                    Err(error) => format!("{error:#}"),
-                };
-                answers.push(format!("{} ({endpoint}) says {said}", master.name));
+            let ready =
+                clients
+                    .iter()
+                    .zip(&self.others)
+                    .position(|(client, (master, endpoint))| {
+                        let said = match client.get("/readyz") {
+                            Ok(answer) if answer.status == 200 => return true,
+                            Ok(answer) => answer.say(),
+                            Err(error) => format!("{error:#}"),
+                        };
+                        answers.push(format!("{} ({endpoint}) says {said}", master.name));
+                        false
+                    });
+            if let Some(at) = ready {
+                report.waited();
+                return Ok((&self.others[at].0, clients.swap_remove(at)));
             }
             report.waiting(&target, &answers.join("; "), backoff.wait());
             backoff.pause();

@@ -31,8 +31,8 @@ const MANIFESTS: &str = "/etc/kubernetes/manifests";
 const ETCD_DATA: &str = "/var/lib/etcd";
 const ETCD_ASIDE: &str = "/var/lib/firstlight/etcd-unfinished";
 const ETCD_CONFIG: &str = "/var/lib/firstlight/kubeadm-etcd.yaml";
-const ETCD_CLIENT_PORT: u16 = 2379;
-const ETCD_PEER_PORT: u16 = 2380;
+pub(super) const ETCD_CLIENT_PORT: u16 = 2379;
+pub(super) const ETCD_PEER_PORT: u16 = 2380;
 /// Our etcd has a vote, or is about to get it: from now on the cluster may need its data.
 const VOTES_MARK: &str = "/var/lib/firstlight/etcd-votes";
 

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Context as _, Result};
+
 const PAGE_SIZE: usize = 4096;
 const PAGE_HEADER: usize = 16;
 const ELEMENT: usize = 16;
@@ -25,35 +27,24 @@ const FIRST_DATA_PAGE: u64 = 3;
 /// One bucket: keys to values or to further buckets, and the counter behind bbolt's `NextSequence`.
 #[derive(Debug, Clone, Default)]
 pub struct Bucket {
-    items: BTreeMap<Vec<u8>, Item>,
+    values: BTreeMap<Vec<u8>, Vec<u8>>,
+    buckets: BTreeMap<Vec<u8>, Bucket>,
     sequence: u64,
-}
-
-#[derive(Debug, Clone)]
-enum Item {
-    Value(Vec<u8>),
-    Bucket(Bucket),
 }
 
 impl Bucket {
     /// Sets a value, replacing what stood under `key`.
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.items.insert(key.into(), Item::Value(value.into()));
+        let key = key.into();
+        self.buckets.remove(&key);
+        self.values.insert(key, value.into());
     }
 
     /// The bucket under `key`, made where there is none.
     pub fn bucket(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
-        let item = self
-            .items
-            .entry(key.into())
-            .or_insert_with(|| Item::Bucket(Self::default()));
-        if let Item::Value(_) = item {
-            *item = Item::Bucket(Self::default());
-        }
-        match item {
-            Item::Bucket(bucket) => bucket,
-            Item::Value(_) => unreachable!("replaced by a bucket above"),
-        }
+        let key = key.into();
+        self.values.remove(&key);
+        self.buckets.entry(key).or_default()
     }
 
     /// The bucket at the end of `path`.
@@ -67,10 +58,11 @@ impl Bucket {
     }
 }
 
-/// The database file that holds `root`.
-pub fn serialize(root: &Bucket) -> Vec<u8> {
+/// The database file that holds `root`. An error where a bucket has more keys, or more bytes, than one of bbolt's leaf
+/// pages can count: there are no branch pages here.
+pub fn serialize(root: &Bucket) -> Result<Vec<u8>> {
     let mut pages = Pages { data: Vec::new() };
-    let root_page = pages.write_bucket(root);
+    let root_page = pages.write_bucket(root)?;
     let high_water = FIRST_DATA_PAGE + (pages.data.len() / PAGE_SIZE) as u64;
 
     let mut file = Vec::with_capacity(pages.data.len() + 3 * PAGE_SIZE);
@@ -84,8 +76,11 @@ pub fn serialize(root: &Bucket) -> Vec<u8> {
     freelist.resize(PAGE_SIZE, 0);
     file.extend(freelist);
     file.extend(pages.data);
-    file
+    Ok(file)
 }
+
+/// Flags, key and value as a leaf page has them.
+type Element<'a> = (u32, &'a [u8], Vec<u8>);
 
 struct Pages {
     data: Vec<u8>,
@@ -93,61 +88,64 @@ struct Pages {
 
 impl Pages {
     /// Writes `bucket` below all that it holds; returns its page number.
-    fn write_bucket(&mut self, bucket: &Bucket) -> u64 {
-        let elements: Vec<(u32, &[u8], Vec<u8>)> = bucket
-            .items
-            .iter()
-            .map(|(key, item)| match item {
-                Item::Value(value) => (0, key.as_slice(), value.clone()),
-                Item::Bucket(inner) => {
-                    let mut header = self.write_bucket(inner).to_le_bytes().to_vec();
-                    header.extend(inner.sequence.to_le_bytes());
-                    (BUCKET_ELEMENT, key.as_slice(), header)
-                }
-            })
+    fn write_bucket(&mut self, bucket: &Bucket) -> Result<u64> {
+        let values = bucket.values.iter();
+        let mut elements: Vec<Element<'_>> = values
+            .map(|(key, value)| (0, key.as_slice(), value.clone()))
             .collect();
+        for (key, inner) in &bucket.buckets {
+            let mut header = self.write_bucket(inner)?.to_le_bytes().to_vec();
+            header.extend(inner.sequence.to_le_bytes());
+            elements.push((BUCKET_ELEMENT, key, header));
+        }
+        elements.sort_by_key(|(_, key, _)| *key);
+        self.write_leaf(&elements)
+    }
 
+    fn write_leaf(&mut self, elements: &[Element<'_>]) -> Result<u64> {
         let number = FIRST_DATA_PAGE + (self.data.len() / PAGE_SIZE) as u64;
         let payload: usize = elements.iter().map(|(_, k, v)| k.len() + v.len()).sum();
         let size = PAGE_HEADER + elements.len() * ELEMENT + payload;
         let overflow = size.div_ceil(PAGE_SIZE) - 1;
 
-        let mut page = page_header(number, BRANCHLESS_LEAF, elements.len(), overflow);
+        let count = u16::try_from(elements.len()).with_context(|| {
+            format!(
+                "containerd's metadata has {} keys in one bucket, and 65,535 fit into a page; bake fewer images",
+                elements.len()
+            )
+        })?;
+        let mut page = page_header(number, BRANCHLESS_LEAF, count, number_of(overflow)?);
         let mut position = PAGE_HEADER + elements.len() * ELEMENT;
         for (index, (flags, key, value)) in elements.iter().enumerate() {
             // An element's offset counts from the element itself.
             let offset = position - (PAGE_HEADER + index * ELEMENT);
             page.extend(flags.to_le_bytes());
             for field in [offset, key.len(), value.len()] {
-                page.extend(u32_of(field).to_le_bytes());
+                page.extend(number_of(field)?.to_le_bytes());
             }
             position += key.len() + value.len();
         }
-        for (_, key, value) in &elements {
+        for (_, key, value) in elements {
             page.extend_from_slice(key);
             page.extend_from_slice(value);
         }
         page.resize((overflow + 1) * PAGE_SIZE, 0);
         self.data.extend(page);
-        number
+        Ok(number)
     }
 }
 
-fn page_header(number: u64, flags: u16, count: usize, overflow: usize) -> Vec<u8> {
+fn page_header(number: u64, flags: u16, count: u16, overflow: u32) -> Vec<u8> {
     let mut header = number.to_le_bytes().to_vec();
     header.extend(flags.to_le_bytes());
-    header.extend(
-        u16::try_from(count)
-            .expect("a bucket of containerd's has under 65,535 keys")
-            .to_le_bytes(),
-    );
-    header.extend(u32_of(overflow).to_le_bytes());
+    header.extend(count.to_le_bytes());
+    header.extend(overflow.to_le_bytes());
     header
 }
 
 fn meta(root: u64, sequence: u64, high_water: u64, transaction: u64) -> Vec<u8> {
     let mut meta = Vec::new();
-    for field in [MAGIC, VERSION, u32_of(PAGE_SIZE), 0] {
+    for field in [MAGIC, VERSION, PAGE_SIZE as u32, 0] {
         meta.extend(field.to_le_bytes());
     }
     for field in [root, sequence, 2, high_water, transaction] {
@@ -165,8 +163,8 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     })
 }
 
-fn u32_of(value: usize) -> u32 {
-    u32::try_from(value).expect("containerd's metadata of one image is far below 4 GiB")
+fn number_of(value: usize) -> Result<u32> {
+    u32::try_from(value).context("containerd's metadata of one bucket is over 4 GiB")
 }
 
 #[cfg(test)]
@@ -174,26 +172,64 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_buckets_give_the_same_bytes_in_any_order() {
+    fn the_same_buckets_give_the_same_bytes_in_any_order() -> Result<()> {
         let mut forward = Bucket::default();
         forward.at(&["a", "b"]).put("k", "v");
         forward.put("z", "1");
         let mut backward = Bucket::default();
         backward.put("z", "1");
         backward.at(&["a", "b"]).put("k", "v");
-        assert_eq!(serialize(&forward), serialize(&backward));
+        assert_eq!(serialize(&forward)?, serialize(&backward)?);
+        Ok(())
     }
 
     #[test]
-    fn a_bucket_larger_than_a_page_spills_into_following_pages() {
+    fn keys_of_values_and_buckets_stand_in_one_order() -> Result<()> {
+        let mut root = Bucket::default();
+        root.put("a", "1");
+        root.bucket("b");
+        root.put("c", "2");
+        // The inner bucket's page comes first, the root's after it.
+        let leaf = &serialize(&root)?[4 * PAGE_SIZE..];
+        let keys = PAGE_HEADER + 3 * ELEMENT;
+        assert_eq!(&leaf[keys..keys + 2], b"a1");
+        assert_eq!(leaf[keys + 2], b'b');
+        assert_eq!(&leaf[keys + 19..keys + 21], b"c2");
+        Ok(())
+    }
+
+    #[test]
+    fn a_key_is_a_value_or_a_bucket_and_the_later_one_counts() -> Result<()> {
+        let mut root = Bucket::default();
+        root.put("k", "v");
+        root.bucket("k");
+        let mut wanted = Bucket::default();
+        wanted.bucket("k");
+        assert_eq!(serialize(&root)?, serialize(&wanted)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_bucket_larger_than_a_page_spills_into_following_pages() -> Result<()> {
         let mut root = Bucket::default();
         for i in 0..200 {
             root.put(format!("{i:04}"), vec![7; 100]);
         }
-        let file = serialize(&root);
+        let file = serialize(&root)?;
         assert_eq!(file.len() % PAGE_SIZE, 0);
         let leaf = &file[3 * PAGE_SIZE..];
         assert_eq!(u16::from_le_bytes([leaf[10], leaf[11]]), 200);
         assert_eq!(file.len(), (3 + 1 + leaf[12] as usize) * PAGE_SIZE);
+        Ok(())
+    }
+
+    #[test]
+    fn more_keys_than_a_page_can_count_are_an_error() {
+        let mut root = Bucket::default();
+        for i in 0..=u32::from(u16::MAX) {
+            root.put(i.to_be_bytes(), "");
+        }
+        let said = format!("{:#}", serialize(&root).expect_err("65,536 keys"));
+        assert!(said.contains("65536 keys in one bucket"), "{said}");
     }
 }

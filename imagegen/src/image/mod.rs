@@ -7,8 +7,10 @@ pub mod archive;
 pub mod bolt;
 pub mod disk;
 pub mod facts;
+pub mod hooks;
 pub mod initrd;
 pub mod programs;
+pub mod qcow2;
 pub mod root;
 pub mod store;
 pub mod uki;
@@ -25,8 +27,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Key};
-use crate::package::Package;
 use crate::package::images::ImageArchive;
+use crate::package::{BUILD_HOOK, Package};
 use crate::plan::{ImagePlan, Kernel};
 use crate::progress::Progress;
 use crate::tree::{Spec, Tree};
@@ -75,6 +77,9 @@ impl ImageRequest<'_> {
         }
         for (name, bytes) in &self.seed {
             key = key.with(name, bytes);
+        }
+        if self.package.contains(BUILD_HOOK) {
+            key = key.with("hook", BUILD_HOOK);
         }
         Ok(key.hex())
     }
@@ -181,16 +186,21 @@ pub fn build(
     let (release, modules) = kernel_modules(&tools)?;
 
     let stage = progress.stage("root");
-    let composed = root::compose(&root::Inputs {
+    let mut composed = root::compose(&root::Inputs {
         base: &base,
         modules: &modules,
         release: &release,
         package: &package,
         programs: request.programs,
-        images: &images,
         facts: &facts,
         work,
     })?;
+    if request.package.contains(BUILD_HOOK) {
+        let stage = progress.stage("the package's hook");
+        composed = hooks::run(&composed, &package, &|| tools.program("tar"), work, &stage)?;
+        took("hook", stage.done());
+    }
+    store::write(&mut composed, root::STATE, &images)?;
     let tar = work.join("root.tar");
     let file = File::create(&tar).with_context(|| format!("creating `{}`", tar.display()))?;
     composed.write(BufWriter::with_capacity(1 << 20, file))?;
@@ -256,7 +266,7 @@ fn images(package: &Package, folder: &Path) -> Result<Vec<crate::package::images
     names.sort_unstable();
     let mut images = Vec::new();
     for name in names {
-        images.extend(ImageArchive::open(&folder.join(name))?.images);
+        images.extend(ImageArchive::of_package(folder, name)?.images);
     }
     Ok(images)
 }

@@ -1,7 +1,7 @@
 //! What stands in the root file system: Debian's base, the package, our programs, and the settings that join them.
 
 use std::fs::File;
-use std::io::{BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result, bail};
 use userdata::image::ImageFile;
 
 use super::archive::{Archive, Placed};
-use super::store::{self, StoredImage};
 
 /// Debian packages of the root: what kubelet, kube-proxy, the runtime and an operator at the console need.
 pub const PACKAGES: &[&str] = &[
@@ -45,7 +44,7 @@ pub const PACKAGES: &[&str] = &[
 ];
 
 /// The folder that becomes `/var` on first boot.
-const STATE: &str = "usr/share/firstlight/state";
+pub(super) const STATE: &str = "usr/share/firstlight/state";
 
 /// Files of ours: (path, mode, contents).
 const FILES: &[(&str, u32, &str)] = &[
@@ -171,13 +170,12 @@ pub struct Inputs<'a> {
     pub package: &'a Path,
     /// firstboot and lvscare, static.
     pub programs: &'a Path,
-    pub images: &'a [StoredImage],
     pub facts: &'a ImageFile,
     /// For what is unpacked on the way.
     pub work: &'a Path,
 }
 
-/// The whole root.
+/// The whole root but for the container images: those are [`store`](super::store)'s.
 pub fn compose(inputs: &Inputs<'_>) -> Result<Archive> {
     let mut root = Archive::default();
     base(&mut root, inputs.base)?;
@@ -195,7 +193,6 @@ pub fn compose(inputs: &Inputs<'_>) -> Result<Archive> {
         )?;
     }
     settings(&mut root, inputs.facts)?;
-    store::write(&mut root, STATE, inputs.images)?;
     Ok(root)
 }
 
@@ -213,20 +210,15 @@ fn base(root: &mut Archive, tar: &Path) -> Result<()> {
 fn runtime(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
     let mut found = Vec::new();
     for folder in ["containerd", "docker"] {
-        let folder = inputs.package.join(folder);
-        let Ok(entries) = std::fs::read_dir(&folder) else {
+        let path = inputs.package.join(folder);
+        let Ok(entries) = std::fs::read_dir(&path) else {
             continue;
         };
         for entry in entries {
-            let path = entry
-                .with_context(|| format!("reading `{}`", folder.display()))?
-                .path();
-            let name = path
-                .file_name()
-                .and_then(|n| n.to_str())
-                .unwrap_or_default();
+            let entry = entry.with_context(|| format!("reading `{}`", path.display()))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
             if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
-                found.push(path);
+                found.push(format!("{folder}/{name}"));
             }
         }
     }
@@ -237,7 +229,10 @@ fn runtime(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
             found.len()
         );
     };
-    let unpacked = Arc::new(gunzip(archive, inputs.work)?);
+    // Errors call it by its name in the package: the folder is gone when they are read.
+    let unpacking = || format!("unpacking `{archive}` of the package");
+    let unpacked = gunzip(&inputs.package.join(archive), inputs.work).with_context(unpacking)?;
+    let unpacked = Arc::new(unpacked);
     root.add_tar(&unpacked, |path| {
         let (folder, name) = path.rsplit_once('/')?;
         let place = match folder.rsplit('/').next() {
@@ -247,31 +242,23 @@ fn runtime(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
         };
         Some(Placed::At(place))
     })
-    .with_context(|| format!("unpacking `{}`", archive.display()))?;
+    .with_context(unpacking)?;
     for program in ["containerd", "runc"] {
         if root.get(&format!("usr/bin/{program}")).is_none() {
-            bail!("`{}` holds no `{program}`", archive.display());
+            bail!("`{archive}` of the package holds no `{program}`");
         }
     }
     Ok(())
 }
 
 fn gunzip(archive: &Path, work: &Path) -> Result<File> {
-    let mut input =
-        File::open(archive).with_context(|| format!("opening `{}`", archive.display()))?;
-    let mut magic = [0; 2];
-    input
-        .read_exact(&mut magic)
-        .with_context(|| format!("reading `{}`", archive.display()))?;
+    let mut input = BufReader::new(File::open(archive)?);
     let mut out = tempfile::tempfile_in(work).context("creating a temporary file")?;
-    let input = File::open(archive).with_context(|| format!("opening `{}`", archive.display()))?;
-    let mut reader: Box<dyn std::io::Read> = if magic == [0x1f, 0x8b] {
-        Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(input)))
+    if input.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
+        std::io::copy(&mut flate2::bufread::MultiGzDecoder::new(input), &mut out)?;
     } else {
-        Box::new(input)
-    };
-    std::io::copy(&mut reader, &mut out)
-        .with_context(|| format!("unpacking `{}`", archive.display()))?;
+        std::io::copy(&mut input, &mut out)?;
+    }
     Ok(out)
 }
 

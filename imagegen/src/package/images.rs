@@ -55,6 +55,13 @@ impl ImageArchive {
         Self::read(path).with_context(|| format!("opening the image archive `{}`", path.display()))
     }
 
+    /// Reads the archive `name` of the package that is unpacked at `folder`; errors call it by that name, since the
+    /// folder is gone when they are read.
+    pub fn of_package(folder: &Path, name: &str) -> Result<Self> {
+        Self::read(&folder.join(name))
+            .with_context(|| format!("opening the image archive `{name}` of the package"))
+    }
+
     fn read(path: &Path) -> Result<Self> {
         let index = index::Index::open(path)?;
         Ok(Self {

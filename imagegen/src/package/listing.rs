@@ -73,7 +73,7 @@ impl Listing {
             (Some(Some(top)), None)
                 if !matches!(
                     top,
-                    "bin" | "conf" | "containerd" | "docker" | "images" | "shell"
+                    "bin" | "conf" | "containerd" | "docker" | "hooks" | "images" | "shell"
                 ) =>
             {
                 Some(format!("{top}/"))

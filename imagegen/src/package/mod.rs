@@ -12,4 +12,4 @@ mod scan;
 mod stream;
 mod tarball;
 
-pub use reader::Package;
+pub use reader::{BUILD_HOOK, Package};

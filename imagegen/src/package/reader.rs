@@ -10,8 +10,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::listing::Listing;
+use super::listing::{Kind, Listing};
 use super::{scan, stream};
+
+/// Runs inside the root when an image is made of the package.
+pub const BUILD_HOOK: &str = "hooks/build";
+
+/// A package's hooks: one of build time, two that firstboot runs around the role.
+const HOOKS: [&str; 3] = [BUILD_HOOK, "hooks/before-role", "hooks/after-role"];
 
 /// A package that is whole and that keeps the rules.
 #[derive(Debug)]
@@ -84,6 +90,31 @@ impl Package {
             "it lacks {}; is it a package in sealos's layout?",
             missing.join(", ")
         );
+        self.check_hooks()
+    }
+
+    /// A hook that would never run is a mistake that nobody would notice.
+    fn check_hooks(&self) -> Result<()> {
+        for (name, kind) in self.listing.iter() {
+            let Some(hook) = name.strip_prefix("hooks/").filter(|n| !n.contains('/')) else {
+                continue;
+            };
+            let executable = !matches!(
+                kind,
+                Kind::File {
+                    executable: false,
+                    ..
+                }
+            );
+            match (HOOKS.contains(&name), executable) {
+                (true, false) => bail!("its hook `{name}` is not executable; chmod +x it"),
+                (false, true) => bail!(
+                    "there is no hook `{hook}`: hooks are {}; what else is executable lies in a folder below `hooks/`",
+                    HOOKS.join(", ")
+                ),
+                _ => {}
+            }
+        }
         Ok(())
     }
 

@@ -3,12 +3,10 @@
 //! All findings of one text come in one run, each with its place. Rules for a single value stand in
 //! [`value`](super::value), rules for ranges and for hosts in the two modules beside this.
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
-
 use userdata::node::Kubernetes;
-use userdata::yaml::{self, Diagnostic, Diagnostics, Parsed, Spans};
+use userdata::yaml::{self, Diagnostic, Diagnostics, Parsed};
 
+use super::findings::Findings;
 use super::value::{self, Refusal};
 use super::{ImageTopology, KubernetesTopology, Topology, hosts, network};
 use crate::plan::{ClusterPlan, ImagePlan, Kernel};
@@ -21,6 +19,8 @@ pub const KIND: &str = "Cluster";
 pub struct Checked {
     pub plan: ClusterPlan,
     pub warnings: Vec<Diagnostic>,
+    /// Line and column of the package's path, where the topology names one.
+    pub package_place: Option<(usize, usize)>,
 }
 
 /// Reads a topology; `name` is what errors call it.
@@ -45,10 +45,7 @@ pub fn read(name: &str, text: &str) -> Result<Checked, Diagnostics> {
 /// Judges a topology that could be read.
 pub fn check(parsed: &Parsed<Topology>) -> Result<Checked, Diagnostics> {
     let topology = &parsed.value;
-    let mut findings = Findings {
-        spans: &parsed.spans,
-        found: Diagnostics::default(),
-    };
+    let mut findings = Findings::new(&parsed.spans);
     let f = &mut findings;
     constant(
         f,
@@ -93,9 +90,7 @@ pub fn check(parsed: &Parsed<Topology>) -> Result<Checked, Diagnostics> {
     let hosts = hosts::check(topology, &network, f);
     let kubernetes = kubernetes(&topology.kubernetes, f);
     let image = image(&topology.image, f);
-    let mut found = findings.found;
-    found.sort();
-    let warnings = found.into_result()?;
+    let warnings = findings.into_warnings()?;
     let plan = ClusterPlan {
         name: name.unwrap_or_default(),
         package,
@@ -108,7 +103,13 @@ pub fn check(parsed: &Parsed<Topology>) -> Result<Checked, Diagnostics> {
         image,
         hosts,
     };
-    Ok(Checked { plan, warnings })
+    let package = parsed.spans.get("package").map(|span| span.value);
+    let package_place = package.map(|region| (region.line, region.column));
+    Ok(Checked {
+        plan,
+        warnings,
+        package_place,
+    })
 }
 
 fn constant(f: &mut Findings<'_>, path: &str, found: Option<&str>, wanted: &str) {
@@ -245,149 +246,5 @@ fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
         kernel,
         cmdline,
         console,
-    }
-}
-
-/// Collects what is found, each with its place in the text.
-#[derive(Debug)]
-pub(super) struct Findings<'a> {
-    spans: &'a Spans,
-    found: Diagnostics,
-}
-
-impl Findings<'_> {
-    pub(super) fn error(
-        &mut self,
-        path: &str,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.found
-            .push(self.spans.error_at(path, message, Some(help.into())));
-    }
-
-    pub(super) fn error_at_key(
-        &mut self,
-        path: &str,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.found
-            .push(self.spans.error_at_key(path, message, Some(help.into())));
-    }
-
-    pub(super) fn warning(
-        &mut self,
-        path: &str,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.found
-            .push(self.spans.warning_at(path, message, Some(help.into())));
-    }
-
-    pub(super) fn warning_at_key(
-        &mut self,
-        path: &str,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.found
-            .push(self.spans.warning_at_key(path, message, Some(help.into())));
-    }
-
-    pub(super) fn missing(&mut self, path: &str, help: impl Into<String>) {
-        let key = path.rsplit('.').next().unwrap_or(path);
-        self.error(path, format!("`{key}` is missing"), help);
-    }
-
-    /// The text of a key that must be there.
-    pub(super) fn required<'t>(
-        &mut self,
-        path: &str,
-        text: Option<&'t str>,
-        help: impl Into<String>,
-    ) -> Option<&'t str> {
-        if text.is_none() {
-            self.missing(path, help);
-        }
-        text
-    }
-
-    /// The value, or its refusal as a finding at `path`.
-    pub(super) fn take<T>(&mut self, path: &str, checked: Result<T, Refusal>) -> Option<T> {
-        match checked {
-            Ok(value) => Some(value),
-            Err(Refusal { message, help }) => {
-                self.found.push(self.spans.error_at(path, message, help));
-                None
-            }
-        }
-    }
-
-    /// Each item of a list that holds, with findings for those that do not and for those given twice.
-    pub(super) fn all(
-        &mut self,
-        path: &str,
-        texts: &[String],
-        check: impl Fn(&str) -> Result<String, Refusal>,
-    ) -> Vec<String> {
-        let mut kept: Vec<String> = Vec::with_capacity(texts.len());
-        for (i, text) in texts.iter().enumerate() {
-            let path = format!("{path}[{i}]");
-            match self.take(&path, check(text)) {
-                Some(value) if kept.contains(&value) => {
-                    self.error(&path, "given twice", "remove one of them");
-                }
-                Some(value) => kept.push(value),
-                None => {}
-            }
-        }
-        kept
-    }
-
-    pub(super) fn line(&self, path: &str) -> usize {
-        self.spans.get(path).map_or(0, |span| span.value.line)
-    }
-}
-
-/// Values that must differ from host to host, and who had each first.
-#[derive(Debug)]
-pub(super) struct Unique<K> {
-    what: &'static str,
-    seen: BTreeMap<K, (String, String)>,
-}
-
-impl<K: Ord + Display> Unique<K> {
-    pub(super) fn new(what: &'static str) -> Self {
-        Self {
-            what,
-            seen: BTreeMap::new(),
-        }
-    }
-
-    /// Notes `value` of `host` at `path`; one that was noted before is an error that names the first.
-    pub(super) fn note(
-        &mut self,
-        f: &mut Findings<'_>,
-        path: &str,
-        host: &str,
-        value: K,
-        help: &str,
-    ) {
-        if let Some((first, place)) = self.seen.get(&value) {
-            let message = format!(
-                "`{first}` in line {} already has the {} `{value}`",
-                f.line(place),
-                self.what
-            );
-            f.error(path, message, help);
-        } else {
-            self.seen.insert(value, (host.to_owned(), path.to_owned()));
-        }
-    }
-
-    pub(super) fn owner(&self, value: &K) -> Option<&str> {
-        self.seen.get(value).map(|(host, _)| host.as_str())
     }
 }

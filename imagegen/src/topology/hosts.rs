@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use userdata::node::Role;
 
-use super::check::{Findings, Unique};
+use super::findings::{Findings, Unique};
 use super::network::{Network, is_v4, overlap};
 use super::value;
 use super::{HostTopology, Topology};

@@ -4,6 +4,7 @@
 //! stand together [`check`]'s, and what is used when one is left out as well.
 
 pub mod check;
+mod findings;
 mod hosts;
 mod network;
 pub mod value;

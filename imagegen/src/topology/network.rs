@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use userdata::node::Apiserver;
 use userdata::paths::STATUS_PORT;
 
-use super::check::Findings;
+use super::findings::Findings;
 use super::value::{self, Refusal};
 use super::{OneOrMany, Topology};
 use crate::plan::NetworkPlan;

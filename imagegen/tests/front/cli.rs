@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::work::{PROD, Work, stderr};
+use crate::work::{PROD, Work, imagegen_for_all, stderr};
 
 #[test]
 fn documents_seeds_and_keys_have_their_modes_and_digests() {
@@ -107,24 +107,6 @@ fn a_host_that_left_is_gone_and_what_a_person_put_there_stays() {
 }
 
 #[test]
-fn a_folder_that_is_not_ours_is_refused_untouched() {
-    let work = Work::new();
-    fs::create_dir(work.path("prod")).expect("a folder");
-    fs::write(work.path("prod/thesis.tex"), "precious").expect("a file");
-    let output = work.run(&["userdata", "-t", "cluster.yaml"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stderr(&output).contains("not an output folder of imagegen"),
-        "{}",
-        stderr(&output)
-    );
-    assert_eq!(
-        work.state("prod").into_keys().collect::<Vec<_>>(),
-        [Path::new("thesis.tex")]
-    );
-}
-
-#[test]
 fn a_broken_authority_is_an_error_and_nothing_is_overwritten() {
     let work = Work::new();
     work.userdata();
@@ -167,11 +149,21 @@ fn a_broken_authority_is_an_error_and_nothing_is_overwritten() {
 #[test]
 fn bad_input_leaves_nothing_behind() {
     let work = Work::new();
-    let cases: [(&str, i32, &str); 4] = [
+    let cases: [(&str, i32, &str); 6] = [
         (
             "apiVersion: firstlight/v1\nkind: Cluster\nname: x\nhost: []\n",
             3,
             "cluster.yaml:4:1: error: unknown key `host`",
+        ),
+        (
+            &PROD.replace("name: m1", "name: m0"),
+            3,
+            "cluster.yaml:19:11: error: `m0` in line 18 already has the name `m0`",
+        ),
+        (
+            &PROD.replace("192.168.7.20/24", "192.168.7.300/24"),
+            3,
+            "cluster.yaml:21:38: error: ",
         ),
         ("hosts: [", 3, "cluster.yaml:"),
         ("", 3, "cluster.yaml"),
@@ -315,16 +307,6 @@ fn redact(text: &str) -> String {
     out
 }
 
-/// A copy of the program where anybody may run it: the build folder may be root's alone.
-fn imagegen_for_all(work: &Work) -> std::path::PathBuf {
-    let everybody = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(work.path(""), everybody.clone()).expect("opening the folder");
-    let copy = work.path("imagegen");
-    fs::copy(assert_cmd::cargo::cargo_bin!("imagegen"), &copy).expect("copying");
-    fs::set_permissions(&copy, everybody).expect("making it a program");
-    copy
-}
-
 #[test]
 fn without_root_an_image_is_refused_with_the_reason_and_nothing_is_made() {
     use std::os::unix::process::CommandExt as _;
@@ -344,40 +326,5 @@ fn without_root_an_image_is_refused_with_the_reason_and_nothing_is_made() {
         said.contains("needs root") && said.contains("sudo"),
         "{said}"
     );
-    assert!(!work.path("prod").exists());
-}
-
-#[test]
-fn a_broken_package_is_refused_before_anything_is_made() {
-    if !nix::unistd::geteuid().is_root() {
-        return crate::work::skip(
-            "building images needs root, and says so before it looks at the package",
-        );
-    }
-    let work = Work::new();
-    let programs = work.path("programs");
-    fs::create_dir(&programs).expect("a folder");
-    for name in ["firstboot", "lvscare"] {
-        // The smallest program without an interpreter: an ELF header with no program headers.
-        let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
-        elf.resize(64, 0);
-        fs::write(programs.join(name), elf).expect("writing");
-    }
-    fs::write(work.path("kube.tar"), b"not an archive").expect("writing");
-    let output = assert_cmd::Command::new(assert_cmd::cargo::cargo_bin!("imagegen"))
-        .current_dir(work.path(""))
-        .args([
-            "--topology",
-            "cluster.yaml",
-            "--package",
-            "kube.tar",
-            "--programs",
-            "programs",
-        ])
-        .output()
-        .expect("running imagegen");
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("kube.tar"), "{said}");
     assert!(!work.path("prod").exists());
 }

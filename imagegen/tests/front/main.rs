@@ -5,6 +5,8 @@
 mod cli;
 mod interrupted;
 mod leaks;
+mod package;
 mod pki;
+mod refusals;
 mod topology;
 mod work;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -49,6 +49,17 @@ impl Work {
             .args(args)
             .output()
             .expect("running imagegen")
+    }
+
+    /// `imagegen image`, with a cache of its own and the programs of [`static_programs`].
+    pub(crate) fn image(&self, args: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("imagegen"));
+        command
+            .current_dir(self.dir.path())
+            .env("FIRSTLIGHT_CACHE", self.path("cache"))
+            .args(["image", "-t", "cluster.yaml", "--programs", "programs"])
+            .args(args);
+        command
     }
 
     /// `imagegen userdata`, which must succeed; what it said.
@@ -123,6 +134,27 @@ impl Work {
             .collect();
         names.sort();
         names
+    }
+}
+
+/// A copy of the program where anybody may run it: the build folder may be root's alone.
+pub(crate) fn imagegen_for_all(work: &Work) -> PathBuf {
+    let everybody = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(work.path(""), everybody.clone()).expect("opening the folder");
+    let copy = work.path("imagegen");
+    fs::copy(assert_cmd::cargo::cargo_bin!("imagegen"), &copy).expect("copying");
+    fs::set_permissions(&copy, everybody).expect("making it a program");
+    copy
+}
+
+/// Stands for the image's own programs: the smallest ELF file without an interpreter, which is never run.
+pub(crate) fn static_programs(work: &Work) {
+    let folder = work.path("programs");
+    fs::create_dir_all(&folder).expect("a folder");
+    for name in imagegen::image::programs::NAMES {
+        let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+        elf.resize(64, 0);
+        fs::write(folder.join(name), elf).expect("writing");
     }
 }
 

@@ -1,10 +1,12 @@
 //! What a single value cannot tell: keys on the wrong kind of device, names that nobody has, families that
 //! do not fit.
 
+mod routes;
+
 use std::collections::BTreeMap;
 
 use super::values::{is_file_name, is_interface_name, is_word};
-use super::{Destination, Device, Network};
+use super::{Device, Network};
 use crate::validate;
 use crate::yaml::{Diagnostics, Parsed, Spans};
 
@@ -319,84 +321,6 @@ impl Checker<'_> {
                     );
                 }
                 Some(_) => {}
-            }
-        }
-    }
-
-    fn routes(&mut self, device: &Device, at: &str) {
-        for (i, route) in device.routes.iter().enumerate() {
-            let at = format!("{at}.routes[{i}]");
-            let kinds = [
-                "unicast",
-                "anycast",
-                "blackhole",
-                "broadcast",
-                "local",
-                "multicast",
-                "nat",
-                "prohibit",
-                "throw",
-                "unreachable",
-                "xresolve",
-            ];
-            if route
-                .kind
-                .as_deref()
-                .is_some_and(|kind| !kinds.contains(&kind))
-            {
-                self.error(
-                    &at,
-                    "type",
-                    "not a type of route",
-                    "`unicast`, `blackhole`, `unreachable`, …",
-                );
-            }
-            if !matches!(
-                route.scope.as_deref(),
-                None | Some("global" | "link" | "host")
-            ) {
-                self.error(&at, "scope", "expected `global`, `link` or `host`", "");
-            }
-            let family = match route.to {
-                Destination::Default => None,
-                Destination::Net(net) => Some(net.addr().is_ipv4()),
-            };
-            if let Some(net) = family.and(match route.to {
-                Destination::Net(net) => Some(net),
-                Destination::Default => None,
-            }) && net.addr() != net.network()
-            {
-                self.error(
-                    &at,
-                    "to",
-                    "the range has host bits set",
-                    &format!("write `{}`", net.trunc()),
-                );
-            }
-            match route.via {
-                Some(via) if family.is_some_and(|ipv4| ipv4 != via.is_ipv4()) => {
-                    self.error(
-                        &at,
-                        "via",
-                        "the gateway is of another address family than the destination",
-                        "",
-                    );
-                }
-                None if family.is_none() && route.scope.as_deref() != Some("link") => {
-                    self.error(&at, "to", "a default route needs a gateway", "write `via`");
-                }
-                _ => {}
-            }
-        }
-        let rules = device.routing_policy.iter().enumerate();
-        for (i, rule) in rules {
-            if rule.from.is_none() && rule.to.is_none() {
-                self.error(
-                    &format!("{at}.routing-policy[{i}]"),
-                    "",
-                    "a rule needs `from` or `to`",
-                    "",
-                );
             }
         }
     }

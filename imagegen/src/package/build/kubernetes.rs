@@ -4,11 +4,10 @@
 //! (seconds once Go's own cache is warm). Which version it is, the source says.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::assets;
 use crate::cache::{Cache, Key};
@@ -228,41 +227,13 @@ impl Build<'_> {
     }
 }
 
-/// Runs a long command; the line it is at is shown, its last lines are the error.
+/// Runs a long command; the line it is at is shown.
 fn watched(command: &mut Command, stage: &Stage) -> Result<()> {
-    let shown = command.get_program().to_string_lossy().into_owned();
-    log::debug!("running {}", tool::display(command));
-    let (reader, writer) = std::io::pipe().context("creating a pipe")?;
-    command
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("running `{shown}`"))?;
-    // The command holds the pipe's writing ends; while it does, the pipe does not end.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let (mut lines, mut count) = (Vec::new(), 0_u32);
-    for line in BufReader::new(reader).split(b'\n') {
-        let line = String::from_utf8_lossy(&line?).trim().to_owned();
-        if line.is_empty() {
-            continue;
-        }
+    let mut count = 0_u32;
+    tool::watch("sh", command, |line| {
         count += 1;
         stage.at(format_args!("{count}: {line}"));
-        lines.push(line);
-        if lines.len() > 200 {
-            lines.drain(..100);
-        }
-    }
-    let status = child
-        .wait()
-        .with_context(|| format!("waiting for `{shown}`"))?;
-    if !status.success() {
-        let said = lines[lines.len().saturating_sub(25)..].join("\n  ");
-        bail!("running `{shown}`: {status}\n  {said}");
-    }
-    Ok(())
+    })
 }
 
 /// `1.20.5+really1.20.2-1.1+deb12u1`, from the source's changelog.

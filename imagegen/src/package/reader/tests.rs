@@ -196,6 +196,43 @@ fn everything_missing_is_named_at_once() {
 }
 
 #[test]
+fn hooks_that_would_never_run_are_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let package = folder(dir.path());
+    let opened = |name: &str, mode: u32| {
+        let path = package.join("hooks").join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("creating it");
+        fs::write(&path, "#!/bin/sh\n").expect("writing");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
+        let said = Package::open(&package).map(|_| ());
+        fs::remove_file(&path).expect("removing");
+        said.map_err(|e| format!("{e:#}"))
+    };
+    for (name, mode) in [
+        ("build", 0o755),
+        ("before-role", 0o755),
+        ("after-role", 0o755),
+        ("README.md", 0o644),
+        ("lib/functions.sh", 0o755),
+    ] {
+        assert_eq!(opened(name, mode), Ok(()), "{name}");
+    }
+    for (name, mode, words) in [
+        ("build", 0o644, "`hooks/build` is not executable"),
+        (
+            "before-roles",
+            0o755,
+            "there is no hook `before-roles`: hooks are hooks/build, ",
+        ),
+    ] {
+        assert!(
+            opened(name, mode).is_err_and(|e| e.contains(words)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn entries_that_harm_are_refused_by_name() {
     let rows = [
         ("../evil", EntryType::Regular, "", "`../evil`"),

@@ -4,16 +4,17 @@
 //! a folder by exchange, a file by rename. Killed at any moment, what is there is complete, and the next run
 //! clears the staging away. What the results are is not known here.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+mod tree;
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+use self::tree::{Tree, is_same, make_dir, write};
 use crate::manifest::{self, Manifest};
 
 /// Where results lie until they are complete. Its being there also marks a folder as ours.
@@ -92,6 +93,7 @@ impl Folder {
             staging,
             trees: Vec::new(),
             files: Vec::new(),
+            gone: Vec::new(),
         })
     }
 }
@@ -112,23 +114,18 @@ pub struct Change<'a> {
     staging: PathBuf,
     trees: Vec<String>,
     files: Vec<String>,
+    gone: Vec<String>,
 }
 
 impl Change<'_> {
     /// Begins the next state of the folder `name`, and all that is below it.
     pub fn tree(&self, name: &str, mode: u32) -> Result<Tree> {
-        let staged = self.staging.join(name);
-        make_dir(&staged, mode)?;
-        let current = self.folder.root.join(name);
-        Ok(Tree {
-            name: name.to_owned(),
+        Tree::begin(
+            name,
             mode,
-            staged,
-            current,
-            same: BTreeSet::new(),
-            made: BTreeSet::new(),
-            changed: false,
-        })
+            self.staging.join(name),
+            self.folder.root.join(name),
+        )
     }
 
     /// Takes a tree in; whether it differs from what is there.
@@ -157,6 +154,11 @@ impl Change<'_> {
         self.staging.join(name)
     }
 
+    /// Takes the file `name` at the top of the folder out.
+    pub fn discard(&mut self, name: &str) {
+        self.gone.push(name.to_owned());
+    }
+
     /// A folder on the same file system for what is only needed on the way; it goes with the change.
     pub fn work(&self) -> Result<PathBuf> {
         let work = self.staging.join(".work");
@@ -165,7 +167,7 @@ impl Change<'_> {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.trees.is_empty() && self.files.is_empty()
+        self.trees.is_empty() && self.files.is_empty() && self.gone.is_empty()
     }
 
     /// Puts everything into its place, in the order it was taken in.
@@ -178,6 +180,9 @@ impl Change<'_> {
             .with_context(|| format!("opening `{}`", self.staging.display()))?;
         nix::unistd::syncfs(&opened)
             .with_context(|| format!("syncing `{}`", self.staging.display()))?;
+        for name in &self.gone {
+            remove_file(&root.join(name))?;
+        }
         for name in &self.trees {
             exchange(&self.staging.join(name), &root.join(name))?;
         }
@@ -197,153 +202,6 @@ impl Drop for Change<'_> {
             log::warn!("{error:#}, leaving it to the next run");
         }
     }
-}
-
-/// The next state of one folder.
-#[derive(Debug)]
-pub struct Tree {
-    name: String,
-    mode: u32,
-    staged: PathBuf,
-    current: PathBuf,
-    /// Paths whose bytes stay; linked over once it is known that anything changes.
-    same: BTreeSet<PathBuf>,
-    made: BTreeSet<PathBuf>,
-    changed: bool,
-}
-
-impl Tree {
-    /// A file of the new state.
-    pub fn put(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-        if is_same(&self.current.join(path), bytes, mode)? {
-            self.same.insert(path.to_owned());
-            return Ok(());
-        }
-        self.changed = true;
-        self.parent(path)?;
-        write(&self.staged.join(path), bytes, mode)?;
-        self.made.insert(path.to_owned());
-        Ok(())
-    }
-
-    fn parent(&mut self, path: &Path) -> Result<()> {
-        match path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            Some(parent) if !self.made.contains(parent) => {
-                make_dir(&self.staged.join(parent), self.mode)?;
-                self.made.insert(parent.to_owned());
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Completes the new state with what stays: what is the same, and what a person put there.
-    /// `ours` says which of the files that are no longer wanted may go.
-    fn finish(mut self, ours: impl Fn(&Path) -> bool) -> Result<bool> {
-        let mut stays = std::mem::take(&mut self.same);
-        for path in walk(&self.current)? {
-            if !stays.contains(&path) && !self.made.contains(&path) {
-                if ours(&path) {
-                    self.changed = true;
-                } else {
-                    stays.insert(path);
-                }
-            }
-        }
-        if !self.changed {
-            return Ok(false);
-        }
-        for path in &stays {
-            self.parent(path)?;
-            let from = self.current.join(path);
-            fs::hard_link(&from, self.staged.join(path))
-                .with_context(|| format!("keeping `{}`", from.display()))?;
-        }
-        Ok(true)
-    }
-}
-
-/// Files below `root`, as paths relative to it; none where it is not there.
-fn walk(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut folders = vec![PathBuf::new()];
-    while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(root.join(&folder)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound && folder.as_os_str().is_empty() => {
-                break;
-            }
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("reading `{}`", root.join(&folder).display()));
-            }
-        };
-        for entry in entries {
-            let entry =
-                entry.with_context(|| format!("reading `{}`", root.join(&folder).display()))?;
-            let path = folder.join(entry.file_name());
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(path);
-            } else {
-                files.push(path);
-            }
-        }
-    }
-    Ok(files)
-}
-
-fn is_same(path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
-    match fs::symlink_metadata(path) {
-        Ok(meta)
-            if meta.is_file()
-                && meta.len() == bytes.len() as u64
-                && meta.mode() & 0o777 == mode =>
-        {
-            fs::read(path)
-                .map(|found| found == bytes)
-                .with_context(|| format!("reading `{}`", path.display()))
-        }
-        Ok(_) => Ok(false),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("looking at `{}`", path.display())),
-    }
-}
-
-fn make_dir(path: &Path, mode: u32) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .with_context(|| format!("creating `{}`", path.display()))
-}
-
-/// Writes a new file, with holes where the bytes are zero: a seed disk is mostly empty.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    const BLOCK: usize = 4096;
-    let doing = || format!("writing `{}`", path.display());
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .with_context(doing)?;
-    // The mode of open() is narrowed by the umask.
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
-        .with_context(doing)?;
-    if bytes.len() < 16 * BLOCK {
-        return file.write_all(bytes).with_context(doing);
-    }
-    file.set_len(bytes.len() as u64).with_context(doing)?;
-    for (i, block) in bytes.chunks(BLOCK).enumerate() {
-        if block.iter().any(|b| *b != 0) {
-            file.write_all_at(block, (i * BLOCK) as u64)
-                .with_context(doing)?;
-        }
-    }
-    Ok(())
 }
 
 /// Gives `new` the name `current`, and what had that name before the name `new`.
@@ -388,6 +246,15 @@ fn restore(root: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing `{}`", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -6,13 +6,18 @@
 //! describe it (containerd 1.7 `metadata/buckets.go`, `snapshots/storage/bolt.go`), which makes it the same bytes
 //! each time.
 
+mod encoding;
+mod snapshots;
+
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::archive::{Archive, Placed};
+use self::encoding::{go_time, varint};
+use self::snapshots::Snapshots;
+use super::archive::Archive;
 use super::bolt::{self, Bucket};
 use crate::cache::hex;
 use crate::tree::SOURCE_DATE_EPOCH;
@@ -22,8 +27,6 @@ const NAMESPACE: &str = "k8s.io";
 const SNAPSHOTTER: &str = "overlayfs";
 /// containerd's `metadata.dbVersion` in 1.6 and 1.7; newer ones migrate it.
 const METADATA_VERSION: i64 = 3;
-/// containerd's `snapshots.KindCommitted`.
-const COMMITTED: u8 = 3;
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
@@ -132,12 +135,12 @@ pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<
     root.file(
         &format!("{containerd}/io.containerd.metadata.v1.bolt/meta.db"),
         0o644,
-        bolt::serialize(&metadata(&names, &blobs, &snapshots)),
+        bolt::serialize(&metadata(&names, &blobs, &snapshots))?,
     );
     root.file(
         &format!("{snapshotter}/metadata.db"),
         0o600,
-        bolt::serialize(&snapshots.database()),
+        bolt::serialize(&snapshots.database())?,
     );
     Ok(())
 }
@@ -187,106 +190,6 @@ fn manifest(image: &StoredImage, config: &Blob) -> Vec<u8> {
     })
     .to_string()
     .into_bytes()
-}
-
-/// Committed snapshots by chain id (OCI image specification, "Layer ChainID"), numbered from 1.
-#[derive(Debug, Default)]
-struct Snapshots {
-    by_chain: BTreeMap<String, Snapshot>,
-}
-
-#[derive(Debug)]
-struct Snapshot {
-    id: u64,
-    parent: Option<String>,
-    inodes: u64,
-    size: u64,
-}
-
-impl Snapshots {
-    fn count(&self) -> u64 {
-        self.by_chain.len() as u64
-    }
-
-    fn add(
-        &mut self,
-        root: &mut Archive,
-        layer: &StoredLayer,
-        parent: Option<&str>,
-    ) -> Result<String> {
-        let chain = match parent {
-            None => layer.diff_id.clone(),
-            Some(parent) => sha256(format!("{parent} {}", layer.diff_id).as_bytes()),
-        };
-        if self.by_chain.contains_key(&chain) {
-            return Ok(chain);
-        }
-        let id = self.count() + 1;
-        let folder = format!("{LAYERS}/{id}/fs");
-        root.directory(&folder, 0o755);
-        root.add_tar(&layer.tar, |path| Some(place(&folder, path)))
-            .with_context(|| format!("unpacking layer `{}`", layer.diff_id))?;
-        let (inodes, size) = root.usage(&folder);
-        let parent = parent.map(str::to_owned);
-        self.by_chain.insert(
-            chain.clone(),
-            Snapshot {
-                id,
-                parent,
-                inodes,
-                size,
-            },
-        );
-        Ok(chain)
-    }
-
-    /// The name by which the metadata database and the snapshotter know a snapshot of the namespace.
-    fn backend_name(&self, chain: &str) -> String {
-        let id = self.by_chain.get(chain).map_or(0, |s| s.id);
-        format!("{NAMESPACE}/{id}/{chain}")
-    }
-
-    /// The snapshotter's own database.
-    fn database(&self) -> Bucket {
-        let mut root = Bucket::default();
-        let version = root.bucket("v1");
-        version.bucket("parents");
-        version.bucket("snapshots").set_sequence(self.count());
-        for (chain, snapshot) in &self.by_chain {
-            let name = self.backend_name(chain);
-            if let Some(parent) = &snapshot.parent {
-                let parent_id = self.by_chain.get(parent).map_or(0, |p| p.id);
-                let mut link = uvarint(parent_id);
-                link.push(0);
-                link.extend(uvarint(snapshot.id));
-                version.bucket("parents").put(link, name.clone());
-            }
-            let entry = version.bucket("snapshots").bucket(name);
-            entry.put("id", uvarint(snapshot.id));
-            entry.put("kind", [COMMITTED]);
-            if let Some(parent) = &snapshot.parent {
-                entry.put("parent", self.backend_name(parent));
-            }
-            entry.put("inodes", varint(snapshot.inodes as i64));
-            entry.put("size", varint(snapshot.size as i64));
-            dated(entry);
-        }
-        root
-    }
-}
-
-/// Where a layer's entry goes below `folder`, with the whiteouts of the OCI image specification made overlayfs's own.
-fn place(folder: &str, path: &str) -> Placed {
-    let (parent, name) = path.rsplit_once('/').map_or(("", path), |(p, n)| (p, n));
-    let inside = |name: &str| match parent {
-        "" => format!("{folder}/{name}"),
-        parent => format!("{folder}/{parent}/{name}"),
-    };
-    match name.strip_prefix(".wh.") {
-        Some(".wh..opq") => Placed::Opaque(inside("").trim_end_matches('/').to_owned()),
-        Some(hidden) => Placed::Whiteout(inside(hidden)),
-        None => Placed::At(inside(name)),
-    }
 }
 
 fn metadata(
@@ -341,65 +244,5 @@ fn metadata(
 fn dated(bucket: &mut Bucket) {
     for key in ["createdat", "updatedat"] {
         bucket.put(key, go_time(SOURCE_DATE_EPOCH));
-    }
-}
-
-/// Go's `time.Time.MarshalBinary`, version 1, in UTC: seconds since year 1, nanoseconds, zone offset.
-fn go_time(unix: u64) -> Vec<u8> {
-    const YEAR_ONE_TO_1970: u64 = 62_135_596_800;
-    let mut bytes = vec![1];
-    bytes.extend((unix + YEAR_ONE_TO_1970).to_be_bytes());
-    bytes.extend(0_u32.to_be_bytes());
-    bytes.extend((-1_i16).to_be_bytes());
-    bytes
-}
-
-/// Go's `binary.PutUvarint`.
-fn uvarint(mut value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value >= 0x80 {
-        bytes.push((value as u8) | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-    bytes
-}
-
-/// Go's `binary.PutVarint`: zig-zag, then as [`uvarint`].
-fn varint(value: i64) -> Vec<u8> {
-    uvarint(((value << 1) ^ (value >> 63)) as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_as_go_writes_them() {
-        assert_eq!(uvarint(1), [1]);
-        assert_eq!(uvarint(300), [0xac, 0x02]);
-        assert_eq!(varint(3), [6]);
-        assert_eq!(varint(-1), [1]);
-        // time.Unix(0, 0).UTC().MarshalBinary()
-        assert_eq!(
-            go_time(0),
-            [
-                1, 0, 0, 0, 0x0e, 0x77, 0x91, 0xf7, 0, 0, 0, 0, 0, 0xff, 0xff
-            ]
-        );
-    }
-
-    #[test]
-    fn whiteouts_become_overlayfs_ones() {
-        assert_eq!(place("f", "etc/passwd"), Placed::At("f/etc/passwd".into()));
-        assert_eq!(
-            place("f", "etc/.wh.passwd"),
-            Placed::Whiteout("f/etc/passwd".into())
-        );
-        assert_eq!(
-            place("f", "etc/.wh..wh..opq"),
-            Placed::Opaque("f/etc".into())
-        );
-        assert_eq!(place("f", ".wh..wh..opq"), Placed::Opaque("f".into()));
     }
 }

@@ -1,0 +1,221 @@
+//! The root file system as a sorted list of entries, from many sources, written out as one tar stream.
+//!
+//! Nothing is unpacked on the building host, so neither its users, nor its file systems, nor our privileges decide what
+//! owners, modes, devices and attributes the image's files have.
+
+mod tarfile;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+
+pub use self::tarfile::Placed;
+use crate::tree::SOURCE_DATE_EPOCH;
+
+/// Entries by path, relative and without a trailing slash.
+#[derive(Debug, Default)]
+pub struct Archive {
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub content: Content,
+    pub mode: u32,
+    pub uid: u64,
+    pub gid: u64,
+    /// Seconds since 1970.
+    pub mtime: u64,
+    pub xattrs: Vec<(String, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Content {
+    Directory,
+    File(Data),
+    Symlink(String),
+    /// Another name of a file in the same archive.
+    Hardlink(String),
+    CharDevice(u32, u32),
+    BlockDevice(u32, u32),
+    Fifo,
+}
+
+#[derive(Debug, Clone)]
+pub enum Data {
+    Bytes(Arc<[u8]>),
+    /// A part of a file that stays open.
+    Slice {
+        file: Arc<File>,
+        offset: u64,
+        len: u64,
+    },
+    Path(PathBuf, u64),
+}
+
+impl Data {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Slice { len, .. } | Self::Path(_, len) => *len,
+        }
+    }
+
+    fn reader(&self) -> Result<Box<dyn Read + '_>> {
+        Ok(match self {
+            Self::Bytes(bytes) => Box::new(&bytes[..]),
+            Self::Slice { file, offset, len } => Box::new(SliceReader {
+                file,
+                position: *offset,
+                left: *len,
+            }),
+            Self::Path(path, _) => {
+                Box::new(File::open(path).with_context(|| format!("opening `{}`", path.display()))?)
+            }
+        })
+    }
+}
+
+struct SliceReader<'a> {
+    file: &'a File,
+    position: u64,
+    left: u64,
+}
+
+impl Read for SliceReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = buffer
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let got = self.file.read_at(&mut buffer[..want], self.position)?;
+        self.position += got as u64;
+        self.left -= got as u64;
+        Ok(got)
+    }
+}
+
+impl Archive {
+    /// Adds one entry, and the directories above it that are missing (root's, 0755).
+    pub fn add(&mut self, path: &str, entry: Entry) {
+        let path = path.trim_matches('/');
+        for (end, _) in path.match_indices('/') {
+            self.entries
+                .entry(path[..end].to_owned())
+                .or_insert_with(|| Entry::new(Content::Directory, 0o755));
+        }
+        self.entries.insert(path.to_owned(), entry);
+    }
+
+    pub fn directory(&mut self, path: &str, mode: u32) {
+        self.add(path, Entry::new(Content::Directory, mode));
+    }
+
+    pub fn file(&mut self, path: &str, mode: u32, bytes: impl Into<Arc<[u8]>>) {
+        self.add(
+            path,
+            Entry::new(Content::File(Data::Bytes(bytes.into())), mode),
+        );
+    }
+
+    /// A file of the building host.
+    pub fn host_file(&mut self, path: &str, mode: u32, source: &Path) -> Result<()> {
+        let len = source
+            .metadata()
+            .with_context(|| format!("reading `{}`", source.display()))?
+            .len();
+        self.add(
+            path,
+            Entry::new(Content::File(Data::Path(source.to_owned(), len)), mode),
+        );
+        Ok(())
+    }
+
+    /// A folder of the building host with all that is in it; owners become root.
+    pub fn host_folder(&mut self, path: &str, source: &Path) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let entries =
+            std::fs::read_dir(source).with_context(|| format!("reading `{}`", source.display()))?;
+        for item in entries {
+            let item = item.with_context(|| format!("reading `{}`", source.display()))?;
+            let name = item.file_name();
+            let name = name.to_str().with_context(|| {
+                format!("`{}` has a name that is not UTF-8", item.path().display())
+            })?;
+            let inside = format!("{path}/{name}");
+            let meta = item
+                .metadata()
+                .with_context(|| format!("reading `{}`", item.path().display()))?;
+            let mode = meta.permissions().mode() & 0o7777;
+            if meta.is_dir() {
+                self.directory(&inside, mode);
+                self.host_folder(&inside, &item.path())?;
+            } else if meta.is_symlink() {
+                let target = std::fs::read_link(item.path())?;
+                self.symlink(&inside, &target.to_string_lossy());
+            } else if meta.is_file() {
+                self.host_file(&inside, mode, &item.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn symlink(&mut self, path: &str, target: &str) {
+        self.add(path, Entry::new(Content::Symlink(target.to_owned()), 0o777));
+    }
+
+    pub fn get(&self, path: &str) -> Option<&Entry> {
+        self.entries.get(path)
+    }
+
+    /// The whole content of a small file in the archive.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>> {
+        match self.entries.get(path).map(|e| &e.content) {
+            Some(Content::File(data)) => {
+                let mut bytes = Vec::new();
+                data.reader()?
+                    .read_to_end(&mut bytes)
+                    .with_context(|| format!("reading `{path}`"))?;
+                Ok(bytes)
+            }
+            _ => bail!("no file `{path}` in the root"),
+        }
+    }
+
+    /// Removes `path` and everything below it.
+    pub fn remove(&mut self, path: &str) {
+        let below = format!("{path}/");
+        self.entries
+            .retain(|p, _| p != path && !p.starts_with(&below));
+    }
+
+    /// Number of entries and bytes of file contents below `path`.
+    pub fn usage(&self, path: &str) -> (u64, u64) {
+        let below = format!("{path}/");
+        self.entries
+            .range(below.clone()..)
+            .take_while(|(p, _)| p.starts_with(&below))
+            .fold((0, 0), |(count, size), (_, entry)| match &entry.content {
+                Content::File(data) => (count + 1, size + data.len()),
+                _ => (count + 1, size),
+            })
+    }
+}
+
+impl Entry {
+    /// Root's, dated like everything else we make.
+    pub fn new(content: Content, mode: u32) -> Self {
+        Self {
+            content,
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: SOURCE_DATE_EPOCH,
+            xattrs: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The node image as a qcow2 file, as hypervisors and clouds take it: the same disk in another container.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::cache::Cache;
+use crate::progress::Progress;
+use crate::tool;
+use crate::tree::{Spec, Tree};
+
+/// Writes the disk image `raw` to `out` as qcow2: the same bytes for the same disk. Not compressed, because what fills
+/// the disk is already.
+pub fn convert(raw: &Path, out: &Path, cache: &Cache, progress: &Progress) -> Result<()> {
+    // A tree of its own: who wants no qcow2 need not have QEMU's tools.
+    let spec = Spec::new("disk formats", "trixie", "extract", &["qemu-utils"]);
+    let tree = Tree::ensure(cache, &spec, progress)?;
+    let stage = progress.stage("qcow2 image");
+    let mut convert = tree.program("qemu-img")?;
+    convert.args(["convert", "-f", "raw", "-O", "qcow2"]);
+    tool::run(convert.arg(raw).arg(out))
+        .with_context(|| format!("converting `{}` to qcow2", raw.display()))?;
+    stage.done();
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! Layers as containerd's snapshots: each a read-only folder of the root, and its line in the snapshotter's database.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+
+use super::encoding::{uvarint, varint};
+use super::{LAYERS, NAMESPACE, StoredLayer, dated, sha256};
+use crate::image::archive::{Archive, Placed};
+use crate::image::bolt::Bucket;
+
+/// containerd's `snapshots.KindCommitted`.
+const COMMITTED: u8 = 3;
+
+/// Committed snapshots by chain id (OCI image specification, "Layer ChainID"), numbered from 1.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    pub(super) by_chain: BTreeMap<String, Snapshot>,
+}
+
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    id: u64,
+    pub(super) parent: Option<String>,
+    inodes: u64,
+    size: u64,
+}
+
+impl Snapshots {
+    pub(super) fn count(&self) -> u64 {
+        self.by_chain.len() as u64
+    }
+
+    pub(super) fn add(
+        &mut self,
+        root: &mut Archive,
+        layer: &StoredLayer,
+        parent: Option<&str>,
+    ) -> Result<String> {
+        let chain = match parent {
+            None => layer.diff_id.clone(),
+            Some(parent) => sha256(format!("{parent} {}", layer.diff_id).as_bytes()),
+        };
+        if self.by_chain.contains_key(&chain) {
+            return Ok(chain);
+        }
+        let id = self.count() + 1;
+        let folder = format!("{LAYERS}/{id}/fs");
+        root.directory(&folder, 0o755);
+        root.add_tar(&layer.tar, |path| Some(place(&folder, path)))
+            .with_context(|| format!("unpacking layer `{}`", layer.diff_id))?;
+        let (inodes, size) = root.usage(&folder);
+        let parent = parent.map(str::to_owned);
+        self.by_chain.insert(
+            chain.clone(),
+            Snapshot {
+                id,
+                parent,
+                inodes,
+                size,
+            },
+        );
+        Ok(chain)
+    }
+
+    /// The name by which the metadata database and the snapshotter know a snapshot of the namespace.
+    pub(super) fn backend_name(&self, chain: &str) -> String {
+        let id = self.by_chain.get(chain).map_or(0, |s| s.id);
+        format!("{NAMESPACE}/{id}/{chain}")
+    }
+
+    /// The snapshotter's own database.
+    pub(super) fn database(&self) -> Bucket {
+        let mut root = Bucket::default();
+        let version = root.bucket("v1");
+        version.bucket("parents");
+        version.bucket("snapshots").set_sequence(self.count());
+        for (chain, snapshot) in &self.by_chain {
+            let name = self.backend_name(chain);
+            if let Some(parent) = &snapshot.parent {
+                let parent_id = self.by_chain.get(parent).map_or(0, |p| p.id);
+                let mut link = uvarint(parent_id);
+                link.push(0);
+                link.extend(uvarint(snapshot.id));
+                version.bucket("parents").put(link, name.clone());
+            }
+            let entry = version.bucket("snapshots").bucket(name);
+            entry.put("id", uvarint(snapshot.id));
+            entry.put("kind", [COMMITTED]);
+            if let Some(parent) = &snapshot.parent {
+                entry.put("parent", self.backend_name(parent));
+            }
+            entry.put("inodes", varint(snapshot.inodes as i64));
+            entry.put("size", varint(snapshot.size as i64));
+            dated(entry);
+        }
+        root
+    }
+}
+
+/// Where a layer's entry goes below `folder`, with the whiteouts of the OCI image specification made overlayfs's own.
+fn place(folder: &str, path: &str) -> Placed {
+    let (parent, name) = path.rsplit_once('/').map_or(("", path), |(p, n)| (p, n));
+    let inside = |name: &str| match parent {
+        "" => format!("{folder}/{name}"),
+        parent => format!("{folder}/{parent}/{name}"),
+    };
+    match name.strip_prefix(".wh.") {
+        Some(".wh..opq") => Placed::Opaque(inside("").trim_end_matches('/').to_owned()),
+        Some(hidden) => Placed::Whiteout(inside(hidden)),
+        None => Placed::At(inside(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whiteouts_become_overlayfs_ones() {
+        assert_eq!(place("f", "etc/passwd"), Placed::At("f/etc/passwd".into()));
+        assert_eq!(
+            place("f", "etc/.wh.passwd"),
+            Placed::Whiteout("f/etc/passwd".into())
+        );
+        assert_eq!(
+            place("f", "etc/.wh..wh..opq"),
+            Placed::Opaque("f/etc".into())
+        );
+        assert_eq!(place("f", ".wh..wh..opq"), Placed::Opaque("f".into()));
+    }
+}

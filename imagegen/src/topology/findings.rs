@@ -1,0 +1,165 @@
+//! Collecting what is wrong with a topology while it is judged. Judges nothing itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use userdata::yaml::{Diagnostic, Diagnostics, Spans};
+
+use super::value::Refusal;
+
+/// Collects what is found, each with its place in the text.
+#[derive(Debug)]
+pub(super) struct Findings<'a> {
+    spans: &'a Spans,
+    found: Diagnostics,
+}
+
+impl<'a> Findings<'a> {
+    pub(super) fn new(spans: &'a Spans) -> Self {
+        Self {
+            spans,
+            found: Diagnostics::default(),
+        }
+    }
+
+    /// All warnings, or, where anything is wrong, all findings; in the order of the text.
+    pub(super) fn into_warnings(mut self) -> Result<Vec<Diagnostic>, Diagnostics> {
+        self.found.sort();
+        self.found.into_result()
+    }
+
+    pub(super) fn error(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.found
+            .push(self.spans.error_at(path, message, Some(help.into())));
+    }
+
+    pub(super) fn error_at_key(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.found
+            .push(self.spans.error_at_key(path, message, Some(help.into())));
+    }
+
+    pub(super) fn warning(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.found
+            .push(self.spans.warning_at(path, message, Some(help.into())));
+    }
+
+    pub(super) fn warning_at_key(
+        &mut self,
+        path: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.found
+            .push(self.spans.warning_at_key(path, message, Some(help.into())));
+    }
+
+    pub(super) fn missing(&mut self, path: &str, help: impl Into<String>) {
+        let key = path.rsplit('.').next().unwrap_or(path);
+        self.error(path, format!("`{key}` is missing"), help);
+    }
+
+    /// The text of a key that must be there.
+    pub(super) fn required<'t>(
+        &mut self,
+        path: &str,
+        text: Option<&'t str>,
+        help: impl Into<String>,
+    ) -> Option<&'t str> {
+        if text.is_none() {
+            self.missing(path, help);
+        }
+        text
+    }
+
+    /// The value, or its refusal as a finding at `path`.
+    pub(super) fn take<T>(&mut self, path: &str, checked: Result<T, Refusal>) -> Option<T> {
+        match checked {
+            Ok(value) => Some(value),
+            Err(Refusal { message, help }) => {
+                self.found.push(self.spans.error_at(path, message, help));
+                None
+            }
+        }
+    }
+
+    /// Each item of a list that holds, with findings for those that do not and for those given twice.
+    pub(super) fn all(
+        &mut self,
+        path: &str,
+        texts: &[String],
+        check: impl Fn(&str) -> Result<String, Refusal>,
+    ) -> Vec<String> {
+        let mut kept: Vec<String> = Vec::with_capacity(texts.len());
+        for (i, text) in texts.iter().enumerate() {
+            let path = format!("{path}[{i}]");
+            match self.take(&path, check(text)) {
+                Some(value) if kept.contains(&value) => {
+                    self.error(&path, "given twice", "remove one of them");
+                }
+                Some(value) => kept.push(value),
+                None => {}
+            }
+        }
+        kept
+    }
+
+    pub(super) fn line(&self, path: &str) -> usize {
+        self.spans.get(path).map_or(0, |span| span.value.line)
+    }
+}
+
+/// Values that must differ from host to host, and who had each first.
+#[derive(Debug)]
+pub(super) struct Unique<K> {
+    what: &'static str,
+    seen: BTreeMap<K, (String, String)>,
+}
+
+impl<K: Ord + Display> Unique<K> {
+    pub(super) fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Notes `value` of `host` at `path`; one that was noted before is an error that names the first.
+    pub(super) fn note(
+        &mut self,
+        f: &mut Findings<'_>,
+        path: &str,
+        host: &str,
+        value: K,
+        help: &str,
+    ) {
+        if let Some((first, place)) = self.seen.get(&value) {
+            let message = format!(
+                "`{first}` in line {} already has the {} `{value}`",
+                f.line(place),
+                self.what
+            );
+            f.error(path, message, help);
+        } else {
+            self.seen.insert(value, (host.to_owned(), path.to_owned()));
+        }
+    }
+
+    pub(super) fn owner(&self, value: &K) -> Option<&str> {
+        self.seen.get(value).map(|(host, _)| host.as_str())
+    }
+}

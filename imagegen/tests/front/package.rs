@@ -1,0 +1,121 @@
+//! Packages in sealos's layout that hold next to nothing, whole or as wrong as a test wants.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+use tar::{Builder, EntryType, Header};
+
+const PROGRAMS: [&str; 4] = ["bin/kubeadm", "bin/kubelet", "bin/kubectl", "bin/crictl"];
+const TEXTS: [(&str, &str); 3] = [
+    (
+        "conf/kubeadm.yaml",
+        "kind: ClusterConfiguration\nkubernetesVersion: v1.20.2\n",
+    ),
+    ("conf/10-kubeadm.conf", "[Service]\n"),
+    ("conf/kubelet.service", "[Unit]\n"),
+];
+const RUNTIME: &str = "containerd/containerd.tar.gz";
+const IMAGES: &str = "images/all.tar";
+
+/// Every file of a whole package.
+fn files() -> Vec<(&'static str, Vec<u8>)> {
+    let programs = PROGRAMS.map(|name| (name, b"#!/bin/sh\n".to_vec()));
+    let texts = TEXTS.map(|(name, text)| (name, text.as_bytes().to_vec()));
+    let mut files: Vec<_> = programs.into_iter().chain(texts).collect();
+    files.push((RUNTIME, b"runtime".to_vec()));
+    files.push((IMAGES, images()));
+    files
+}
+
+/// An archive, entry by entry.
+pub(crate) struct Raw(Builder<Vec<u8>>);
+
+impl Raw {
+    pub(crate) fn new() -> Self {
+        Self(Builder::new(Vec::new()))
+    }
+
+    pub(crate) fn whole() -> Self {
+        let mut raw = Self::new();
+        for (name, bytes) in files() {
+            raw.add(name, EntryType::Regular, "", &bytes);
+        }
+        raw
+    }
+
+    /// Writes the name as it is: the crate refuses to write what its readers must refuse.
+    pub(crate) fn add(&mut self, name: &str, kind: EntryType, link: &str, bytes: &[u8]) {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        let bytes = if kind == EntryType::Regular {
+            bytes
+        } else {
+            &[]
+        };
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        self.0.append(&header, bytes).expect("in memory");
+    }
+
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        self.0.into_inner().expect("in memory")
+    }
+}
+
+/// A whole package as a folder, with `changed` files in the place of its own.
+pub(crate) fn folder(at: &Path, changed: &[(&str, &[u8])]) {
+    let own = files();
+    let own = own.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
+    for (name, bytes) in own.chain(changed.iter().copied()) {
+        let path = at.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("creating it");
+        fs::write(&path, bytes).expect("writing to it");
+        let mode = if name.starts_with("bin/") {
+            0o755
+        } else {
+            0o644
+        };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("changing its mode");
+    }
+}
+
+/// `docker save` of the images without which there is no control plane, all the same empty one.
+pub(crate) fn images() -> Vec<u8> {
+    let layer = Raw::new().bytes();
+    let sha = |bytes: &[u8]| {
+        let digest = Sha256::digest(bytes);
+        digest
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>()
+    };
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha(&layer))]}})
+    .to_string();
+    let names = [
+        "kube-apiserver:v1.20.2",
+        "kube-controller-manager:v1.20.2",
+        "kube-scheduler:v1.20.2",
+        "etcd:3.5.16-0",
+        "pause:3.2",
+    ]
+    .map(|name| format!("k8s.gcr.io/{name}"));
+    let config_name = format!("{}.json", sha(config.as_bytes()));
+    let manifest =
+        serde_json::json!([{"Config": config_name, "RepoTags": names, "Layers": ["layer.tar"]}]);
+    let mut raw = Raw::new();
+    raw.add(&config_name, EntryType::Regular, "", config.as_bytes());
+    raw.add("layer.tar", EntryType::Regular, "", &layer);
+    raw.add(
+        "manifest.json",
+        EntryType::Regular,
+        "",
+        manifest.to_string().as_bytes(),
+    );
+    raw.bytes()
+}

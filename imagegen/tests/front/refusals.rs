@@ -1,0 +1,397 @@
+//! Bad input as its user meets it: one clear error, a status that is not zero, and nothing left behind.
+//!
+//! Mistakes inside a topology are in [`topology`](crate::topology) and [`cli`](crate::cli); no space for documents and a
+//! kill at any moment in [`interrupted`](crate::interrupted).
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Output};
+
+use crate::package::{self, Raw};
+use crate::work::{Work, imagegen_for_all, skip, static_programs, stderr};
+
+/// What a refused run said, which must be one message with this status, and must have left `work` with these names.
+fn refused(work: &Work, output: &Output, names: &[&str]) -> String {
+    let said = stderr(output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(work.names(), names, "{said}");
+    let messages: Vec<_> = said
+        .lines()
+        .filter(|line| line.starts_with("imagegen: "))
+        .collect();
+    assert_eq!(messages.len(), 1, "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    messages[0].to_owned()
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+#[test]
+fn a_package_that_is_not_there_is_told_with_the_line_that_names_it() {
+    let work = Work::new();
+    let output = work.run(&["package", "--package", "nowhere.tar"]);
+    let said = refused(&work, &output, &["cluster.yaml"]);
+    assert_eq!(
+        said,
+        "imagegen: opening the package `nowhere.tar`: No such file or directory (os error 2)"
+    );
+    if !is_root() {
+        return skip("building images needs root, and says so before it looks for the package");
+    }
+    static_programs(&work);
+    let output = work.run(&["-t", "cluster.yaml", "--programs", "programs"]);
+    let said = refused(&work, &output, &["cluster.yaml", "programs"]);
+    assert_eq!(
+        said,
+        "imagegen: cluster.yaml:4:10: opening the package `kube-1.20.2.tar.zst`: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn packages_that_are_broken_or_harmful_are_refused_by_name() {
+    let whole = Raw::whole().bytes();
+    let with = |name: &str, kind: tar::EntryType, link: &str| {
+        let mut raw = Raw::whole();
+        raw.add(name, kind, link, b"x");
+        raw.bytes()
+    };
+    let mut lacking = Raw::new();
+    lacking.add("bin/kubelet", tar::EntryType::Regular, "", b"x");
+    let zstd = zstd::encode_all(whole.as_slice(), 1).expect("in memory");
+    let (file, symlink, hard) = (
+        tar::EntryType::Regular,
+        tar::EntryType::Symlink,
+        tar::EntryType::Link,
+    );
+    let cases: [(&str, Vec<u8>, &str); 12] = [
+        (
+            "a file is missing",
+            lacking.bytes(),
+            "it lacks bin/kubeadm, bin/kubectl, conf/",
+        ),
+        ("cut", whole[..whole.len() / 2].to_vec(), "it is cut off"),
+        (
+            "cut and compressed",
+            zstd[..zstd.len() / 2].to_vec(),
+            "it is cut off",
+        ),
+        ("empty", Vec::new(), "it is empty"),
+        (
+            "not an archive",
+            b"kubernetes".repeat(100),
+            "it is not a tar archive",
+        ),
+        (
+            "climbs",
+            with("../evil", file, ""),
+            "entry `../evil` leads out of the package",
+        ),
+        (
+            "climbs later",
+            with("conf/../../evil", file, ""),
+            "`conf/../../evil` leads out",
+        ),
+        (
+            "absolute",
+            with("/etc/evil", file, ""),
+            "`/etc/evil` has an absolute name",
+        ),
+        (
+            "link out",
+            with("conf/up", symlink, "../../etc"),
+            "symlink `conf/up` points outside",
+        ),
+        (
+            "absolute link",
+            with("conf/p", symlink, "/etc/passwd"),
+            "symlink `conf/p` points outside",
+        ),
+        (
+            "hard link out",
+            with("conf/p", hard, "../../etc/passwd"),
+            "`../../etc/passwd` leads out",
+        ),
+        (
+            "below a link",
+            {
+                let mut raw = Raw::whole();
+                raw.add("conf/down", symlink, "../bin", b"");
+                raw.add("conf/down/x", file, "", b"x");
+                raw.bytes()
+            },
+            "entry `conf/down/x` lies below `conf/down`, which is not a folder",
+        ),
+    ];
+    let work = Work::new();
+    for (what, bytes, words) in cases {
+        fs::write(work.path("kube.tar"), bytes).expect("writing the package");
+        let mut runs = vec![work.run(&["package", "--package", "kube.tar"])];
+        let mut names = vec!["cluster.yaml", "kube.tar"];
+        if is_root() {
+            static_programs(&work);
+            names.push("programs");
+            let all = [
+                "-t",
+                "cluster.yaml",
+                "-p",
+                "kube.tar",
+                "--programs",
+                "programs",
+            ];
+            runs.push(work.run(&all));
+        }
+        for output in runs {
+            let said = refused(
+                &work,
+                &output,
+                &names[..2 + usize::from(work.path("programs").exists())],
+            );
+            assert!(
+                said.starts_with("imagegen: opening the package `kube.tar`: ")
+                    && said.contains(words),
+                "{what}: {said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_archive_inside_the_package_is_called_by_its_name_there() {
+    if !is_root() {
+        return skip("building images needs root, and says so first");
+    }
+    let work = Work::new();
+    static_programs(&work);
+    let images = package::images();
+    let rows: [(&str, Vec<u8>, &str); 2] = [
+        (
+            "images/all.tar",
+            images[..images.len() / 2].to_vec(),
+            "opening the image archive `images/all.tar` of the package: it is cut off",
+        ),
+        (
+            "images/all.tar",
+            images
+                .iter()
+                .copied()
+                .chain([0; 512])
+                .map(|b| b ^ 1)
+                .collect(),
+            "opening the image archive `images/all.tar` of the package: ",
+        ),
+    ];
+    for (name, bytes, words) in rows {
+        package::folder(&work.path("kube"), &[(name, &bytes)]);
+        let output = work
+            .image(&["-p", "kube"])
+            .output()
+            .expect("running imagegen");
+        let said = refused(
+            &work,
+            &output,
+            &["cache", "cluster.yaml", "kube", "programs"],
+        );
+        assert!(said.contains(words) && !said.contains("staging"), "{said}");
+    }
+}
+
+#[test]
+fn no_space_for_an_image_is_told_before_the_first_byte() {
+    if !is_root() {
+        return skip("a file system of its own needs root");
+    }
+    let work = Work::new();
+    static_programs(&work);
+    package::folder(&work.path("kube"), &[]);
+    fs::create_dir(work.path("small")).expect("a folder");
+    let image = work.image(&["-p", "kube", "-o", "small/out"]);
+    let script = "mount -t tmpfs -o size=1m none small || exit 99
+        \"$@\"; status=$?; ls -A small >small-names; exit $status";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(image.get_program())
+        .args(image.get_args())
+        .envs(
+            image
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(work.path(""))
+        .output()
+        .expect("running unshare");
+    let names = [
+        "cache",
+        "cluster.yaml",
+        "kube",
+        "programs",
+        "small",
+        "small-names",
+    ];
+    let said = refused(&work, &output, &names);
+    assert!(
+        said.contains("there is not enough space in `small/out/")
+            && said.contains("MiB are needed"),
+        "{said}"
+    );
+    let left = fs::read_to_string(work.path("small-names")).expect("the names");
+    assert_eq!(left, "");
+}
+
+#[test]
+fn a_tool_that_is_missing_is_named_with_the_command_that_brings_it() {
+    if !is_root() {
+        return skip("building images needs root, and says so first");
+    }
+    let work = Work::new();
+    static_programs(&work);
+    package::folder(&work.path("kube"), &[]);
+    let mut image = work.image(&["-p", "kube"]);
+    image.env("PATH", "/nonexistent");
+    let output = image.output().expect("running imagegen");
+    let said = refused(
+        &work,
+        &output,
+        &["cache", "cluster.yaml", "kube", "programs"],
+    );
+    assert_eq!(
+        said,
+        "imagegen: making the Debian tree for image tools: `mmdebstrap` is not on this machine; install it: \
+         sudo apt-get install mmdebstrap"
+    );
+}
+
+#[test]
+fn output_folders_that_are_not_ours_are_refused_untouched() {
+    let work = Work::new();
+    type Make = fn(&std::path::Path);
+    let cases: [(Make, &str, &[&str]); 4] = [
+        (
+            |at| fs::write(at, "precious").expect("a file"),
+            "`prod` is not a folder; give another with --output",
+            &[],
+        ),
+        (
+            |at| {
+                fs::create_dir(at).expect("a folder");
+                fs::write(at.join("thesis.tex"), "precious").expect("a file");
+            },
+            "`prod` is not empty and has no `manifest.json`: not an output folder of imagegen; \
+             give another with --output, or empty it",
+            &["thesis.tex"],
+        ),
+        (
+            |at| {
+                fs::create_dir(at).expect("a folder");
+                fs::write(at.join("manifest.json"), r#"{"name": "a web page"}"#).expect("a file");
+            },
+            "reading `prod/manifest.json`; is `prod` an output folder of imagegen?: unknown field `name`",
+            &["manifest.json"],
+        ),
+        (
+            |at| {
+                fs::create_dir(at).expect("a folder");
+                let text = r#"{"apiVersion": "firstlight/v9", "kind": "Manifest", "inputs": {}, "outputs": {}}"#;
+                fs::write(at.join("manifest.json"), text).expect("a file");
+            },
+            "`prod/manifest.json` is a `Manifest` of `firstlight/v9`, not a `Manifest` of `firstlight/v1`",
+            &["manifest.json"],
+        ),
+    ];
+    for (make, words, names) in cases {
+        make(&work.path("prod"));
+        let output = work.run(&["userdata", "-t", "cluster.yaml"]);
+        let said = refused(&work, &output, &["cluster.yaml", "prod"]);
+        assert!(said.contains(words), "{said}");
+        if work.path("prod").is_dir() {
+            let left: Vec<_> = work.state("prod").into_keys().collect();
+            assert_eq!(
+                left,
+                names
+                    .iter()
+                    .map(std::path::PathBuf::from)
+                    .collect::<Vec<_>>()
+            );
+            fs::remove_dir_all(work.path("prod")).expect("removing it");
+        } else {
+            assert_eq!(fs::read(work.path("prod")).expect("the file"), b"precious");
+            fs::remove_file(work.path("prod")).expect("removing it");
+        }
+    }
+    let output = work.run(&["userdata", "-t", "cluster.yaml", "-o", "no/such/folder"]);
+    let said = refused(&work, &output, &["cluster.yaml"]);
+    assert!(
+        said.contains("creating the output folder `no/such/folder`: No such file"),
+        "{said}"
+    );
+}
+
+/// Root's files and folders, met by somebody else.
+#[test]
+fn what_may_not_be_read_or_written_is_named() {
+    if !is_root() {
+        return skip("a file that only another user may read takes root to make");
+    }
+    let work = Work::new();
+    let imagegen = imagegen_for_all(&work);
+    let nobody = |args: &[&str]| {
+        Command::new(&imagegen)
+            .args(args)
+            .current_dir(work.path(""))
+            .env("FIRSTLIGHT_CACHE", work.path("cache"))
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .expect("running imagegen")
+    };
+    let names = ["cluster.yaml", "imagegen"];
+    let said = refused(&work, &nobody(&["userdata", "-t", "cluster.yaml"]), &names);
+    assert_eq!(
+        said,
+        "imagegen: creating the output folder `prod`: Permission denied (os error 13)"
+    );
+    let said = refused(&work, &nobody(&["package", "-o", "kube.tar"]), &names);
+    assert!(
+        said.starts_with("imagegen: creating the cache folder `")
+            && said.contains("(set FIRSTLIGHT_CACHE to another)"),
+        "{said}"
+    );
+
+    work.userdata();
+    let before = work.state("prod");
+    let names = ["cluster.yaml", "imagegen", "prod"];
+    let said = refused(&work, &nobody(&["userdata", "-t", "cluster.yaml"]), &names);
+    assert!(
+        said.contains("`prod/pki") && said.contains("Permission denied"),
+        "{said}"
+    );
+    assert!(work.state("prod") == before);
+
+    fs::set_permissions(work.path("cluster.yaml"), fs::Permissions::from_mode(0o600))
+        .expect("closing it");
+    let said = refused(&work, &nobody(&["validate", "-t", "cluster.yaml"]), &names);
+    assert_eq!(
+        said,
+        "imagegen: reading the topology `cluster.yaml`: Permission denied (os error 13)"
+    );
+}
+
+#[test]
+fn a_topology_that_is_no_text_is_refused() {
+    let work = Work::new();
+    fs::write(work.path("cluster.yaml"), b"name: \xff\xfe").expect("writing");
+    let output = work.run(&["validate", "-t", "cluster.yaml"]);
+    let said = refused(&work, &output, &["cluster.yaml"]);
+    assert!(
+        said.contains("reading the topology `cluster.yaml`: it is not text in UTF-8"),
+        "{said}"
+    );
+    let output = work.run(&["validate", "-t", "."]);
+    let said = refused(&work, &output, &["cluster.yaml"]);
+    assert!(
+        said.contains("reading the topology `.`: Is a directory"),
+        "{said}"
+    );
+}

@@ -1,0 +1,188 @@
+//! firstboot's own requests against the package's kube-apiserver: manifests, watches, errors, strangers, and the Lease by
+//! which masters take turns.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use firstboot::kube::client::Client;
+use firstboot::kube::{apply, documents, lease};
+use firstboot::report::Reporter;
+use firstboot::system::files::Root;
+use serde_json::json;
+use vm_tests::run::Run;
+use vm_tests::servers::{Site, in_namespace};
+
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 7, 10));
+const ENDPOINT: &str = "192.168.7.10:6443";
+const ADMIN: &str = "/etc/kubernetes/admin.conf";
+
+const TOPOLOGY: &str = "\
+apiVersion: firstlight/v1
+kind: Cluster
+name: apiserver
+hosts:
+- { name: m0, role: master, address: 192.168.7.10/24, mac: \"52:54:00:00:07:10\" }
+";
+
+/// In an order in which each comes after what it needs.
+const MANIFESTS: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: { name: lights.firstboot.test }
+spec:
+  group: firstboot.test
+  scope: Namespaced
+  names: { plural: lights, singular: light, kind: Light }
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } }
+---
+apiVersion: v1
+kind: Namespace
+metadata: { name: firstboot-test }
+---
+apiVersion: firstboot.test/v1
+kind: Light
+metadata: { name: first, namespace: firstboot-test }
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: settings, namespace: firstboot-test }
+data: { a: "1" }
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: { name: d, namespace: firstboot-test }
+spec:
+  selector: { matchLabels: { app: d } }
+  template:
+    metadata: { labels: { app: d } }
+    spec: { containers: [{ name: d, image: "nowhere/d:1" }] }
+"#;
+
+/// One server for all claims: it takes seconds to start.
+#[test]
+fn firstboot_and_an_apiserver_understand_each_other() -> Result<()> {
+    let run = Run::new("speaks_to_an_apiserver")?;
+    let site = Site::new(&run, TOPOLOGY)?;
+    in_namespace(&[ADDRESS], move || {
+        let cluster = format!("m0=https://{ADDRESS}:2380");
+        let _etcd = site.etcd("m0", ADDRESS, &cluster, false)?;
+        let mut server = site.apiserver("m0", ADDRESS)?;
+        let root = Root::new(site.root("m0")?);
+        server.wait("become ready", || {
+            let client = Client::from_kubeconfig(&root, ADMIN, ENDPOINT)?;
+            client.get("/readyz")?.ok()
+        })?;
+        let claims: [(&str, fn(&Root) -> Result<()>); 6] = [
+            (
+                "manifests are applied, and a second time changes nothing",
+                manifests,
+            ),
+            ("a watch shows what is there and ends when told", watch),
+            (
+                "a missing object is an error in the server's words",
+                missing,
+            ),
+            ("an answer to a stranger shows whose server it is", stranger),
+            ("masters take turns", turns),
+            ("a silent holder loses the lease", silent_holder),
+        ];
+        for (claim, holds) in claims {
+            holds(&root).context(claim)?;
+        }
+        run.passed();
+        Ok(())
+    })
+}
+
+fn client(root: &Root) -> Result<Client> {
+    Client::from_kubeconfig(root, ADMIN, ENDPOINT)
+}
+
+fn manifests(root: &Root) -> Result<()> {
+    let client = client(root)?;
+    let objects = documents::parse("test", MANIFESTS)?;
+    apply::apply(&client, &objects, |_, _| {})?;
+    let path = "/api/v1/namespaces/firstboot-test/configmaps/settings";
+    let first = client.get(path)?.ok()?;
+    ensure!(first["data"]["a"] == "1", "{first}");
+    apply::apply(&client, &objects, |_, _| {})?;
+    let second = client.get(path)?.ok()?;
+    let version = |object: &serde_json::Value| object["metadata"]["resourceVersion"].clone();
+    ensure!(
+        version(&first) == version(&second),
+        "{first} became {second}"
+    );
+    Ok(())
+}
+
+fn watch(root: &Root) -> Result<()> {
+    let query = "fieldSelector=metadata.name%3Dkube-system";
+    let found = client(root)?.watch("/api/v1/namespaces", query, |object| {
+        object["metadata"]["name"].as_str().map(str::to_owned)
+    })?;
+    ensure!(found.as_deref() == Some("kube-system"), "{found:?}");
+    Ok(())
+}
+
+fn missing(root: &Root) -> Result<()> {
+    let answer = client(root)?.get("/api/v1/nodes/nobody")?.ok();
+    let said = answer.err().context("it is there")?.to_string();
+    ensure!(said == "404: nodes \"nobody\" not found", "{said}");
+    Ok(())
+}
+
+fn stranger(root: &Root) -> Result<()> {
+    let limit = Duration::from_secs(30);
+    let read = |path: &str| root.read(path)?.with_context(|| format!("no `{path}`"));
+    let ours = read("/etc/kubernetes/pki/ca.crt")?;
+    Client::anonymous(&ours, ENDPOINT, limit)?.get("/livez")?;
+    let other = read("/etc/kubernetes/pki/front-proxy-ca.crt")?;
+    let answer = Client::anonymous(&other, ENDPOINT, limit)?.get("/livez");
+    ensure!(answer.is_err(), "another authority's server was believed");
+    Ok(())
+}
+
+fn hold(root: &Root, name: &str) -> Result<lease::Held> {
+    let mut report = Reporter::silent(root);
+    lease::hold(name, &mut report, |_| client(root))
+}
+
+fn turns(root: &Root) -> Result<()> {
+    let first = hold(root, "m1")?;
+    let (send, receive) = channel();
+    let second = {
+        let root = root.clone();
+        std::thread::spawn(move || send.send(hold(&root, "m2")))
+    };
+    let early = receive.recv_timeout(Duration::from_secs(5));
+    ensure!(matches!(early, Err(RecvTimeoutError::Timeout)), "{early:?}");
+    drop(first);
+    let held = receive.recv_timeout(Duration::from_secs(30));
+    drop(held.context("m2 never had its turn")??);
+    drop(second.join());
+    Ok(())
+}
+
+fn silent_holder(root: &Root) -> Result<()> {
+    let path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/firstlight-join";
+    let client = client(root)?;
+    let mut object = client.get(path)?.ok()?;
+    object["spec"]["holderIdentity"] = json!("m9");
+    object["spec"]["leaseDurationSeconds"] = json!(4);
+    client.send("PUT", path, &object)?.ok()?;
+    let start = Instant::now();
+    let held = hold(root, "m1")?;
+    ensure!(start.elapsed() >= Duration::from_secs(4), "it did not wait");
+    let holder = client.get(path)?.ok()?["spec"]["holderIdentity"].clone();
+    ensure!(holder == "m1", "{holder}");
+    drop(held);
+    let holder = client.get(path)?.ok()?["spec"]["holderIdentity"].clone();
+    ensure!(holder.as_str().unwrap_or_default().is_empty(), "{holder}");
+    Ok(())
+}
