@@ -11,12 +11,14 @@ use firstboot::report::Reporter;
 use firstboot::source::directory::Directory;
 use firstboot::source::{Source, machine_sources};
 use firstboot::system::files::Root;
+use firstboot::system::usage;
 use firstboot::{logger, status};
 
 /// The document was refused: starting again cannot help. `firstboot.service` knows this number.
 const REFUSED: u8 = 3;
 
 fn main() -> ExitCode {
+    usage::begin();
     let cli = Cli::parse();
     let root = Root::new(&cli.root);
     if let Some(Command::Status { json }) = cli.command {
