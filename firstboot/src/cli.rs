@@ -32,8 +32,21 @@ pub struct Cli {
 pub enum Command {
     /// Say what firstboot has done, does or waits for on this machine.
     Status {
-        /// As in `/run/firstlight/status.json`.
+        /// For programs; of this machine, as in `/run/firstlight/status.json`.
         #[arg(long)]
         json: bool,
+
+        /// Of every host of the cluster, those that are not there too; on a master.
+        /// The exit status is 0 only if all are ready.
+        #[arg(long)]
+        all: bool,
+
+        /// Give each host so long to answer.
+        #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "all")]
+        timeout: u64,
     },
+
+    /// Tell the status to the master whose connection standard input is.
+    #[command(hide = true)]
+    ServeStatus,
 }

@@ -33,7 +33,8 @@ messages! {
     /// The first kubeadm or kubelet action follows. Fields: `OWN_MS`, the processor time firstboot has used so far;
     /// `SINCE_START_MS`, the wall time; `PEAK_MEMORY_KIB`.
     KUBEADM_STARTED = "063d2ea64eba4261ad0da65ae992961e";
-    /// Something outside firstboot is waited for. Fields: `STEP`, `ENDPOINT`, `ANSWER` (what it last said), `TRIES`.
+    /// Something outside firstboot is waited for. Fields: `STEP`, `ENDPOINT`, `ANSWER` (what it last said), `TRIES`,
+    /// `SINCE_MS` (how long already).
     WAITING = "ae9bfdeb1dbb421fa3419e895a860dea";
     /// The machine is what its document says. Fields: `HOST`, `ROLE`, `DURATION_MS`, `OWN_MS`, `PEAK_MEMORY_KIB`,
     /// `CHANGED` (how many steps made a lasting change).
@@ -57,6 +58,7 @@ pub mod field {
     pub const ENDPOINT: &str = "FIRSTLIGHT_ENDPOINT";
     pub const ANSWER: &str = "FIRSTLIGHT_ANSWER";
     pub const TRIES: &str = "FIRSTLIGHT_TRIES";
+    pub const SINCE_MS: &str = "FIRSTLIGHT_SINCE_MS";
     pub const OWN_MS: &str = "FIRSTLIGHT_OWN_MS";
     pub const SINCE_START_MS: &str = "FIRSTLIGHT_SINCE_START_MS";
     pub const PEAK_MEMORY_KIB: &str = "FIRSTLIGHT_PEAK_MEMORY_KIB";

@@ -2,17 +2,19 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use firstboot::boot::{self, Refused};
 use firstboot::cli::{Cli, Command};
+use firstboot::logger;
 use firstboot::report::Reporter;
 use firstboot::source::directory::Directory;
 use firstboot::source::{Source, machine_sources};
+use firstboot::status::{all, serve, words};
 use firstboot::system::files::Root;
 use firstboot::system::usage;
-use firstboot::{logger, status};
 
 /// The document was refused: starting again cannot help. `firstboot.service` knows this number.
 const REFUSED: u8 = 3;
@@ -21,8 +23,22 @@ fn main() -> ExitCode {
     usage::begin();
     let cli = Cli::parse();
     let root = Root::new(&cli.root);
-    if let Some(Command::Status { json }) = cli.command {
-        return exit(status::print(&root, json), None);
+    match cli.command {
+        Some(Command::Status {
+            json, all: false, ..
+        }) => return exit(words::print(&root, json), None),
+        Some(Command::Status { json, timeout, .. }) => {
+            let ready = all::print(&root, json, Duration::from_secs(timeout));
+            return match ready {
+                Ok(false) => ExitCode::FAILURE,
+                ready => exit(ready.map(drop), None),
+            };
+        }
+        Some(Command::ServeStatus) => {
+            logger::install();
+            return exit(serve::run(&root), None);
+        }
+        None => {}
     }
     logger::install();
     let sources: Vec<Box<dyn Source>> = match &cli.seed {

@@ -10,6 +10,7 @@ use userdata::paths::IMAGE_FILE;
 
 use crate::document::Host;
 use crate::step::Step;
+use crate::step::address::Address;
 use crate::step::addresses::Addresses;
 use crate::step::files::Files;
 use crate::step::hooks::Hook;
@@ -111,6 +112,7 @@ fn master0(node: &NodeFile, image: &ImageFile, root: &Root) -> Result<Steps> {
             unit: "containerd.service",
         }),
         boxed(KubeadmConfig::new(root, node, image)?),
+        boxed(Address::new(root, node, image)?),
         boxed(KubeadmInit::new(root, node, image)?),
         // kubeadm has started it, on the first boot; it is never enabled, so that it never runs unconfigured.
         boxed(Unit {
@@ -130,6 +132,7 @@ fn master(host: &Host, node: &NodeFile, image: &ImageFile, root: &Root) -> Resul
             unit: "containerd.service",
         }),
         boxed(KubeadmConfig::new(root, node, image)?),
+        boxed(Address::new(root, node, image)?),
         boxed(JoinControlPlane::new(root, host, node, image)?),
         boxed(Unit {
             name: "kubelet",
@@ -151,6 +154,7 @@ fn worker(node: &NodeFile, image: &ImageFile, root: &Root) -> Result<Steps> {
         boxed(KubeadmConfig::new(root, node, image)?),
         // Before kubeadm starts kubelet, so that the rules are kept from then on.
         boxed(Lvscare::new(root, node, image)?),
+        boxed(Address::new(root, node, image)?),
         boxed(KubeadmJoin::new(root, node, image)?),
         boxed(Unit {
             name: "kubelet",

@@ -5,16 +5,17 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Error;
 use sd_notify::NotifyState;
-use serde::{Deserialize, Serialize};
 use userdata::node::Role;
 use userdata::paths::STATUS_FILE;
 
 use crate::journal;
 use crate::source::{Look, Seed};
+use crate::status::words::{age, tries};
+use crate::status::{Phase, Status, Wait, Waiting, now, role_name};
 use crate::system::files::Root;
 use crate::system::usage;
 
@@ -23,59 +24,28 @@ pub const READY_FILE: &str = "/run/firstlight/ready";
 /// There when firstboot ended without success; holds the reason.
 pub const FAILED_FILE: &str = "/run/firstlight/failed";
 
-/// `/run/firstlight/status.json`, and what `firstboot status --json` prints.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    pub phase: Phase,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub role: Option<Role>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub step: Option<String>,
-    pub step_number: usize,
-    pub step_count: usize,
-    /// What is waited for, when something is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub waiting: Option<Waiting>,
-    /// Why it failed, or why no source has a document.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub reasons: Vec<String>,
-    /// Seconds since 1970 by this machine's clock.
-    pub since: u64,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Phase {
-    #[default]
-    Starting,
-    NoDocument,
-    Working,
-    Ready,
-    Failed,
-}
-
-/// Something outside firstboot that has to answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waiting {
-    pub endpoint: String,
-    pub answer: String,
-    pub tries: u64,
-    /// Seconds since 1970 by this machine's clock.
-    pub since: u64,
-}
-
 #[derive(Debug)]
 pub struct Reporter {
     root: Root,
     start: Instant,
     status: Status,
-    /// The last answer on the console, so that it is not repeated.
-    said: String,
+    /// What was last said of the wait that goes on.
+    said: Option<Said>,
 }
+
+/// A wait as journal and console know it.
+#[derive(Debug)]
+struct Said {
+    endpoint: String,
+    answer: String,
+    at: Instant,
+    /// Said again after this, though nothing has changed; each time twice as long.
+    again: Duration,
+}
+
+/// A person who looks at a console sees within this that the machine still tries, and since when.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
+const SAID_AGAIN_AT_LEAST: Duration = Duration::from_secs(3600);
 
 impl Reporter {
     /// Reports for the machine, or, for a directory, only to the log.
@@ -100,7 +70,7 @@ impl Reporter {
                 since: now(),
                 ..Status::default()
             },
-            said: String::new(),
+            said: None,
         }
     }
 
@@ -176,7 +146,7 @@ impl Reporter {
     pub(crate) fn step_started(&mut self, name: &str, number: usize, count: usize, text: &str) {
         self.status.step = Some(name.to_owned());
         (self.status.step_number, self.status.step_count) = (number, count);
-        self.status.waiting = None;
+        (self.status.waiting, self.said) = (None, None);
         log::info!(
             MESSAGE_ID = journal::STEP_STARTED,
             FIRSTLIGHT_STEP = name,
@@ -243,35 +213,56 @@ impl Reporter {
         );
     }
 
-    /// Something is waited for; called at each try. Journal and console hear of a changed answer only.
-    pub fn waiting(&mut self, endpoint: &str, answer: &str, tries: u64) {
-        let since = self
-            .status
-            .waiting
-            .as_ref()
-            .map_or_else(now, |waiting| waiting.since);
-        let changed = self.said != format!("{endpoint}{answer}");
-        self.status.waiting = Some(Waiting {
+    /// Something is waited for; called after each try that was in vain. The status file has every try; journal, console
+    /// and systemd hear of it when the answer changes, and now and then while it does not.
+    pub fn waiting(&mut self, endpoint: &str, answer: &str, wait: &Wait) {
+        let waiting = Waiting {
             endpoint: endpoint.to_owned(),
             answer: answer.to_owned(),
-            tries,
-            since,
-        });
-        if changed {
-            self.said = format!("{endpoint}{answer}");
-            let step = self.status.step.clone().unwrap_or_default();
-            log::info!(
-                MESSAGE_ID = journal::WAITING,
-                FIRSTLIGHT_STEP = step.as_str(),
-                FIRSTLIGHT_ENDPOINT = endpoint,
-                FIRSTLIGHT_ANSWER = answer,
-                FIRSTLIGHT_TRIES = tries;
-                "waiting for {endpoint}: {answer}"
-            );
-            self.console(&format!("waiting for {endpoint}: {answer}"));
-            self.publish(&format!("Waiting for {endpoint}: {answer}"));
-        } else if tries.is_multiple_of(10) {
+            tries: wait.tries,
+            since: wait.since,
+            since_uptime: wait.since_uptime,
+        };
+        self.status.waiting = Some(waiting);
+        let Some(again) = again(self.said.as_ref(), endpoint, answer) else {
             self.write_status();
+            return;
+        };
+        self.said = Some(Said {
+            endpoint: endpoint.to_owned(),
+            answer: answer.to_owned(),
+            at: Instant::now(),
+            again,
+        });
+        let step = self.status.step.clone().unwrap_or_default();
+        let text = match wait.age() {
+            0 => format!("{endpoint}: {answer}"),
+            seconds => format!(
+                "{endpoint} since {} ({}): {answer}",
+                age(seconds),
+                tries(wait.tries)
+            ),
+        };
+        log::info!(
+            MESSAGE_ID = journal::WAITING,
+            FIRSTLIGHT_STEP = step.as_str(),
+            FIRSTLIGHT_ENDPOINT = endpoint,
+            FIRSTLIGHT_ANSWER = answer,
+            FIRSTLIGHT_TRIES = wait.tries,
+            FIRSTLIGHT_SINCE_MS = wait.age() * 1000;
+            "waiting for {text}"
+        );
+        self.console(&format!("waiting for {text}"));
+        self.publish(&format!("Waiting for {text}"));
+    }
+
+    /// What was waited for has answered.
+    pub fn waited(&mut self) {
+        if self.status.waiting.take().is_some() {
+            self.said = None;
+            let (number, count) = (self.status.step_number, self.status.step_count);
+            let step = self.status.step.clone().unwrap_or_default();
+            self.publish(&format!("[{number}/{count}] {step}"));
         }
     }
 
@@ -362,12 +353,14 @@ impl Reporter {
     }
 }
 
-pub(crate) fn role_name(role: Option<Role>) -> &'static str {
-    match role {
-        Some(Role::Master0) => "master0",
-        Some(Role::Master) => "master",
-        Some(Role::Node) => "node",
-        None => "no role",
+/// Is this worth a line? Then how long it may stand before it is said again.
+fn again(said: Option<&Said>, endpoint: &str, answer: &str) -> Option<Duration> {
+    match said {
+        Some(said) if said.endpoint == endpoint && said.answer == answer => {
+            let longer = (said.again * 2).min(SAID_AGAIN_AT_LEAST);
+            (said.at.elapsed() >= said.again).then_some(longer)
+        }
+        _ => Some(SAID_AGAIN),
     }
 }
 
@@ -375,8 +368,47 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(reporter: &Reporter) -> (&str, &str, u64, u64) {
+        let waiting = reporter.status.waiting.as_ref().unwrap();
+        let (tries, since) = (waiting.tries, waiting.since_uptime);
+        (&waiting.endpoint, &waiting.answer, tries, since)
+    }
+
+    #[test]
+    fn each_wait_has_its_own_beginning_and_ends_when_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reporter = Reporter::silent(&Root::new(dir.path()));
+        let wait = |since_uptime, tries| Wait {
+            since: 0,
+            since_uptime,
+            tries,
+        };
+        reporter.waiting("m0", "refused", &wait(5, 1));
+        reporter.waiting("m0", "503", &wait(5, 2));
+        assert_eq!(status(&reporter), ("m0", "503", 2, 5));
+        reporter.waiting("m1", "refused", &wait(9, 1));
+        assert_eq!(status(&reporter), ("m1", "refused", 1, 9));
+        reporter.waited();
+        assert_eq!(reporter.status.waiting, None);
+    }
+
+    #[test]
+    fn the_same_answer_is_said_again_later_and_later() {
+        let said = |at: u64, again: u64| Said {
+            endpoint: "m0".into(),
+            answer: "refused".into(),
+            at: Instant::now().checked_sub(Duration::from_secs(at)).unwrap(),
+            again: Duration::from_secs(again),
+        };
+        let ask = |said: Said, answer| again(Some(&said), "m0", answer).map(|d| d.as_secs());
+        assert_eq!(again(None, "m0", "refused"), Some(SAID_AGAIN));
+        assert_eq!(ask(said(59, 60), "503"), Some(60));
+        assert_eq!(ask(said(59, 60), "refused"), None);
+        assert_eq!(ask(said(61, 60), "refused"), Some(120));
+        assert_eq!(ask(said(3601, 3600), "refused"), Some(3600));
+    }
 }

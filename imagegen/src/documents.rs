@@ -10,6 +10,7 @@ use serde::Serialize;
 use userdata::document::{DocumentBuilder, Match};
 use userdata::network::{self, Destination, Device, MacAddress, Nameservers, Route};
 use userdata::node::{HostsEntry, Network, NodeFile, Role};
+use userdata::paths::{STATUS_CERTIFICATE, STATUS_KEY};
 use userdata::yaml;
 
 use crate::kubeconfig::{self, Server};
@@ -174,12 +175,12 @@ fn files(plan: &ClusterPlan, pki: &Pki, host: &HostPlan) -> Result<Vec<(String, 
         .filter(|row| row.holders.include(host.role))
         .collect();
     for row in &leaves {
-        if let Place::Files(name) = row.place {
-            open(
-                format!("{KUBERNETES}/pki/{name}.crt"),
-                &pki.issued(host, row.name)?.certificate,
-            );
-        }
+        let path = match row.place {
+            Place::Files(name) => format!("{KUBERNETES}/pki/{name}.crt"),
+            Place::Status => STATUS_CERTIFICATE.to_owned(),
+            Place::Endpoint(_) | Place::Local(_) => continue,
+        };
+        open(path, &pki.issued(host, row.name)?.certificate);
     }
     let mut secret = |path: String, text: &str| files.push((path, 0o600, text.to_owned()));
     if master {
@@ -214,6 +215,7 @@ fn files(plan: &ClusterPlan, pki: &Pki, host: &HostPlan) -> Result<Vec<(String, 
             Place::Files(name) => {
                 secret(format!("{KUBERNETES}/pki/{name}.key"), issued.key.expose());
             }
+            Place::Status => secret(STATUS_KEY.to_owned(), issued.key.expose()),
             Place::Local(name) => secret(
                 format!("{KUBERNETES}/{name}"),
                 &config(plan.local_endpoint(host)),

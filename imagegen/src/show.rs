@@ -157,6 +157,7 @@ fn secrets(host: &HostPlan) -> Vec<String> {
         .filter(|row| row.holders.include(host.role))
         .map(|row| match row.place {
             Place::Files(file) => format!("{file}.key"),
+            Place::Status => "status.key".to_owned(),
             Place::Endpoint(file) | Place::Local(file) => file.to_owned(),
         })
         .collect();

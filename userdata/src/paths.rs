@@ -15,6 +15,14 @@ pub const HOOKS_DIR: &str = "/usr/share/firstlight/hooks";
 /// What firstboot says of itself, rewritten at every change; gone at power-off.
 pub const STATUS_FILE: &str = "/run/firstlight/status.json";
 
+/// Where every host tells its status, from before it joins: TLS, `GET /status`, for those who may administer the cluster.
+/// Of none of Kubernetes' components, below the range of Services' node ports and of the kernel's own.
+pub const STATUS_PORT: u16 = 6440;
+
+/// What a host shows to those who ask for its status. Brought by the document.
+pub const STATUS_CERTIFICATE: &str = "/etc/firstlight/status.crt";
+pub const STATUS_KEY: &str = "/etc/firstlight/status.key";
+
 /// What firstboot did to this host and when: a diary for people, never asked for decisions.
 pub const RECEIPT_FILE: &str = "/var/lib/firstlight/receipt.json";
 

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::run::target_dir;
+use crate::tools;
 
 /// Names a package instead of the embedded default.
 pub const PACKAGE: &str = "FIRSTLIGHT_PACKAGE";
@@ -119,26 +120,30 @@ impl Output {
         let folder = target_dir().join("vm-tests/images").join(name);
         fs::create_dir_all(folder.parent().unwrap_or(&folder))?;
         let _lock = lock(&folder.with_extension("lock"))?;
-        let mut imagegen = Command::new(&programs.imagegen);
-        imagegen
-            .arg("--topology")
-            .arg(topology)
-            .arg("--output")
-            .arg(&folder)
-            .arg("--programs")
-            .arg(&programs.image);
-        if let Some(package) = std::env::var_os(PACKAGE).filter(|path| !path.is_empty()) {
-            imagegen.arg("--package").arg(package);
-        }
-        let status = imagegen
-            .stdin(Stdio::null())
-            .status()
-            .context("starting imagegen")?;
-        if !status.success() {
-            bail!("`{imagegen:?}`: {status}");
-        }
+        let mut imagegen = imagegen(programs, topology, &folder);
+        imagegen.arg("--programs").arg(&programs.image);
+        run(&mut imagegen)?;
         Ok(Self {
             folder,
+            topology: topology.to_path_buf(),
+        })
+    }
+
+    /// The documents of this cluster after its topology has changed, with the same authorities, in a new `folder`; there
+    /// is no other image.
+    pub fn changed(&self, programs: &Programs, topology: &Path, folder: &Path) -> Result<Self> {
+        fs::create_dir(folder).with_context(|| format!("creating `{}`", folder.display()))?;
+        for name in ["pki", "hosts", "admin.conf", "manifest.json"] {
+            tools::run(
+                Command::new("cp")
+                    .arg("-a")
+                    .arg(self.folder.join(name))
+                    .arg(folder),
+            )?;
+        }
+        run(imagegen(programs, topology, folder).arg("userdata"))?;
+        Ok(Self {
+            folder: folder.to_path_buf(),
             topology: topology.to_path_buf(),
         })
     }
@@ -172,6 +177,28 @@ impl Output {
         let text = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("reading `{}`", path.display()))
     }
+}
+
+fn imagegen(programs: &Programs, topology: &Path, folder: &Path) -> Command {
+    let mut imagegen = Command::new(&programs.imagegen);
+    imagegen.arg("--topology").arg(topology);
+    imagegen.arg("--output").arg(folder);
+    if let Some(package) = std::env::var_os(PACKAGE).filter(|path| !path.is_empty()) {
+        imagegen.arg("--package").arg(package);
+    }
+    imagegen
+}
+
+/// Its messages are the test's.
+fn run(imagegen: &mut Command) -> Result<()> {
+    let status = imagegen
+        .stdin(Stdio::null())
+        .status()
+        .context("starting imagegen")?;
+    if !status.success() {
+        bail!("`{imagegen:?}`: {status}");
+    }
+    Ok(())
 }
 
 /// A topology that lies beside the tests.

@@ -122,7 +122,8 @@ impl Inside {
             interface,
             sockets: SocketSet::new(Vec::new()),
             connections: Vec::new(),
-            next_port: 49152,
+            // Not the same for every door: a guest that was restored may still hold a connection to the one before.
+            next_port: 49152 + (std::process::id() % 16_000) as u16,
         }
     }
 

@@ -79,7 +79,7 @@ pub fn ask(
     folder: &Path,
     arguments: &[&str],
 ) -> Result<String> {
-    let kubeconfig = folder.join("admin.conf");
+    let kubeconfig = folder.join(format!("admin-{}-{}.conf", member.name, member.address));
     if !kubeconfig.exists() {
         let text = through_door(
             &fs::read_to_string(output.admin())?,
@@ -91,7 +91,10 @@ pub fn ask(
     let mut command = Command::new(kubectl(host)?);
     command
         .args(arguments)
-        .arg("--request-timeout=300s")
+        // For watches; a server that is gone ends them sooner.
+        .arg("--request-timeout=3600s")
+        // By default it is the user's, and keyed by a port that another cluster may have had.
+        .arg(format!("--cache-dir={}", folder.join("kubectl").display()))
         .env("KUBECONFIG", &kubeconfig);
     let stdout = tools::run(&mut command)?;
     Ok(String::from_utf8_lossy(&stdout).into_owned())

@@ -3,22 +3,28 @@
 //! The shortest test, whole:
 //!
 //! ```no_run
-//! use vm_tests::{cluster, host::Host, run::Run};
+//! use vm_tests::site::Site;
 //!
 //! # fn main() -> anyhow::Result<()> {
-//! let Some(host) = Host::or_skip()? else { return Ok(()) };
-//! let run = Run::new("boots_to_ready")?;
+//! let Some(mut site) = Site::new("forms", "ha")? else { return Ok(()) };
+//! site.start_all()?;
+//! site.wait_ready()?;
+//! site.is_whole()?;
+//! site.passed();
 //! # Ok(())
 //! # }
 //! ```
 
 pub mod artifacts;
+pub mod asking;
 pub mod cluster;
 pub mod console;
 pub mod credential;
 pub mod disk;
 pub mod door;
+pub mod etcd;
 pub mod formed;
+mod frame;
 pub mod guest;
 pub mod host;
 pub mod initrd;
@@ -30,5 +36,8 @@ pub mod qemu;
 pub mod qmp;
 pub mod run;
 pub mod servers;
+pub mod site;
 pub mod tools;
+pub mod usual;
 pub mod vm;
+pub mod whole;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::frame::{destination, mac};
 use crate::pcap::Capture;
 use crate::qemu::Nic;
 use crate::run::Run;
@@ -350,27 +351,6 @@ impl PortState {
     }
 }
 
-fn mac(bytes: &[u8]) -> [u8; 6] {
-    let mut mac = [0; 6];
-    mac.copy_from_slice(bytes);
-    mac
-}
-
-/// Where an IPv4 or IPv6 packet goes, or whom an ARP request asks for.
-fn destination(frame: &[u8]) -> Option<IpAddr> {
-    let four = |at: usize| {
-        Some(IpAddr::from(
-            <[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?,
-        ))
-    };
-    match frame.get(12..14)? {
-        [0x08, 0x00] => four(30),
-        [0x08, 0x06] => four(38),
-        [0x86, 0xdd] => Some(IpAddr::from(<[u8; 16]>::try_from(frame.get(38..54)?).ok()?)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -430,17 +410,5 @@ mod tests {
         assert_eq!(receive(&qemu).as_deref(), Some(&frame(3, 1, b"late")[..]));
         run.passed();
         Ok(())
-    }
-
-    #[test]
-    fn destinations_are_read_from_every_kind_of_packet() {
-        let mut packet = frame(1, 2, &[0; 60]);
-        packet[12..14].copy_from_slice(&[8, 0]);
-        packet[30..34].copy_from_slice(&[192, 168, 7, 10]);
-        assert_eq!(destination(&packet), Some(IpAddr::from([192, 168, 7, 10])));
-        packet[12..14].copy_from_slice(&[8, 6]);
-        packet[38..42].copy_from_slice(&[192, 168, 7, 1]);
-        assert_eq!(destination(&packet), Some(IpAddr::from([192, 168, 7, 1])));
-        assert_eq!(destination(&frame(1, 2, b"short")), None);
     }
 }

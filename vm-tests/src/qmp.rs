@@ -2,6 +2,7 @@
 //!
 //! Events are kept, not dispatched: nobody here needs to be called back.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,20 +11,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+/// A machine under load answers late, a dead one closes the socket.
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+
 #[derive(Debug)]
 pub struct Qmp {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
+    /// What came while an answer was waited for.
+    events: VecDeque<Value>,
 }
 
 impl Qmp {
     /// Greets QEMU on a fresh connection.
     pub fn new(stream: UnixStream) -> Result<Self> {
-        // A machine under load answers late, a dead one closes the socket.
-        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
         let mut qmp = Self {
             reader: BufReader::new(stream.try_clone()?),
             writer: stream,
+            events: VecDeque::new(),
         };
         let greeting = qmp.read()?;
         if greeting.get("QMP").is_none() {
@@ -50,50 +56,61 @@ impl Qmp {
                     error["desc"].as_str().unwrap_or("no description")
                 );
             }
+            self.events.push_back(answer);
         }
+    }
+
+    /// Writes the whole state of a stopped machine to a file (`migrate`), or reads it (`migrate-incoming`).
+    pub fn migrate(&mut self, command: &str, state: &Path, deadline: Duration) -> Result<()> {
+        let events = json!([{"capability": "events", "state": true}]);
+        self.execute("migrate-set-capabilities", json!({"capabilities": events}))?;
+        // The default is for networks, and counts by a clock that may be slowed.
+        self.execute(
+            "migrate-set-parameters",
+            json!({"max-bandwidth": 1u64 << 40}),
+        )?;
+        self.events.clear();
+        self.execute(command, json!({"uri": format!("file:{}", state.display())}))?;
+        let end = Instant::now() + deadline;
+        loop {
+            let event = self
+                .event(end)
+                .with_context(|| format!("waiting for QMP `{command}`"))?;
+            if event["event"] != "MIGRATION" {
+                continue;
+            }
+            match event["data"]["status"].as_str() {
+                Some("completed") => return Ok(()),
+                Some("failed" | "cancelled") => {
+                    let answer = self.execute("query-migrate", json!({}))?;
+                    let why = answer["error-desc"].as_str().unwrap_or("no description");
+                    bail!("QMP `{command}` of `{}`: {why}", state.display());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The next event, of those that were not looked at yet.
+    fn event(&mut self, end: Instant) -> Result<Value> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(event);
+        }
+        let rest = end.saturating_duration_since(Instant::now());
+        // Zero would mean no limit.
+        let socket = self.reader.get_ref();
+        socket.set_read_timeout(Some(rest.max(Duration::from_millis(1))))?;
+        let event = self.read();
+        self.reader
+            .get_ref()
+            .set_read_timeout(Some(ANSWER_WITHIN))?;
+        event
     }
 
     /// A picture of the guest's screen.
     pub fn screendump(&mut self, path: &Path) -> Result<()> {
         self.execute("screendump", json!({"filename": path, "format": "png"}))?;
         Ok(())
-    }
-
-    /// Runs a background job (`snapshot-save`, `snapshot-load`) to its end.
-    pub fn run_job(
-        &mut self,
-        command: &str,
-        mut arguments: Value,
-        deadline: Duration,
-    ) -> Result<()> {
-        let id = format!("firstlight-{command}");
-        arguments["job-id"] = json!(id);
-        self.execute(command, arguments)?;
-        let end = Instant::now() + deadline;
-        loop {
-            let jobs = self.execute("query-jobs", json!({}))?;
-            let job = jobs
-                .as_array()
-                .and_then(|jobs| jobs.iter().find(|job| job["id"] == id.as_str()));
-            let Some(job) = job else {
-                bail!("QMP `{command}`: its job is gone")
-            };
-            if job["status"] == "concluded" {
-                let error = job["error"].as_str().map(str::to_string);
-                self.execute("job-dismiss", json!({"id": id}))?;
-                return match error {
-                    Some(error) => bail!("QMP `{command}`: {error}"),
-                    None => Ok(()),
-                };
-            }
-            if Instant::now() > end {
-                bail!(
-                    "QMP `{command}`: still {} after {deadline:?}",
-                    job["status"]
-                );
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
     }
 
     fn read(&mut self) -> Result<Value> {

@@ -25,6 +25,9 @@ use crate::qmp::Qmp;
 use crate::run::Run;
 use crate::tools::tail;
 
+/// Writing or reading a machine's memory takes seconds; a disk under load, minutes.
+const STATE_DEADLINE: Duration = Duration::from_secs(600);
+
 /// A running machine.
 #[derive(Debug)]
 pub struct Vm {
@@ -52,6 +55,30 @@ impl Vm {
         accel: Accel,
         run: &Run,
         machine: &Machine,
+    ) -> Result<Self> {
+        let vm = Self::launch(host, accel, run, machine, false)?;
+        vm.go_on()?;
+        Ok(vm)
+    }
+
+    /// A machine as [`Self::save`] left it, with its disks as they were then; paused until [`Self::go_on`].
+    ///
+    /// Its journal has what the guest says from now on, and nothing from before.
+    pub fn restore(host: &Host, run: &Run, machine: &Machine, state: &Path) -> Result<Self> {
+        let context = || format!("restoring machine `{}`", machine.name);
+        let vm = Self::launch(host, host.accel(), run, machine, true).with_context(context)?;
+        vm.qmp(|qmp| qmp.migrate("migrate-incoming", state, STATE_DEADLINE))
+            .with_context(context)?;
+        Ok(vm)
+    }
+
+    /// QEMU with everything connected and the guest not running yet.
+    fn launch(
+        host: &Host,
+        accel: Accel,
+        run: &Run,
+        machine: &Machine,
+        incoming: bool,
     ) -> Result<Self> {
         let (name, folder) = new_folder(run.folder(), &machine.name)?;
         let sockets = run.sockets(&name)?;
@@ -82,6 +109,9 @@ impl Vm {
             .tools()
             .command("bin/qemu-system-x86_64", preload.as_deref());
         command.args(qemu::arguments(&machine, accel, host.tools(), &paths));
+        if incoming {
+            command.args(["-incoming", "defer"]);
+        }
         if preload.is_some() {
             command.envs(qemu::faketime(machine.pace));
         }
@@ -93,7 +123,7 @@ impl Vm {
             .stderr(errors);
         let mut process = Process(Some(command.spawn().context("starting QEMU")?));
 
-        let mut qmp = Qmp::new(process.accept(&qmp, &folder)?)
+        let qmp = Qmp::new(process.accept(&qmp, &folder)?)
             .map_err(|error| error.context(said(&folder)))?;
         let (journal, guest) = match reports {
             Some((journal, guest)) => (
@@ -105,7 +135,6 @@ impl Vm {
             ),
             None => (None, None),
         };
-        qmp.execute("cont", json!({}))?;
         let Some(child) = process.0.take() else {
             bail!("QEMU ended")
         };
@@ -171,11 +200,16 @@ impl Vm {
 
     /// Runs a shell script that must succeed; its stdout.
     pub fn ok(&self, script: &str) -> Result<String> {
-        let guest = self
+        self.ok_within(script, Duration::from_secs(120))
+    }
+
+    /// As `ok`, for scripts that take their time: `guest` is what a machine with KVM would need at most.
+    pub fn ok_within(&self, script: &str, guest: Duration) -> Result<String> {
+        let shell = self
             .guest
             .as_ref()
             .context("this machine was started without reports")?;
-        self.evidence(guest.ok(script, self.wall(Duration::from_secs(120))))
+        self.evidence(shell.ok(script, self.wall(guest)))
     }
 
     /// A guest's deadline on the wall clock of this host.
@@ -224,6 +258,27 @@ impl Vm {
         Ok(())
     }
 
+    /// Stops the guest's time, until [`Self::go_on`].
+    pub fn pause(&self) -> Result<()> {
+        self.qmp(|qmp| qmp.execute("stop", json!({})))
+            .context("pausing the machine")?;
+        Ok(())
+    }
+
+    /// Lets a paused guest run.
+    pub fn go_on(&self) -> Result<()> {
+        self.qmp(|qmp| qmp.execute("cont", json!({})))
+            .context("letting the machine run")?;
+        Ok(())
+    }
+
+    /// Writes memory and devices of a paused machine to `state`. Its disks belong to that: until [`Self::go_on`] QEMU
+    /// does not touch them, and they can be copied. On failure `state` may be there in part.
+    pub fn save(&self, state: &Path) -> Result<()> {
+        self.qmp(|qmp| qmp.migrate("migrate", state, STATE_DEADLINE))
+            .with_context(|| format!("saving machine `{}`", self.name))
+    }
+
     /// Plugs a disk into the running machine.
     pub fn plug_disk(&self, disk: &DiskFile) -> Result<()> {
         let format = if disk.format == DiskFormat::Raw {
@@ -250,7 +305,7 @@ impl Vm {
     }
 
     /// On failure adds what is needed to understand it: the console's end and a picture of the screen.
-    fn evidence<T>(&self, result: Result<T>) -> Result<T> {
+    pub(crate) fn evidence<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| {
             if self.is_running() {
                 let _ = self.qmp(|qmp| qmp.screendump(&self.folder.join("screen.png")));

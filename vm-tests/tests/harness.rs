@@ -5,10 +5,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
+use vm_tests::disk;
 use vm_tests::host::Host;
 use vm_tests::initrd::InitrdTest;
 use vm_tests::journal::Want;
-use vm_tests::qemu::{Boot, Machine};
+use vm_tests::net::Switch;
+use vm_tests::qemu::{Boot, DiskFormat, Machine};
 use vm_tests::run::Run;
 use vm_tests::vm::Vm;
 
@@ -124,12 +126,10 @@ fn small_debian(host: &Host, run: &Run) -> Result<vm_tests::qemu::DiskFile> {
     Ok(disk)
 }
 
-#[test]
-fn an_unmodified_system_reports_its_journal_and_takes_commands() -> Result<()> {
-    let Some(host) = Host::or_skip()? else {
-        return Ok(());
-    };
-    let run = Run::new("reports")?;
+/// "Startup finished", systemd's sd-messages.h.
+const STARTED: &str = "b07a249cd024414a82dd00cd181378ff";
+
+fn debian(host: &Host, run: &Run) -> Result<Machine> {
     let kernel = host.tools().kernel()?;
     let release = kernel
         .modules
@@ -142,16 +142,21 @@ fn an_unmodified_system_reports_its_journal_and_takes_commands() -> Result<()> {
         initrd: Some(host.tools().path(&format!("boot/initrd.img-{release}"))),
         append: "console=ttyS0 panic=1 root=/dev/vda rw systemd.unit=sysinit.target".into(),
     };
-    let machine = Machine {
-        disks: vec![small_debian(&host, &run)?],
+    Ok(Machine {
+        disks: vec![small_debian(host, run)?],
         memory_mib: 1024,
         ..Machine::new("debian", boot)
-    };
-    let vm = Vm::start(&host, &run, &machine)?;
+    })
+}
 
-    // "Startup finished", systemd's sd-messages.h.
-    let started = Want::id("b07a249cd024414a82dd00cd181378ff");
-    let record = vm.wait_for(&started, &[], Duration::from_secs(60))?;
+#[test]
+fn an_unmodified_system_reports_its_journal_and_takes_commands() -> Result<()> {
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let run = Run::new("reports")?;
+    let vm = Vm::start(&host, &run, &debian(&host, &run)?)?;
+    let record = vm.wait_for(&Want::id(STARTED), &[], Duration::from_secs(60))?;
     assert!(
         record.get("_BOOT_ID").is_some_and(|id| id.len() == 32),
         "{record:?}"
@@ -183,6 +188,74 @@ fn an_unmodified_system_reports_its_journal_and_takes_commands() -> Result<()> {
     let error = vm.run("true").expect_err("the machine is off");
     assert!(format!("{error:#}").contains("machine is off"), "{error:#}");
     drop(vm);
+    run.passed();
+    Ok(())
+}
+
+#[test]
+fn a_saved_machine_goes_on_again_and_again_where_it_was() -> Result<()> {
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let run = Run::new("restores")?;
+    let switch = Switch::start(&run)?;
+    let (port, peer) = (switch.port()?, switch.plug()?);
+    peer.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut machine = debian(&host, &run)?;
+    let image = machine.disks[0].path.clone();
+    machine.disks[0] = disk::overlay(&host, &run, "first", &image, DiskFormat::Raw)?;
+    // Slowed, as machines of a cluster are without KVM.
+    machine.pace = 0.5;
+    let nic = || vec![port.nic("52:54:00:00:07:63")];
+    machine.nics = nic();
+    let vm = Vm::start(&host, &run, &machine)?;
+    vm.wait_for(&Want::id(STARTED), &[], Duration::from_secs(60))?;
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    let id = vm.ok(&format!(
+        "echo memory >/run/kept; echo disk >/root/kept; (while :; do date >>/run/alive; sleep 1; done) >/dev/null 2>&1 & {boot}"
+    ))?;
+
+    let (state, saved) = (
+        run.folder().join("saved.state"),
+        run.folder().join("saved.qcow2"),
+    );
+    vm.pause()?;
+    vm.save(&state)?;
+    disk::save(&machine.disks[0], &saved)?;
+    // The one that was saved goes on too, and what it does is not in what was saved.
+    vm.go_on()?;
+    vm.ok("echo later >/root/kept; sync")?;
+    drop(vm);
+
+    let mut frame = [0; 2000];
+    for time in ["second", "third"] {
+        machine.disks[0].path = disk::overlay(&host, &run, time, &saved, DiskFormat::Qcow2)?.path;
+        machine.nics = nic();
+        peer.set_nonblocking(true)?;
+        while peer.recv(&mut frame).is_ok() {}
+        peer.set_nonblocking(false)?;
+        let vm = Vm::restore(&host, &run, &machine, &state)?;
+        vm.go_on()?;
+        assert_eq!(vm.ok("cat /run/kept /root/kept")?, "memory\ndisk\n");
+        assert_eq!(vm.ok(boot)?, id, "not a boot of its own");
+        vm.ok(": >/run/alive; echo changed >/root/kept; sync")?;
+        let before = std::time::Instant::now();
+        vm.ok("until [ $(wc -l </run/alive) -ge 2 ]; do sleep 0.2; done")?;
+        assert!(
+            before.elapsed() > Duration::from_secs(2),
+            "its clock is slowed as before"
+        );
+        // The journal goes on, in this harness's hands.
+        let id = "8a2f5d7e3c1b4e0f9d6a7c5b3e1f2d4c";
+        vm.ok(&format!(
+            "printf 'MESSAGE_ID={id}\nMESSAGE={time}\n' | logger --journald"
+        ))?;
+        let record = vm.wait_for(&Want::id(id), &[], Duration::from_secs(10))?;
+        assert_eq!(record.message(), time);
+        // And its cable is in: QEMU itself announces a machine that came from elsewhere.
+        peer.recv(&mut frame)?;
+        assert_eq!(frame[6..12], [0x52, 0x54, 0, 0, 7, 0x63]);
+    }
     run.passed();
     Ok(())
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::client::Client;
+use crate::status::Wait;
 
 /// A kind whose definition was just applied is served a little later; so is an apiserver that is still starting.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -16,14 +17,17 @@ const PAUSE: Duration = Duration::from_secs(1);
 type Kinds = BTreeMap<String, (String, bool)>;
 
 /// Applies objects in their order. Safe to run again: what is already so is not changed.
-pub fn apply(client: &Client, objects: &[Value], mut waiting: impl FnMut(&str, u64)) -> Result<()> {
+pub fn apply(
+    client: &Client,
+    objects: &[Value],
+    mut waiting: impl FnMut(&str, &Wait),
+) -> Result<()> {
     let mut known = BTreeMap::<String, Kinds>::new();
     for object in objects {
         let (version, kind, name) = identify(object)?;
         let end = Instant::now() + PATIENCE;
-        let mut tries = 0;
+        let mut wait = Wait::begin();
         loop {
-            tries += 1;
             let Err(error) = apply_one(client, object, &mut known) else {
                 break;
             };
@@ -31,7 +35,8 @@ pub fn apply(client: &Client, objects: &[Value], mut waiting: impl FnMut(&str, u
                 return Err(error.error)
                     .with_context(|| format!("applying {version} {kind} `{name}`"));
             }
-            waiting(&format!("{kind} `{name}`: {:#}", error.error), tries);
+            waiting(&format!("{kind} `{name}`: {:#}", error.error), &wait);
+            wait.again();
             known.remove(version);
             pause();
         }

@@ -21,6 +21,8 @@ use crate::system::files::Root;
 /// A slow machine's apiserver answers late; a dead one is noticed by the connection.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// The words for a connection that ended too soon.
+pub const CLOSED: &str = "connection closed before an answer";
 /// The server ends a watch after this; then it is asked again.
 const WATCH_SECONDS: u64 = 300;
 
@@ -77,6 +79,26 @@ impl Client {
     /// With the authority and client certificate of a kubeconfig, talking to `https://<endpoint>` whatever server the
     /// kubeconfig names: on the first boot of a master its domain may not answer yet.
     pub fn from_kubeconfig(root: &Root, path: &str, endpoint: &str) -> Result<Self> {
+        Self::with_kubeconfig(root, path, endpoint, ANSWER_WITHIN, None)
+    }
+
+    /// As [`Self::from_kubeconfig`], for one who asks many: a whole answer comes within this time, or none does.
+    pub fn from_kubeconfig_within(
+        root: &Root,
+        path: &str,
+        endpoint: &str,
+        within: Duration,
+    ) -> Result<Self> {
+        Self::with_kubeconfig(root, path, endpoint, within, Some(within))
+    }
+
+    fn with_kubeconfig(
+        root: &Root,
+        path: &str,
+        endpoint: &str,
+        answer_within: Duration,
+        all_within: Option<Duration>,
+    ) -> Result<Self> {
         let bytes = root
             .read(path)?
             .with_context(|| format!("`{path}` is missing"))?;
@@ -101,7 +123,8 @@ impl Client {
             authority,
             Some(ClientCert::new_with_certs(&chain, key)),
             endpoint,
-            ANSWER_WITHIN,
+            answer_within,
+            all_within,
         ))
     }
 
@@ -119,6 +142,7 @@ impl Client {
             None,
             endpoint,
             answer_within,
+            None,
         ))
     }
 
@@ -138,6 +162,7 @@ impl Client {
             endpoint,
             // What asks several masters in turn must not hang on one that is gone.
             Duration::from_secs(15),
+            None,
         ))
     }
 
@@ -146,6 +171,7 @@ impl Client {
         client: Option<ClientCert>,
         endpoint: &str,
         answer_within: Duration,
+        all_within: Option<Duration>,
     ) -> Self {
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::new_with_certs(&authority))
@@ -159,6 +185,7 @@ impl Client {
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_WITHIN.min(answer_within)))
             .timeout_recv_response(Some(answer_within))
+            .timeout_global(all_within)
             .build()
             .new_agent();
         Self {
@@ -253,10 +280,17 @@ fn read(mut response: Response<ureq::Body>) -> Result<Answer> {
 
 /// `io: Connection refused (os error 111)` says less than it could, at greater length.
 fn explain(error: &ureq::Error) -> anyhow::Error {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error {
+        ureq::Error::Io(error)
+            if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) =>
+        {
+            anyhow!(CLOSED)
+        }
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             anyhow!("connection refused")
         }
+        ureq::Error::Timeout(_) => anyhow!("no answer in time"),
         error => anyhow!("{error}"),
     }
 }

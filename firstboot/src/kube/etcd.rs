@@ -147,6 +147,20 @@ impl Etcd {
         self.call("promote", &json!({ "ID": id })).map(|_| ())
     }
 
+    /// Gives the member called `name` the one peer URL `peer`, unless it has it.
+    pub fn set_peer(&self, name: &str, peer: &str) -> Result<()> {
+        let members = self.members()?;
+        let member = members
+            .iter()
+            .find(|member| member.name == name)
+            .with_context(|| format!("none of its members is called {name}"))?;
+        if member.peers == [peer] {
+            return Ok(());
+        }
+        self.call("update", &json!({ "ID": member.id, "peerURLs": [peer] }))
+            .map(|_| ())
+    }
+
     pub fn remove(&self, id: &str) -> Result<()> {
         self.call("remove", &json!({ "ID": id })).map(|_| ())
     }

@@ -67,12 +67,12 @@ pub fn hold(
         match step(&client, own, &mut seen) {
             Ok(None) => break,
             Ok(Some(holder)) => {
-                let target = format!("its turn to join, at {}", client.base());
-                report.waiting(&target, &holder, backoff.tries());
+                let target = format!("its turn to join, by the lease {NAME} at {}", client.base());
+                report.waiting(&target, &holder, backoff.wait());
             }
             Err(error) => {
-                let target = format!("lease {NAME} at {}", client.base());
-                report.waiting(&target, &format!("{error:#}"), backoff.tries());
+                let target = format!("its turn to join, by the lease {NAME} at {}", client.base());
+                report.waiting(&target, &format!("{error:#}"), backoff.wait());
                 backoff.pause();
                 client = connect(report)?;
                 continue;
@@ -80,6 +80,7 @@ pub fn hold(
         }
         backoff.pause();
     }
+    report.waited();
     let (stop, stopped) = channel();
     let own = own.to_owned();
     let renewing = thread::spawn(move || renew(&client, &own, &stopped));

@@ -25,6 +25,7 @@ use userdata::node::{Master, NodeFile};
 use super::{Step, kubeadm_config};
 use crate::kube::client::Client;
 use crate::report::Reporter;
+use crate::status::Wait;
 use crate::system::files::{Attributes, Root};
 use crate::system::{command, machine, systemd};
 
@@ -286,15 +287,17 @@ pub fn wait_for_apiserver(client: &Client, report: &mut Reporter) -> Result<()> 
 
 /// Asks once a second until there is an answer: a server that does not listen yet sends no events.
 fn wait(endpoint: &str, report: &mut Reporter, mut ask: impl FnMut() -> Result<()>) {
-    for tries in 1.. {
-        let Err(error) = ask() else { return };
-        report.waiting(endpoint, &format!("{error:#}"), tries);
+    let mut wait = Wait::begin();
+    while let Err(error) = ask() {
+        report.waiting(endpoint, &format!("{error:#}"), &wait);
+        wait.again();
         #[allow(
             clippy::disallowed_methods,
             reason = "nothing tells us when a server starts to listen"
         )]
         thread::sleep(Duration::from_secs(1));
     }
+    report.waited();
 }
 
 /// An address and port as they stand in a URL.
@@ -377,11 +380,12 @@ mod tests {
     fn a_stranger_on_a_masters_port_is_not_this_cluster() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = listener.local_addr().unwrap().to_string();
-        // Answers, but not as TLS.
+        // Answers, but not as TLS: once to see whether somebody listens, once to ask.
         let stranger = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut hello = [0; 64];
-            let _ = stream.read(&mut hello);
+            for stream in listener.incoming().take(2) {
+                let mut hello = [0; 64];
+                let _ = stream.unwrap().read(&mut hello);
+            }
         });
         let (_dir, init) = step(&[("m1", endpoint)]);
         let certified = some_authority();

@@ -23,6 +23,7 @@ use super::ipvs::Ipvs;
 use super::{Step, kubeadm_config, mark};
 use crate::kube::client::Client;
 use crate::report::Reporter;
+use crate::status::Wait;
 use crate::system::files::Root;
 use crate::system::{command, systemd};
 
@@ -92,18 +93,32 @@ impl Joiner {
             .map(|(_, endpoint)| endpoint.as_str())
             .collect();
         let target = format!("an apiserver of {}", names.join(", "));
+        // Once, and not at each try: a machine that waits for hours costs next to nothing.
+        let mut clients = self
+            .others
+            .iter()
+            .map(|(_, endpoint)| Client::from_kubeconfig(&self.root, kubeconfig, endpoint))
+            .collect::<Result<Vec<_>>>()?;
         loop {
             let mut answers = Vec::new();
-            for (master, endpoint) in &self.others {
-                let client = Client::from_kubeconfig(&self.root, kubeconfig, endpoint)?;
-                let said = match client.get("/readyz") {
-                    Ok(answer) if answer.status == 200 => return Ok((master, client)),
-                    Ok(answer) => answer.say(),
-                    Err(error) => format!("{error:#}"),
-                };
-                answers.push(format!("{} ({endpoint}) says {said}", master.name));
+            let ready =
+                clients
+                    .iter()
+                    .zip(&self.others)
+                    .position(|(client, (master, endpoint))| {
+                        let said = match client.get("/readyz") {
+                            Ok(answer) if answer.status == 200 => return true,
+                            Ok(answer) => answer.say(),
+                            Err(error) => format!("{error:#}"),
+                        };
+                        answers.push(format!("{} ({endpoint}) says {said}", master.name));
+                        false
+                    });
+            if let Some(at) = ready {
+                report.waited();
+                return Ok((&self.others[at].0, clients.swap_remove(at)));
             }
-            report.waiting(&target, &answers.join("; "), backoff.tries());
+            report.waiting(&target, &answers.join("; "), backoff.wait());
             backoff.pause();
         }
     }
@@ -138,9 +153,10 @@ impl Joiner {
                 break;
             };
             let target = format!("the cluster at {}", client.base());
-            report.waiting(&target, &format!("{error:#}"), backoff.tries());
+            report.waiting(&target, &format!("{error:#}"), backoff.wait());
             backoff.pause();
         }
+        report.waited();
         report.kubeadm_started();
         if let Err(error) = kubeadm_join(skipped) {
             // kubeadm stops kubelet before it writes and starts it after: one that runs has whole files.
@@ -214,15 +230,16 @@ pub fn kubeadm_join(skipped: &[&str]) -> Result<()> {
 pub fn wait(target: &str, seed: &str, report: &mut Reporter, mut ask: impl FnMut() -> Result<()>) {
     let mut backoff = Backoff::new(seed);
     while let Err(error) = ask() {
-        report.waiting(target, &format!("{error:#}"), backoff.tries());
+        report.waiting(target, &format!("{error:#}"), backoff.wait());
         backoff.pause();
     }
+    report.waited();
 }
 
 /// Pauses between one and two seconds, never the same, so that machines switched on together do not ask together.
 #[derive(Debug)]
 pub struct Backoff {
-    tries: u64,
+    wait: Wait,
     state: u64,
 }
 
@@ -233,15 +250,17 @@ impl Backoff {
         let state = seed.bytes().fold(clock | 1, |hash, byte| {
             hash.wrapping_mul(31).wrapping_add(byte.into())
         });
-        Self { tries: 1, state }
+        let wait = Wait::begin();
+        Self { wait, state }
     }
 
-    pub fn tries(&self) -> u64 {
-        self.tries
+    /// Since when, and how often.
+    pub fn wait(&self) -> &Wait {
+        &self.wait
     }
 
     pub fn pause(&mut self) {
-        self.tries += 1;
+        self.wait.again();
         // Knuth's MMIX generator: only to spread the machines.
         self.state = self
             .state

@@ -31,8 +31,8 @@ const MANIFESTS: &str = "/etc/kubernetes/manifests";
 const ETCD_DATA: &str = "/var/lib/etcd";
 const ETCD_ASIDE: &str = "/var/lib/firstlight/etcd-unfinished";
 const ETCD_CONFIG: &str = "/var/lib/firstlight/kubeadm-etcd.yaml";
-const ETCD_CLIENT_PORT: u16 = 2379;
-const ETCD_PEER_PORT: u16 = 2380;
+pub(super) const ETCD_CLIENT_PORT: u16 = 2379;
+pub(super) const ETCD_PEER_PORT: u16 = 2380;
 /// Our etcd has a vote, or is about to get it: from now on the cluster may need its data.
 const VOTES_MARK: &str = "/var/lib/firstlight/etcd-votes";
 
@@ -141,18 +141,25 @@ impl JoinControlPlane {
     /// Until this host's etcd has a vote.
     fn join_etcd(&self, report: &mut Reporter) -> Result<()> {
         let mut backoff = Backoff::new(&self.own.name);
+        let others: Vec<_> = self
+            .joiner
+            .others
+            .iter()
+            .map(|(master, _)| endpoint(master.address, ETCD_CLIENT_PORT))
+            .collect();
+        let target = format!("its vote among the etcd members, by {}", others.join(", "));
         // A member that was just added takes its time to start, and is not to be taken for one that was left behind.
         let mut added = false;
         loop {
-            match self.join_etcd_once(&mut added) {
-                Ok(None) => return Ok(()),
-                Ok(Some(why)) => {
-                    report.waiting("its turn among the etcd members", &why, backoff.tries());
+            let why = match self.join_etcd_once(&mut added) {
+                Ok(None) => {
+                    report.waited();
+                    return Ok(());
                 }
-                Err(error) => {
-                    report.waiting("the cluster's etcd", &format!("{error:#}"), backoff.tries());
-                }
-            }
+                Ok(Some(why)) => why,
+                Err(error) => format!("{error:#}"),
+            };
+            report.waiting(&target, &why, backoff.wait());
             backoff.pause();
         }
     }

@@ -18,6 +18,10 @@ use crate::system::files::{Attributes, Root};
 
 const PATH: &str = "/etc/kubernetes/manifests/lvscare.yaml";
 const PROGRAM: &str = "/usr/bin/lvscare";
+/// By which it asks the cluster for its apiservers: a static pod can have no service account.
+const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
+/// Where it remembers them.
+const CACHE: &str = "/var/lib/lvscare";
 /// lvscare's own default.
 const STATUS_PORT: u16 = 10354;
 
@@ -56,9 +60,14 @@ fn pod(node: &NodeFile, image: &ImageFile) -> Result<Value> {
                 "image": image.pause_image,
                 "imagePullPolicy": "Never",
                 "command": command,
-                // IPVS, routes, closing the sockets of others, and `net.ipv4.vs` in a writable `/proc/sys`.
-                "securityContext": { "privileged": true },
-                "resources": { "requests": { "cpu": "10m", "memory": "8Mi" } },
+                // IPVS, routes and the closing of others' sockets need this one; `net.ipv4.vs` the image has set.
+                "securityContext": {
+                    "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
+                    "allowPrivilegeEscalation": false,
+                    "readOnlyRootFilesystem": true,
+                    "seccompProfile": { "type": "RuntimeDefault" },
+                },
+                "resources": { "requests": { "cpu": "5m", "memory": "8Mi" }, "limits": { "memory": "32Mi" } },
                 "livenessProbe": {
                     "httpGet": { "host": "127.0.0.1", "port": STATUS_PORT, "path": "/livez", "scheme": "HTTP" },
                     "initialDelaySeconds": 30,
@@ -69,11 +78,15 @@ fn pod(node: &NodeFile, image: &ImageFile) -> Result<Value> {
                 "volumeMounts": [
                     { "name": "program", "mountPath": PROGRAM, "readOnly": true },
                     { "name": "authority", "mountPath": ipvs::AUTHORITY, "readOnly": true },
+                    { "name": "kubeconfig", "mountPath": KUBELET_CONF, "readOnly": true },
+                    { "name": "cache", "mountPath": CACHE },
                 ],
             }],
             "volumes": [
                 { "name": "program", "hostPath": { "path": PROGRAM, "type": "File" } },
                 { "name": "authority", "hostPath": { "path": ipvs::AUTHORITY, "type": "File" } },
+                { "name": "kubeconfig", "hostPath": { "path": KUBELET_CONF, "type": "File" } },
+                { "name": "cache", "hostPath": { "path": CACHE, "type": "DirectoryOrCreate" } },
             ],
         },
     }))

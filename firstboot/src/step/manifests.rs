@@ -39,6 +39,7 @@ impl Manifests {
         let mut files = root.list(&directory)?;
         files.retain(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
         let mut objects = vec![node_certificate_renewal()];
+        objects.extend(apiservers_for_nodes());
         for name in &files {
             let path = format!("{directory}/{name}");
             let text = String::from_utf8(root.read(&path)?.unwrap_or_default())
@@ -93,10 +94,11 @@ impl Step for Manifests {
         let client =
             Client::from_kubeconfig(&self.root, "/etc/kubernetes/admin.conf", &self.endpoint)?;
         wait_for_apiserver(&client, report)?;
-        let target = client.base().to_owned();
-        apply::apply(&client, &self.objects, |answer, tries| {
-            report.waiting(&target, answer, tries);
+        let target = format!("apiserver {}", client.base());
+        apply::apply(&client, &self.objects, |answer, wait| {
+            report.waiting(&target, answer, wait);
         })?;
+        report.waited();
         self.root.write(
             APPLIED_MARK,
             self.digest.as_bytes(),
@@ -123,4 +125,38 @@ fn node_certificate_renewal() -> Value {
         },
         "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes" }],
     })
+}
+
+/// Lets lvscare, which runs as its node's kubelet, see where the apiservers are: that one slice, and nothing else.
+fn apiservers_for_nodes() -> [Value; 2] {
+    const GROUP: &str = "rbac.authorization.k8s.io";
+    let metadata = json!({ "name": "firstlight:apiservers", "namespace": "default" });
+    [
+        json!({
+            "apiVersion": format!("{GROUP}/v1"),
+            "kind": "Role",
+            "metadata": metadata,
+            "rules": [
+                {
+                    "apiGroups": ["discovery.k8s.io"],
+                    "resources": ["endpointslices"],
+                    "resourceNames": ["kubernetes"],
+                    "verbs": ["get", "list", "watch"],
+                },
+                {
+                    "apiGroups": [""],
+                    "resources": ["endpoints"],
+                    "resourceNames": ["kubernetes"],
+                    "verbs": ["get"],
+                },
+            ],
+        }),
+        json!({
+            "apiVersion": format!("{GROUP}/v1"),
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": { "apiGroup": GROUP, "kind": "Role", "name": "firstlight:apiservers" },
+            "subjects": [{ "apiGroup": GROUP, "kind": "Group", "name": "system:nodes" }],
+        }),
+    ]
 }

@@ -3,6 +3,7 @@
 //! To add one: a type with [`Step`] in a file here; a line in the role lists of `plan.rs`; its line in `tests/plan.rs`'s
 //! snapshots. It asks the machine whether it is done, and may be cut off at any point of `apply`.
 
+pub mod address;
 pub mod addresses;
 pub mod files;
 pub mod hooks;

@@ -12,6 +12,7 @@ use super::Step;
 use super::init::{endpoint, wait_for_apiserver};
 use crate::kube::client::Client;
 use crate::report::Reporter;
+use crate::status::Wait;
 use crate::system::files::Root;
 use crate::system::machine;
 
@@ -72,12 +73,13 @@ impl Step for NodeReady {
         let boot = machine::boot_id();
         let target = format!("node {} at {}", self.name, client.base());
         let query = format!("fieldSelector=metadata.name%3D{}", self.name);
-        for tries in 1.. {
+        let mut wait = Wait::begin();
+        loop {
             let ended = client.watch("/api/v1/nodes", &query, |node| {
                 match obstacle(node, boot.as_deref()) {
                     None => Some(()),
                     Some(obstacle) => {
-                        report.waiting(&target, &obstacle, tries);
+                        report.waiting(&target, &obstacle, &wait);
                         None
                     }
                 }
@@ -87,7 +89,7 @@ impl Step for NodeReady {
                 // The server's limit for a watch: simply the next one.
                 Ok(None) => {}
                 Err(error) => {
-                    report.waiting(&target, &format!("{error:#}"), tries);
+                    report.waiting(&target, &format!("{error:#}"), &wait);
                     #[allow(
                         clippy::disallowed_methods,
                         reason = "a server that is away sends no events"
@@ -95,8 +97,8 @@ impl Step for NodeReady {
                     thread::sleep(Duration::from_secs(1));
                 }
             }
+            wait.again();
         }
-        Ok(())
     }
 
     fn is_lasting(&self) -> bool {

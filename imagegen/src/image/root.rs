@@ -87,12 +87,23 @@ const FILES: &[(&str, u32, &str)] = &[
         0o644,
         include_str!("../../../firstboot/firstboot.service"),
     ),
+    (
+        "usr/lib/systemd/system/firstboot-status.socket",
+        0o644,
+        include_str!("../../../firstboot/firstboot-status.socket"),
+    ),
+    (
+        "usr/lib/systemd/system/firstboot-status@.service",
+        0o644,
+        include_str!("../../../firstboot/firstboot-status@.service"),
+    ),
 ];
 
 /// Units that start by themselves. kubelet is not among them: firstboot starts it once it is configured.
 const ENABLED: &[(&str, &str)] = &[
     ("multi-user.target", "firstboot.service"),
     ("multi-user.target", "containerd.service"),
+    ("sockets.target", "firstboot-status.socket"),
     ("multi-user.target", "systemd-networkd.service"),
 ];
 

@@ -14,6 +14,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use userdata::node::Role;
+#[cfg(doc)]
+use userdata::paths::{STATUS_CERTIFICATE, STATUS_KEY};
 
 use crate::plan::{ClusterPlan, HostPlan};
 
@@ -67,6 +69,8 @@ pub enum Names {
     None,
     Apiserver,
     Etcd,
+    /// The host's own, and no other's.
+    Host,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -82,6 +86,8 @@ pub enum Usage {
 pub enum Place {
     /// `/etc/kubernetes/pki/<0>.crt` and `.key`.
     Files(&'static str),
+    /// [`STATUS_CERTIFICATE`] and [`STATUS_KEY`], which are firstboot's and nothing of kubeadm's.
+    Status,
     /// `/etc/kubernetes/<0>`, a kubeconfig for the control plane's endpoint.
     Endpoint(&'static str),
     /// `/etc/kubernetes/<0>`, a kubeconfig for the apiserver on the same host.
@@ -102,13 +108,15 @@ impl Holders {
 
 use Holders::{Everyone, Masters};
 use Issuer::{Cluster, Etcd, FrontProxy};
-use Place::{Endpoint, Files, Local};
+use Place::{Endpoint, Files, Local, Status};
 
 const MASTERS_GROUP: Option<&str> = Some("system:masters");
 const NODES_GROUP: Option<&str> = Some("system:nodes");
+/// A group that Kubernetes gives no rights to.
+const STATUS_GROUP: Option<&str> = Some("firstlight:status");
 
 #[rustfmt::skip]
-pub const LEAVES: [LeafRow; 11] = [
+pub const LEAVES: [LeafRow; 12] = [
     LeafRow { name: "apiserver",                issuer: Cluster,    common_name: "kube-apiserver",                 organization: None,          names: Names::Apiserver, usage: Usage::Server, place: Files("apiserver"),                holders: Masters },
     LeafRow { name: "apiserver-kubelet-client", issuer: Cluster,    common_name: "kube-apiserver-kubelet-client",  organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("apiserver-kubelet-client"), holders: Masters },
     LeafRow { name: "front-proxy-client",       issuer: FrontProxy, common_name: "front-proxy-client",             organization: None,          names: Names::None,      usage: Usage::Client, place: Files("front-proxy-client"),       holders: Masters },
@@ -120,6 +128,8 @@ pub const LEAVES: [LeafRow; 11] = [
     LeafRow { name: "controller-manager",       issuer: Cluster,    common_name: "system:kube-controller-manager", organization: None,          names: Names::None,      usage: Usage::Client, place: Local("controller-manager.conf"),  holders: Masters },
     LeafRow { name: "scheduler",                issuer: Cluster,    common_name: "system:kube-scheduler",          organization: None,          names: Names::None,      usage: Usage::Client, place: Local("scheduler.conf"),           holders: Masters },
     LeafRow { name: KUBELET,                    issuer: Cluster,    common_name: "system:node:<host>",             organization: NODES_GROUP,   names: Names::None,      usage: Usage::Client, place: Endpoint("kubelet.conf"),          holders: Everyone },
+    // Serves only, so that it opens nothing: whoever asks shows an administrator's certificate, which no node has.
+    LeafRow { name: "status",                   issuer: Cluster,    common_name: "<host>",                         organization: STATUS_GROUP,  names: Names::Host,      usage: Usage::Server, place: Status,                            holders: Everyone },
 ];
 
 /// The administrator's certificate: one per master, and one for the output folder's `admin.conf`.
@@ -153,6 +163,11 @@ impl LeafRow {
                 ips.extend(loopback());
                 (dns, ips)
             }
+            // Not the loopback addresses: a node's authority-signed certificate is for nobody but this host.
+            Names::Host => (
+                vec![host.name.clone(), plan.fqdn(host)],
+                host.ips().collect(),
+            ),
         };
         Specification {
             issuer: self.issuer,

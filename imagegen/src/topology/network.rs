@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use userdata::node::Apiserver;
+use userdata::paths::STATUS_PORT;
 
 use super::findings::Findings;
 use super::value::{self, Refusal};
@@ -17,12 +18,13 @@ const PODS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
 /// kubeadm's own default is a `/12`, which would hold the VIP.
 const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 
-/// Ports that a master's own parts listen on (kubeadm `app/constants`, kubelet, kube-proxy, sshd).
-const TAKEN: [(u16, &str); 11] = [
+/// Ports that a master's own parts listen on (kubeadm `app/constants`, kubelet, kube-proxy, sshd, ours).
+const TAKEN: [(u16, &str); 12] = [
     (22, "sshd"),
     (2379, "etcd"),
     (2380, "etcd"),
     (2381, "etcd"),
+    (STATUS_PORT, "firstboot's status"),
     (10248, "kubelet"),
     (10249, "kube-proxy"),
     (10250, "kubelet"),

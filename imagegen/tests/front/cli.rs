@@ -265,7 +265,7 @@ fn schema_names_every_key_and_plan_every_host() {
     assert_eq!(roles, ["master0", "master", "master", "node"]);
     assert_eq!(
         plan["hosts"][3]["secrets"],
-        serde_json::json!(["kubelet.conf"])
+        serde_json::json!(["kubelet.conf", "status.key"])
     );
     assert_eq!(work.names(), ["cluster.yaml"], "plan makes nothing");
 }

@@ -240,7 +240,47 @@ fn each_kubeconfig_names_its_user_and_server() {
 }
 
 #[test]
-fn a_node_gets_its_kubelet_certificate_and_the_authoritys_certificate_and_no_more() {
+fn a_status_certificate_serves_its_own_host_and_is_nobodys_identity() {
+    let work = Work::new();
+    work.userdata();
+    for (host, own, other) in [
+        ("m0", "192.168.7.10", "192.168.7.11"),
+        ("n0", "192.168.7.20", "10.103.97.2"),
+    ] {
+        let etc = work.unpack(host).join("etc");
+        let verify = |more: &[&str]| {
+            let fixed = ["verify", "-x509_strict", "-CAfile", "kubernetes/pki/ca.crt"];
+            let args = [&fixed[..], more, &["firstlight/status.crt"]].concat();
+            openssl(&args, &etc).0
+        };
+        let fqdn = format!("{host}.prod.internal");
+        for more in [
+            ["-purpose", "sslserver"],
+            ["-verify_ip", own],
+            ["-verify_hostname", host],
+            ["-verify_hostname", &fqdn],
+        ] {
+            assert!(verify(&more), "{host}: {more:?}");
+        }
+        for more in [
+            ["-purpose", "sslclient"],
+            ["-verify_ip", other],
+            ["-verify_ip", "127.0.0.1"],
+            ["-verify_hostname", "apiserver.cluster.local"],
+        ] {
+            assert!(!verify(&more), "{host}: {more:?}");
+        }
+        let (certificate, key) = ("firstlight/status.crt", "firstlight/status.key");
+        assert_eq!(
+            openssl(&["x509", "-in", certificate, "-noout", "-pubkey"], &etc),
+            openssl(&["pkey", "-in", key, "-pubout"], &etc),
+            "{host}"
+        );
+    }
+}
+
+#[test]
+fn a_node_gets_its_own_certificates_and_the_authoritys_and_no_more() {
     let work = Work::new();
     work.userdata();
     let root = work.unpack("n0");
@@ -256,6 +296,8 @@ fn a_node_gets_its_kubelet_certificate_and_the_authoritys_certificate_and_no_mor
     files.sort();
     let wanted = [
         "etc/firstlight/node.yaml",
+        "etc/firstlight/status.crt",
+        "etc/firstlight/status.key",
         "etc/kubernetes/discovery.conf",
         "etc/kubernetes/kubelet.conf",
         "etc/kubernetes/pki/ca.crt",

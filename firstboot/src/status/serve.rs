@@ -1,0 +1,246 @@
+//! `firstboot serve-status`: tells one asker this machine's status, and ends.
+//!
+//! systemd accepts the connection (`firstboot-status.socket`) and starts this for it: nothing runs, and nothing is held in
+//! memory, until somebody asks. HTTP, so that `curl --cert` works, but only as much as that takes: the first line of one
+//! request is looked at, and one answer closes the connection.
+//!
+//! Who may ask: whoever may administer the cluster, by a certificate of its authority for the group `system:masters`. Every
+//! master has one, and so has the `admin.conf` of the building machine. A node has none: what other hosts wait for and
+//! why they failed is nothing that it needs.
+
+use std::io::{self, Read, Write, stdin};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, Stream};
+use serde_json::json;
+use userdata::paths::{STATUS_CERTIFICATE, STATUS_KEY};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::Told;
+use crate::system::files::Root;
+
+/// For all of it: a slow machine on a slow line is done in a second.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Ours has 100 bytes, curl's has 90.
+const REQUEST_LIMIT: usize = 4096;
+const READERS: &str = "system:masters";
+const AUTHORITY: &str = "/etc/kubernetes/pki/ca.crt";
+
+/// Answers on standard input, where systemd puts the connection.
+pub fn run(root: &Root) -> Result<()> {
+    let connection = stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("taking the connection from standard input")?;
+    let stream = TcpStream::from(connection);
+    let peer = stream
+        .peer_addr()
+        .context("standard input is no connection; firstboot-status.socket starts this program")?;
+    let config = config(root)?;
+    // What an asker does wrong is not this service's failure.
+    match answer(stream, config, root) {
+        Ok(None) => {}
+        Ok(Some(refused)) => log::warn!("told {peer} nothing: {refused}"),
+        Err(error) => log::warn!("telling {peer} the status: {error:#}"),
+    }
+    Ok(())
+}
+
+/// The status certificate for those who ask, the cluster's authority for their certificates.
+fn config(root: &Root) -> Result<Arc<ServerConfig>> {
+    let certificate = material(root, "certificate", STATUS_CERTIFICATE)?;
+    let key = material(root, "key", STATUS_KEY)?;
+    let mut authority = RootCertStore::empty();
+    for one in certificates(&material(root, "authority", AUTHORITY)?)? {
+        authority.add(one).context("taking the authority")?;
+    }
+    // The error of a bad key may quote it.
+    let key = PrivateKeyDer::from_pem_slice(&key)
+        .map_err(|_| anyhow!("`{STATUS_KEY}` is not a private key in PEM"))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let askers = WebPkiClientVerifier::builder_with_provider(authority.into(), provider.clone())
+        .build()
+        .context("taking the authority")?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .context("choosing TLS 1.3")?
+        .with_client_cert_verifier(askers)
+        .with_single_cert(certificates(&certificate)?, key)
+        .with_context(|| format!("using `{STATUS_CERTIFICATE}`"))?;
+    // Nobody comes back to the same process.
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// systemd hands the files over as credentials, because this process may not read the key itself; on a directory they lie
+/// where the document put them.
+fn material(root: &Root, credential: &str, path: &str) -> Result<Vec<u8>> {
+    let found = match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(folder) if root.is_machine() => Root::new(folder).read(credential)?,
+        _ => root.read(path)?,
+    };
+    found.with_context(|| format!("`{path}` is missing: the document did not bring it"))
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| anyhow!("reading a certificate: {error}"))
+}
+
+/// `Some`: why the asker got an error instead of the status.
+fn answer(stream: TcpStream, config: Arc<ServerConfig>, root: &Root) -> Result<Option<String>> {
+    let mut stream = Timed {
+        stream,
+        until: Instant::now() + DEADLINE,
+    };
+    let mut connection = ServerConnection::new(config).context("starting TLS")?;
+    // To the end of the handshake: who asks is known then.
+    connection
+        .complete_io(&mut stream)
+        .context("agreeing on TLS")?;
+    let asker = connection
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .context("no certificate")?
+        .to_vec();
+    let mut tls = Stream::new(&mut connection, &mut stream);
+    let request = head(&mut tls).context("reading the request")?;
+    let (status, body, refused) = decide(&asker, &request, root)?;
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    tls.write_all(&[head.as_bytes(), body.as_bytes()].concat())
+        .context("answering")?;
+    connection.send_close_notify();
+    connection.complete_io(&mut stream).context("answering")?;
+    Ok(refused)
+}
+
+/// Status line, body, and what is wrong with the asker.
+fn decide(
+    asker: &[u8],
+    request: &[u8],
+    root: &Root,
+) -> Result<(&'static str, String, Option<String>)> {
+    let refuse = |status, message: String| {
+        let body = json!({ "message": message }).to_string() + "\n";
+        Ok((status, body, Some(message)))
+    };
+    let (_, certificate) = X509Certificate::from_der(asker).context("reading its certificate")?;
+    let subject = certificate.subject();
+    if !subject
+        .iter_organization()
+        .any(|group| group.as_str() == Ok(READERS))
+    {
+        return refuse(
+            "403 Forbidden",
+            format!("`{subject}` is not of the group {READERS}"),
+        );
+    }
+    if !request.starts_with(b"GET /status ") {
+        return refuse("404 Not Found", "there is only GET /status".to_owned());
+    }
+    match Told::read(root)? {
+        Some(told) => {
+            let body = serde_json::to_string(&told).context("writing the status")? + "\n";
+            Ok(("200 OK", body, None))
+        }
+        None => refuse(
+            "503 Service Unavailable",
+            "firstboot has not said anything yet".to_owned(),
+        ),
+    }
+}
+
+/// A request until its empty line.
+fn head(from: &mut impl Read) -> io::Result<Vec<u8>> {
+    let (mut head, mut part) = (Vec::new(), [0; 512]);
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        if head.len() > REQUEST_LIMIT {
+            return Err(io::Error::other("it is too long"));
+        }
+        match from.read(&mut part)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => head.extend_from_slice(&part[..count]),
+        }
+    }
+    Ok(head)
+}
+
+/// A connection that has until a moment, however slowly the other side sends or reads.
+struct Timed {
+    stream: TcpStream,
+    until: Instant,
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(Some(left))
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(bytes)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn an_asker_who_says_nothing_is_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _asker = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut stream = Timed {
+            stream: listener.accept().unwrap().0,
+            until: Instant::now() + Duration::from_millis(50),
+        };
+        let error = head(&mut stream).unwrap_err();
+        assert!(
+            matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            ),
+            "{error}"
+        );
+        let error = stream.write(b"too late").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_request_ends_at_its_empty_line_and_has_a_size() {
+        let request = b"GET /status HTTP/1.1\r\nHost: m0\r\n\r\n";
+        assert_eq!(head(&mut &request[..]).unwrap(), request);
+        assert!(head(&mut &request[..20]).is_err());
+        assert!(head(&mut io::repeat(b'a')).is_err());
+    }
+}

@@ -1,0 +1,339 @@
+//! The status over the network: the real program, given connections as systemd gives them, asked by itself.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use assert_cmd::cargo::cargo_bin;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use firstboot::kube::client::{Answer, Client};
+use firstboot::system::files::Root;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use userdata::paths::STATUS_PORT;
+
+const WITHIN: Duration = Duration::from_secs(20);
+
+struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "kubernetes");
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        Self {
+            certificate,
+            issuer,
+        }
+    }
+
+    fn sign(&self, group: &str, usage: ExtendedKeyUsagePurpose, ip: Option<IpAddr>) -> [String; 2] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "one");
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
+        params.extended_key_usages = vec![usage];
+        params.subject_alt_names = ip.map(SanType::IpAddress).into_iter().collect();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        [certificate, key.serialize_pem()]
+    }
+
+    /// `admin.conf` below `root`, for a certificate of `signer`.
+    fn kubeconfig(&self, root: &Path, signer: &Authority, group: &str) {
+        let [certificate, key] = signer.sign(group, ExtendedKeyUsagePurpose::ClientAuth, None);
+        let data = |text: &str| BASE64_STANDARD.encode(text);
+        let text = format!(
+            "clusters: [{{cluster: {{certificate-authority-data: {}}}}}]\n\
+             users: [{{user: {{client-certificate-data: {}, client-key-data: {}}}}}]\n",
+            data(&self.certificate),
+            data(&certificate),
+            data(&key)
+        );
+        put(root, "etc/kubernetes/admin.conf", &text);
+    }
+}
+
+fn put(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn put_status(root: &Path, status: &Value) {
+    put(root, "run/firstlight/status.json", &status.to_string());
+}
+
+/// An address of this machine that no other test has, in this process or another.
+fn address() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., a, b] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, a, b, NEXT.fetch_add(1, Ordering::Relaxed)).into()
+}
+
+/// What systemd does for `firstboot-status.socket`: a program for each connection, which is its standard input.
+fn serve(authority: &Authority, status: &Value) -> (IpAddr, TempDir) {
+    let (address, dir) = (address(), TempDir::new().unwrap());
+    let [certificate, key] = authority.sign(
+        "firstlight:status",
+        ExtendedKeyUsagePurpose::ServerAuth,
+        Some(address),
+    );
+    put(dir.path(), "etc/firstlight/status.crt", &certificate);
+    put(dir.path(), "etc/firstlight/status.key", &key);
+    put(
+        dir.path(),
+        "etc/kubernetes/pki/ca.crt",
+        &authority.certificate,
+    );
+    put_status(dir.path(), status);
+    let (root, listener) = (
+        dir.path().to_owned(),
+        TcpListener::bind((address, STATUS_PORT)).unwrap(),
+    );
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut program = Command::new(cargo_bin!("firstboot"))
+                .args(["serve-status", "--root"])
+                .arg(&root)
+                .stdin(Stdio::from(OwnedFd::from(stream.unwrap())))
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            thread::spawn(move || assert!(program.wait().unwrap().success()));
+        }
+    });
+    (address, dir)
+}
+
+fn ready() -> Value {
+    json!({ "phase": "ready", "step_number": 11, "step_count": 11, "since": 0 })
+}
+
+fn ask(at: IpAddr, root: &Path, path: &str) -> anyhow::Result<Answer> {
+    let endpoint = format!("{at}:{STATUS_PORT}");
+    let root = Root::new(root);
+    Client::from_kubeconfig_within(&root, "/etc/kubernetes/admin.conf", &endpoint, WITHIN)?
+        .get(path)
+}
+
+#[test]
+fn an_administrator_of_this_cluster_is_told_and_nobody_else() {
+    let (ours, other) = (Authority::new(), Authority::new());
+    let (address, _dir) = serve(&ours, &ready());
+    let asker = TempDir::new().unwrap();
+
+    ours.kubeconfig(asker.path(), &ours, "system:masters");
+    let told = ask(address, asker.path(), "/status").unwrap().ok().unwrap();
+    assert_eq!(told["status"]["phase"], "ready");
+    assert!(told["uptime"].as_u64().unwrap() > 0);
+    let elsewhere = ask(address, asker.path(), "/etc/firstlight/status.key").unwrap();
+    assert_eq!(elsewhere.say(), "404: there is only GET /status");
+
+    // A node's kubelet.
+    ours.kubeconfig(asker.path(), &ours, "system:nodes");
+    let refused = ask(address, asker.path(), "/status").unwrap();
+    assert_eq!(
+        refused.say(),
+        "403: `CN=one, O=system:nodes` is not of the group system:masters"
+    );
+    // An administrator of another cluster, who would trust this one.
+    ours.kubeconfig(asker.path(), &other, "system:masters");
+    let error = ask(address, asker.path(), "/status").unwrap_err();
+    assert!(
+        format!("{error:#}").contains("received fatal alert"),
+        "{error:#}"
+    );
+    // Nobody at all.
+    let endpoint = format!("{address}:{STATUS_PORT}");
+    let nobody = Client::anonymous(ours.certificate.as_bytes(), &endpoint, WITHIN).unwrap();
+    let error = nobody.get("/status").unwrap_err();
+    assert!(
+        format!("{error:#}").contains("received fatal alert"),
+        "{error:#}"
+    );
+    // And the asker tells nothing to a host of another cluster.
+    other.kubeconfig(asker.path(), &ours, "system:masters");
+    let error = ask(address, asker.path(), "/status").unwrap_err();
+    assert!(
+        format!("{error:#}").contains("invalid peer certificate"),
+        "{error:#}"
+    );
+}
+
+/// A root whose node file names these hosts, first the one that it is of.
+fn asking_root(authority: &Authority, role: &str, hosts: &[(&str, IpAddr)]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    authority.kubeconfig(dir.path(), authority, "system:masters");
+    let is_master = |name: &str| name.starts_with('m');
+    let masters: Vec<_> = hosts
+        .iter()
+        .filter(|(name, _)| is_master(name))
+        .map(|(name, address)| format!("- {{ name: {name}, address: {address} }}\n"))
+        .collect();
+    let entries: Vec<_> = hosts
+        .iter()
+        .map(|(name, address)| {
+            format!("- {{ address: {address}, names: [{name}.prod.internal, {name}] }}\n")
+        })
+        .collect();
+    let (own, address) = hosts[0];
+    let node = format!(
+        "apiVersion: firstlight/v1\nkind: Node\ncluster: prod\nrole: {role}\nname: {own}\naddresses: [{address}/24]\n\
+         masters:\n{}apiserver: {{ domain: apiserver.cluster.local, port: 6443, vip: 10.103.97.2 }}\n\
+         network: {{ pods: [10.244.0.0/16], services: [10.96.0.0/16] }}\nhosts:\n{}",
+        masters.concat(),
+        entries.concat()
+    );
+    put(dir.path(), "etc/firstlight/node.yaml", &node);
+    put_status(dir.path(), &ready());
+    dir
+}
+
+fn status_all(root: &Path, more: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(cargo_bin!("firstboot"))
+        .args(["status", "--all", "--root"])
+        .arg(root)
+        .args(more)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn a_master_sees_every_host_also_those_that_wait_hang_or_are_not_there() {
+    let ours = Authority::new();
+    let waiting = json!({
+        "phase": "working", "step": "kubeadm-join", "step_number": 9, "step_count": 11, "since": 0,
+        "waiting": { "endpoint": "an apiserver of 192.168.7.10:6443", "answer": "m0 says connection refused", "tries": 7,
+            "since": 0, "since_uptime": 0 },
+    });
+    let (m1, _m1) = serve(&ours, &waiting);
+    // Accepts and says nothing; accepts and closes, as before there is a document; is off.
+    let (hanging, closing, off) = (address(), address(), address());
+    let hang = TcpListener::bind((hanging, STATUS_PORT)).unwrap();
+    let close = TcpListener::bind((closing, STATUS_PORT)).unwrap();
+    thread::spawn(move || {
+        close
+            .incoming()
+            .for_each(|stream| drop(stream.unwrap().read(&mut [0; 1])))
+    });
+    let hosts = [
+        ("m0", address()),
+        ("m1", m1),
+        ("m2", hanging),
+        ("n0", closing),
+        ("n1", off),
+    ];
+    let root = asking_root(&ours, "master0", &hosts);
+    let (code, table, errors) = status_all(root.path(), &["--timeout=5"]);
+    assert_eq!((code, errors.as_str()), (Some(1), ""), "{table}");
+    let line = |name: &str| {
+        let line = table.lines().find(|line| line.starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("no {name}: {table}"));
+        line.split("   ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(line("m0"), ["m0", "master0", "ready", "-", "-", "-", "-"]);
+    let m1 = line("m1");
+    assert_eq!(m1[..4], ["m1", "master", "working", "9/11 kubeadm-join"]);
+    assert_eq!(m1[4], "an apiserver of 192.168.7.10:6443");
+    assert!(m1[5].ends_with("(7 tries)"), "{m1:?}");
+    assert_eq!(m1[6], "m0 says connection refused");
+    for (name, role, address, reason) in [
+        ("m2", "master", hanging, "no answer in time"),
+        (
+            "n0",
+            "node",
+            closing,
+            "closed before an answer; it has no document yet",
+        ),
+        ("n1", "node", off, "connection refused"),
+    ] {
+        let found = line(name);
+        assert_eq!(found[..3], [name, role, "unreachable"]);
+        let said = found[6];
+        assert!(
+            said.contains(reason) && said.contains(&address.to_string()),
+            "{said}"
+        );
+    }
+    assert!(table.ends_with("1 of 5 hosts are ready\n"), "{table}");
+    drop(hang);
+
+    let (code, json, _) = status_all(root.path(), &["--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(code, Some(1));
+    assert_eq!(json[0]["status"]["phase"], "ready");
+    assert_eq!(json[1]["status"]["waiting"]["tries"], 7);
+    assert!(json[4]["error"].as_str().unwrap().contains("refused"));
+}
+
+#[test]
+fn all_ready_is_the_exit_status() {
+    let ours = Authority::new();
+    let (n0, _n0) = serve(&ours, &ready());
+    let root = asking_root(&ours, "master0", &[("m0", address()), ("n0", n0)]);
+    let (code, table, errors) = status_all(root.path(), &["--timeout=20"]);
+    assert_eq!(code, Some(0), "{table}{errors}");
+    assert!(table.ends_with("2 of 2 hosts are ready\n"), "{table}");
+}
+
+#[test]
+fn a_node_is_sent_to_the_masters() {
+    let root = asking_root(
+        &Authority::new(),
+        "node",
+        &[("n0", address()), ("m0", address()), ("m1", address())],
+    );
+    let (code, _, errors) = status_all(root.path(), &[]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("run this on m0, m1"), "{errors}");
+}
+
+#[test]
+fn the_units_name_the_files_and_the_port_that_the_code_means() {
+    let unit =
+        |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    assert!(unit("firstboot-status.socket").contains(&format!("\nListenStream={STATUS_PORT}\n")));
+    let service = unit("firstboot-status@.service");
+    for line in [
+        format!("ConditionPathExists={}", userdata::paths::STATUS_KEY),
+        format!(
+            "LoadCredential=certificate:{}",
+            userdata::paths::STATUS_CERTIFICATE
+        ),
+        format!("LoadCredential=key:{}", userdata::paths::STATUS_KEY),
+    ] {
+        assert!(service.lines().any(|found| found == line), "{line}");
+    }
+}

@@ -1,0 +1,145 @@
+//! Power-on of all to all Ready: ours, against the same machines joined one after another the usual way.
+//!
+//! And against master0 alone plus one join, which is what no number of joining masters may exceed by half. All machines
+//! of all ways live at the same pace, so that seconds of the guests' clocks are the same seconds.
+//!
+//! `cargo bench -p vm-tests --bench cluster` ; `FIRSTLIGHT_ROUNDS` sets the number of rounds (3). Without KVM a round
+//! takes an hour.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use vm_tests::artifacts::{Output, Programs, topology};
+use vm_tests::host::Host;
+use vm_tests::qemu::DiskFile;
+use vm_tests::run::Run;
+use vm_tests::site::Site;
+use vm_tests::usual::{self, Recipe, median, rounds, spread};
+
+#[derive(Debug, Default)]
+struct Times {
+    ours: Vec<Duration>,
+    master0: Vec<Duration>,
+    one_join: Vec<Duration>,
+    alone_plus_one: Vec<Duration>,
+    usual: Vec<Duration>,
+}
+
+fn main() -> Result<()> {
+    // `cargo test --benches` runs this too, without `--bench`; a benchmark is no test.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let output = Output::make(&Programs::build()?, &topology("ha"))?;
+    let run = Run::new("cluster-bench")?;
+    let images = usual::images_disk(&host, &run)?;
+    let rounds = rounds();
+    let mut times = Times::default();
+    for round in 1..=rounds {
+        let (time, recipe) = ours(&output)?;
+        println!(
+            "round {round}: ours, all at once, {:.1} s",
+            time.as_secs_f64()
+        );
+        times.ours.push(time);
+        let (master0, one_join) = one_after_another(&output)?;
+        println!(
+            "round {round}: ours, master0 alone {:.1} s and then one join {:.1} s",
+            master0.as_secs_f64(),
+            one_join.as_secs_f64()
+        );
+        times.master0.push(master0);
+        times.one_join.push(one_join);
+        times.alone_plus_one.push(master0 + one_join);
+        let time = the_usual_way(&output, &images, &recipe)?;
+        println!("round {round}: the usual way {:.1} s", time.as_secs_f64());
+        times.usual.push(time);
+    }
+    report(&host, &output, &times)?;
+    run.passed();
+    Ok(())
+}
+
+fn report(host: &Host, output: &Output, times: &Times) -> Result<()> {
+    let machines = Site::prepare("cluster-bench-shape", output)?;
+    let names: Vec<_> = machines
+        .cluster
+        .members
+        .iter()
+        .map(|member| member.name.as_str())
+        .collect();
+    let ratio =
+        |of: &[Duration], to: &[Duration]| median(of).as_secs_f64() / median(to).as_secs_f64();
+    println!(
+        "power-on to all Ready: {} ({:?}, seconds of the guests' clocks at pace {:.2}, {} rounds; median, lowest-highest)",
+        names.join(" "),
+        host.accel(),
+        machines.pace(),
+        times.ours.len()
+    );
+    println!("  ours, all at once            {}", spread(&times.ours));
+    println!("  the usual way, in turn       {}", spread(&times.usual));
+    println!(
+        "  ratio                        {:.2}",
+        ratio(&times.ours, &times.usual)
+    );
+    println!("  master0 alone                {}", spread(&times.master0));
+    println!("  one join                     {}", spread(&times.one_join));
+    println!(
+        "  ours to master0 and one join {:.2}",
+        ratio(&times.ours, &times.alone_plus_one)
+    );
+    machines.passed();
+    Ok(())
+}
+
+/// All at once; and what firstboot ran kubeadm with.
+fn ours(output: &Output) -> Result<(Duration, Recipe)> {
+    let mut site = Site::prepare("cluster-bench-ours", output)?;
+    let begun = Instant::now();
+    site.start_all()?;
+    site.wait_ready()?;
+    let time = guest_time(&site, begun);
+    site.is_whole()?;
+    let recipe = Recipe::of(site.vm("m0")?)?;
+    site.passed();
+    Ok((time, recipe))
+}
+
+/// master0 alone until it is Ready, then one master, each from its own power-on.
+fn one_after_another(output: &Output) -> Result<(Duration, Duration)> {
+    let mut site = Site::prepare("cluster-bench-one", output)?;
+    let begun = Instant::now();
+    site.start("m0")?;
+    site.wait_ready()?;
+    let master0 = guest_time(&site, begun);
+    let begun = Instant::now();
+    site.start("m1")?;
+    site.wait_ready()?;
+    let join = guest_time(&site, begun);
+    site.passed();
+    Ok((master0, join))
+}
+
+/// All are switched on and prepare together; then one joins after another, as kubeadm's documentation has it.
+fn the_usual_way(output: &Output, images: &DiskFile, recipe: &Recipe) -> Result<Duration> {
+    let mut site = Site::prepare("cluster-bench-usual", output)?;
+    usual::cluster(&mut site.cluster, images, recipe)?;
+    let begun = Instant::now();
+    site.start_all()?;
+    let master0 = site.vm("m0")?;
+    usual::wait(master0, usual::READY)?;
+    for member in &site.cluster.members[1..] {
+        usual::join(master0, member, site.vm(&member.name)?)?;
+    }
+    let time = guest_time(&site, begun);
+    site.passed();
+    Ok(time)
+}
+
+fn guest_time(site: &Site, since: Instant) -> Duration {
+    since.elapsed().mul_f64(site.pace())
+}

@@ -1,0 +1,185 @@
+//! Power fails: while masters join, for one master for good, and everywhere at once. What is left, or comes back, is one
+//! cluster that answers, and nobody had to do anything.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use firstboot::journal::{FAILED, KUBEADM_STARTED, READY, STEP_FAILED, field};
+use vm_tests::asking::{Asking, wait_for_servers};
+use vm_tests::cluster::{READY_DEADLINE, never_ready};
+use vm_tests::journal::Want;
+use vm_tests::site::Site;
+
+const DOMAIN: &str = "apiserver.cluster.local";
+
+#[test]
+#[ignore = "needs 30 minutes without KVM; run: cargo test -p vm-tests -- --include-ignored"]
+fn two_masters_cut_off_in_the_middle_of_joining_join_all_the_same() -> Result<()> {
+    let Some(mut site) = Site::new("masters_cut", "ha")? else {
+        return Ok(());
+    };
+    site.start_all()?;
+    // Which of the two is first, their lease decides.
+    let first = first_to_join(&site)?;
+    for name in ["m1", "m2"] {
+        site.cut(name)?;
+    }
+    println!("cut off first as {first} had just begun");
+
+    for name in ["m1", "m2"] {
+        site.start(name)?;
+    }
+    // Now in the worst moment: etcd counts a member that has not caught up.
+    wait_for_learner(&site)?;
+    for name in ["m1", "m2"] {
+        site.cut(name)?;
+    }
+    // A learner has no vote: what is there goes on.
+    site.kubectl("m0", &["create", "configmap", "while-they-are-off"])?;
+    site.start_all()?;
+    site.wait_ready()?;
+    site.is_whole()?;
+    site.passed();
+    Ok(())
+}
+
+/// The master that begins to join before the other may.
+fn first_to_join(site: &Site) -> Result<String> {
+    let begun = Want::id(KUBEADM_STARTED);
+    let mut seen = [0, 0];
+    let deadline = site.vm("m1")?.wall(READY_DEADLINE);
+    let since = std::time::Instant::now();
+    while since.elapsed() < deadline {
+        for (name, seen) in ["m1", "m2"].iter().zip(&mut seen) {
+            let journal = site.vm(name)?.journal()?;
+            let (records, more) = journal.after(*seen, Duration::from_millis(200));
+            *seen += records.len();
+            let failed = records
+                .iter()
+                .find(|record| never_ready().iter().any(|never| never.matches(record)));
+            ensure!(more && failed.is_none(), "{name} cannot join: {failed:?}");
+            if records.iter().any(|record| begun.matches(record)) {
+                return Ok(name.to_string());
+            }
+        }
+    }
+    anyhow::bail!("no master began to join within {deadline:?}")
+}
+
+/// Until master0's etcd lists a member without a vote.
+fn wait_for_learner(site: &Site) -> Result<()> {
+    let etcd = site.etcd("m0")?;
+    let deadline = site.vm("m0")?.wall(READY_DEADLINE);
+    let since = std::time::Instant::now();
+    while since.elapsed() < deadline {
+        let view = etcd.view();
+        if view.is_ok_and(|view| view.members.iter().any(|member| member.is_learner)) {
+            return Ok(());
+        }
+        // The members are not a key of etcd's: nothing can be watched.
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    anyhow::bail!("no learner within {deadline:?}")
+}
+
+#[test]
+#[ignore = "needs 15 minutes without KVM, and a formed cluster; run: cargo test -p vm-tests -- --include-ignored"]
+fn without_master0_the_cluster_answers_through_the_vip() -> Result<()> {
+    let Some(mut site) = Site::formed("master0_dies", "ha")? else {
+        return Ok(());
+    };
+    site.is_whole()?;
+    let server = format!("{}:6443", site.member("m0")?.address);
+    site.cut("m0")?;
+    let node = site.vm("n0")?;
+    let asking = Asking::start(node, DOMAIN)?;
+    wait_for_servers(
+        node,
+        Duration::from_secs(60),
+        &site.cluster.apiservers(&["m0"]),
+    )?;
+    asking.wait_for_requests(Duration::from_secs(120), 20)?;
+    let report = asking.stop()?;
+    println!("master0 dead for good, seen from a node: {report}");
+    ensure!(report.failed_without(&server).is_empty(), "{report}");
+
+    // Two of three are a majority: what is written stays, and whoever led is replaced.
+    for master in ["m1", "m2"] {
+        site.kubectl(
+            master,
+            &["create", "configmap", &format!("by-way-of-{master}")],
+        )?;
+    }
+    site.has_one_etcd()?;
+    site.apply("m1", "late", &late(&site.pause_image("n0")?))?;
+    site.kubectl(
+        "m2",
+        &["rollout", "status", "deployment/late", "--timeout=3000s"],
+    )
+    .context("waiting for controllers and scheduler without m0")?;
+    site.nodes_are_ready("m1")?;
+    site.cluster.no_packet_left()?;
+    site.passed();
+    Ok(())
+}
+
+/// Needs a controller, the scheduler, and the node's kubelet by way of the VIP.
+fn late(pause: &str) -> serde_json::Value {
+    serde_json::json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "late"}, "spec": {
+        "selector": {"matchLabels": {"app": "late"}},
+        "template": {"metadata": {"labels": {"app": "late"}}, "spec": {
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "late", "image": pause, "imagePullPolicy": "Never"}],
+        }},
+    }})
+}
+
+#[test]
+#[ignore = "needs 15 minutes without KVM, and a formed cluster; run: cargo test -p vm-tests -- --include-ignored"]
+fn a_site_that_went_dark_comes_back_by_itself() -> Result<()> {
+    let Some(mut site) = Site::formed("dark", "ha")? else {
+        return Ok(());
+    };
+    site.kubectl("m1", &["create", "configmap", "before-the-dark"])?;
+    for name in ["m0", "m1", "m2", "n0"] {
+        site.cut(name)?;
+    }
+    site.start_all()?;
+    for (name, ready) in site.wait_ready()? {
+        assert_eq!(ready.get(field::CHANGED), Some("0"), "{name}: {ready:?}");
+    }
+    let known = site.kubectl("m2", &["get", "configmap", "before-the-dark", "-o", "name"])?;
+    assert_eq!(known.trim(), "configmap/before-the-dark");
+    site.is_whole()?;
+    site.passed();
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs 10 minutes without KVM, and a formed cluster; run: cargo test -p vm-tests -- --include-ignored"]
+fn a_wiped_master0_does_not_begin_a_second_cluster() -> Result<()> {
+    let Some(mut site) = Site::formed("master0_wiped", "ha")? else {
+        return Ok(());
+    };
+    site.cut("m0")?;
+    site.wipe("m0")?;
+    let wiped = site.start("m0")?;
+    let failed = wiped.wait_for(&Want::id(FAILED), &[Want::id(READY)], READY_DEADLINE)?;
+    let reason = failed.get(field::REASON).unwrap_or_default();
+    assert!(
+        reason.contains("192.168.7.11") || reason.contains("192.168.7.12"),
+        "it names no master that answers: {failed:?}"
+    );
+    let init = Want::id(STEP_FAILED).field(field::STEP, "kubeadm-init");
+    wiped.wait_for(&init, &[], Duration::from_secs(1))?;
+    assert_eq!(
+        wiped.ok("ls -A /var/lib/etcd /etc/kubernetes/manifests 2>/dev/null | grep -v : ; true")?,
+        ""
+    );
+    site.cut("m0")?;
+    site.has_one_etcd()?;
+    site.nodes_are_ready("m1")?;
+    site.passed();
+    Ok(())
+}
