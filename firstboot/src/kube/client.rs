@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,8 +128,15 @@ impl Client {
         ))
     }
 
-    /// Without a client certificate: only to see whether somebody with this authority's certificate answers.
+    /// Without a client certificate: only to see whether somebody with this authority's certificate answers. An error
+    /// where nobody listens.
     pub fn anonymous(authority: &[u8], endpoint: &str, answer_within: Duration) -> Result<Self> {
+        // First of all, because the usual answer is that nobody does, and TLS is half of what a first boot costs.
+        let address: SocketAddr = endpoint
+            .parse()
+            .with_context(|| format!("`{endpoint}` is no address and port"))?;
+        TcpStream::connect_timeout(&address, CONNECT_WITHIN.min(answer_within))
+            .with_context(|| format!("connecting to `{endpoint}`"))?;
         Ok(Self::new(
             certificates(authority)?,
             None,
