@@ -268,6 +268,7 @@ impl Lab {
         for worker in &self.cell.workers {
             worker.space.call("ipvsadm -C")?;
         }
+        let flushed = Instant::now();
         let all = |weights: &crate::table::Weights| uses_only(weights, &[1, 2, 3]);
         std::thread::sleep(Duration::from_secs(4));
         for (n, worker) in self.cell.workers.iter_mut().enumerate() {
@@ -277,7 +278,10 @@ impl Lab {
             let gone = states.iter().position(|(_, weights)| !all(weights));
             let back =
                 gone.and_then(|gone| states[gone..].iter().find(|(_, weights)| all(weights)));
-            let back = back.map(|(at, _)| *at);
+            // Repaired faster than it was looked at.
+            let unseen = (gone.is_none() && states.last().is_some_and(|(_, weights)| all(weights)))
+                .then_some(flushed);
+            let back = back.map(|(at, _)| *at).or(unseen);
             let keeper = worker.keeper.kind.name();
             println!(
                 "{}",

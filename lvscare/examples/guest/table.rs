@@ -119,7 +119,8 @@ pub(crate) fn uses_only(weights: &Weights, masters: &[u8]) -> bool {
     (1..=9).all(|n| uses(weights, n) == masters.contains(&n))
 }
 
-fn read(ipvs: &mut Option<Ipvs>, net: Net) -> Weights {
+/// One look, with a connection to the kernel that is opened when there is none.
+pub(crate) fn read(ipvs: &mut Option<Ipvs>, net: Net) -> Weights {
     if ipvs.is_none() {
         *ipvs = Ipvs::open().ok();
     }

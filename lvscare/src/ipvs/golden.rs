@@ -132,9 +132,9 @@ fn the_kernels_info_has_attributes_of_its_own() {
 }
 
 proptest! {
-    /// What a later kernel, or a broken one, might send: an error or a value that comes out as it went in.
+    /// What a later kernel, or a broken one, might send: an error, or a value that can be written and read again.
     #[test]
-    fn no_change_of_real_bytes_makes_the_parser_panic_or_forget(
+    fn no_change_of_real_bytes_makes_the_parser_panic_or_waver(
         which in 0usize..6,
         changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
         cut in any::<proptest::sample::Index>(),
@@ -161,8 +161,9 @@ proptest! {
                 }
             }
         }
-        let again = encode(message.clone());
+        let again = encode(message);
         let header = GenlHeader::parse(&again).unwrap();
-        prop_assert_eq!(IpvsMessage::parse_with_param(&again[4..], header).unwrap().body, message.body);
+        let message = IpvsMessage::parse_with_param(&again[4..], header).unwrap();
+        prop_assert_eq!(encode(message), again);
     }
 }
