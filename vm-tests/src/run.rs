@@ -20,6 +20,7 @@ pub struct Run {
     /// Sockets lie in a folder with a short name: a socket's path may have 107 bytes.
     sockets: tempfile::TempDir,
     passed: bool,
+    keep: bool,
 }
 
 impl Run {
@@ -40,6 +41,7 @@ impl Run {
             folder,
             sockets,
             passed: false,
+            keep: std::env::var_os(KEEP).is_some_and(|value| !value.is_empty()),
         })
     }
 
@@ -54,6 +56,11 @@ impl Run {
         Ok(folder)
     }
 
+    /// Keeps all of the folder whatever comes, as [`KEEP`] does.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+
     /// The claim holds: nothing is kept.
     pub fn passed(mut self) {
         self.passed = true;
@@ -62,7 +69,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if std::env::var_os(KEEP).is_some_and(|value| !value.is_empty()) {
+        if self.keep {
             eprintln!("kept: {}", self.folder.display());
         } else if self.passed {
             let _ = fs::remove_dir_all(&self.folder);

@@ -1,0 +1,150 @@
+//! A master whose cluster is not there: it says whom it waits for in every place, also to those who ask over the network.
+
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddrV4;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use firstboot::journal::{WAITING, field};
+use serde_json::Value;
+use userdata::paths::{STATUS_FILE, STATUS_PORT};
+use vm_tests::artifacts::{Output, Programs, topology};
+use vm_tests::cluster::{Cluster, never_ready};
+use vm_tests::host::Host;
+use vm_tests::journal::Want;
+use vm_tests::run::Run;
+
+#[test]
+fn a_waiting_master_says_for_whom_on_console_journal_status_and_network() -> Result<()> {
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let output = Output::make(&Programs::build()?, &topology("ha"))?;
+    let run = Run::new("tells_whom_it_waits_for")?;
+    let mut cluster = Cluster::new(&host, &run, &output)?;
+    // The others stay off: this one has the host to itself.
+    cluster.member_mut("m1")?.machine.pace = host.pace(1);
+    let member = cluster.member("m1")?;
+    let vm = member.start(&host, &run)?;
+    let joining = Want::id(WAITING).field(field::STEP, "kubeadm-join");
+    let said = vm.wait_for(&joining, &never_ready(), Duration::from_secs(120))?;
+
+    // The journal.
+    let endpoint = said.get(field::ENDPOINT).unwrap_or_default();
+    assert_eq!(
+        endpoint,
+        "an apiserver of 192.168.7.10:6443, 192.168.7.12:6443"
+    );
+    let answer = said.get(field::ANSWER).unwrap_or_default();
+    assert!(
+        answer.starts_with("m0 (192.168.7.10:6443) says "),
+        "{answer}"
+    );
+    // The console.
+    vm.wait_for_console(&format!("waiting for {endpoint}"), Duration::from_secs(5))?;
+    // The file, and the words for people.
+    let status: Value = serde_json::from_str(&vm.ok(&format!("cat {STATUS_FILE}"))?)?;
+    assert_eq!(status["waiting"]["endpoint"], endpoint);
+    let text = vm.ok("firstboot status")?;
+    assert!(
+        text.contains(&format!("waiting for {endpoint}\n  since "))
+            && text.contains("last answer: m0"),
+        "{text}"
+    );
+    // systemd.
+    let text = vm.ok("systemctl show --property=StatusText firstboot.service")?;
+    assert!(text.contains(endpoint), "{text}");
+
+    // The table of all hosts, on this one: the others are off, and it says so.
+    let all = vm.run("firstboot status --all --timeout 10")?;
+    assert_eq!(all.status, 1, "{}", all.stderr);
+    let line = |name: &str| {
+        let found = all.stdout.lines().find(|line| line.starts_with(name));
+        found.unwrap_or_default().to_owned()
+    };
+    assert!(line("m1").contains(endpoint), "{}", all.stdout);
+    for (name, address) in [
+        ("m0", "192.168.7.10"),
+        ("m2", "192.168.7.12"),
+        ("n0", "192.168.7.20"),
+    ] {
+        let line = line(name);
+        assert!(
+            line.contains("unreachable") && line.contains(address),
+            "{}",
+            all.stdout
+        );
+    }
+
+    // Over the network, judged by openssl: the host shows its own certificate and wants an administrator's.
+    let door = cluster
+        .door
+        .forward(0, SocketAddrV4::new(member.address, STATUS_PORT))?
+        .to_string();
+    let conf = fs::read_to_string(output.admin())?;
+    for (name, field) in [
+        ("ca.crt", "certificate-authority-data"),
+        ("admin.crt", "client-certificate-data"),
+        ("admin.key", "client-key-data"),
+    ] {
+        fs::write(run.folder().join(name), decoded(&conf, field)?)?;
+    }
+    let told = openssl(
+        run.folder(),
+        &door,
+        &["-cert", "admin.crt", "-key", "admin.key"],
+    )?;
+    let (head, body) = told.split_once("\r\n\r\n").context("no answer")?;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let told: Value = serde_json::from_str(body)?;
+    assert_eq!(told["status"]["host"], "m1");
+    assert_eq!(told["status"]["waiting"]["endpoint"], endpoint);
+    let told = openssl(run.folder(), &door, &[])?;
+    assert_eq!(told, "", "a stranger is told nothing");
+    // Nobody asks any more: nothing runs.
+    let running = vm.ok("systemctl list-units --all --plain --no-legend 'firstboot-status@*'")?;
+    assert!(
+        !running.contains("running") && !running.contains("failed"),
+        "{running}"
+    );
+    println!("firstboot status --all:\n{}", all.stdout);
+    drop(vm);
+    run.passed();
+    Ok(())
+}
+
+/// What the server says to one request.
+fn openssl(folder: &Path, door: &str, certificate: &[&str]) -> Result<String> {
+    let mut client = Command::new("openssl")
+        .current_dir(folder)
+        .args(["s_client", "-quiet", "-connect", door, "-CAfile", "ca.crt"])
+        .args(["-verify_return_error", "-verify_ip", "192.168.7.11"])
+        .args(certificate)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("running openssl (Debian: openssl)")?;
+    let mut request = client.stdin.take().context("no pipe to openssl")?;
+    // Whoever is refused may be gone before it has asked.
+    let _ = request.write_all(b"GET /status HTTP/1.1\r\nHost: m1\r\n\r\n");
+    let output = client.wait_with_output().context("waiting for openssl")?;
+    drop(request);
+    String::from_utf8(output.stdout).context("reading what openssl printed")
+}
+
+/// A field of the first user or cluster of a kubeconfig.
+fn decoded(conf: &str, field: &str) -> Result<Vec<u8>> {
+    let line = conf
+        .lines()
+        .find_map(|line| line.trim().trim_start_matches("- ").strip_prefix(field));
+    let text = line.context("a field is missing")?.trim_start_matches(':');
+    let bytes = BASE64_STANDARD.decode(text.trim().trim_matches('"'))?;
+    ensure!(!bytes.is_empty(), "`{field}` is empty");
+    Ok(bytes)
+}
