@@ -65,6 +65,8 @@ spec:
 "#;
 
 /// One server for all claims: it takes seconds to start.
+type Claim = (&'static str, fn(&Root) -> Result<()>);
+
 #[test]
 fn firstboot_and_an_apiserver_understand_each_other() -> Result<()> {
     let run = Run::new("speaks_to_an_apiserver")?;
@@ -78,7 +80,7 @@ fn firstboot_and_an_apiserver_understand_each_other() -> Result<()> {
             let client = Client::from_kubeconfig(&root, ADMIN, ENDPOINT)?;
             client.get("/readyz")?.ok()
         })?;
-        let claims: [(&str, fn(&Root) -> Result<()>); 6] = [
+        let claims: [Claim; 6] = [
             (
                 "manifests are applied, and a second time changes nothing",
                 manifests,

@@ -155,7 +155,7 @@ proptest! {
                 match attribute {
                     Attribute::Service(nested) => drop(Service::from_attributes(&nested.0)),
                     Attribute::Destination(nested) => {
-                        drop(Destination::from_attributes("10.103.97.2:6443".parse().unwrap(), &nested.0));
+                        let _ = Destination::from_attributes("10.103.97.2:6443".parse().unwrap(), &nested.0);
                     }
                     Attribute::Other(_) => {}
                 }
