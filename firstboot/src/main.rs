@@ -14,11 +14,13 @@ use firstboot::source::directory::Directory;
 use firstboot::source::{Source, machine_sources};
 use firstboot::status::{all, serve, words};
 use firstboot::system::files::Root;
+use firstboot::system::usage;
 
 /// The document was refused: starting again cannot help. `firstboot.service` knows this number.
 const REFUSED: u8 = 3;
 
 fn main() -> ExitCode {
+    usage::begin();
     let cli = Cli::parse();
     let root = Root::new(&cli.root);
     match cli.command {

@@ -45,6 +45,12 @@ fn firstboot(root: &Path, seed: &str) -> Command {
     command
 }
 
+/// What is said of a document that is refused.
+fn refusal(root: &Path, seed: &str) -> String {
+    let assert = firstboot(root, seed).assert().code(3);
+    String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+}
+
 #[test]
 fn a_directory_gets_its_files_and_a_second_run_writes_nothing() {
     let dir = image_root();
@@ -92,12 +98,7 @@ fn nothing_secret_is_printed() {
 fn a_broken_document_is_refused_by_file_line_and_key_and_nothing_is_written() {
     let dir = image_root();
     let before = tree(dir.path());
-    let output = firstboot(dir.path(), "broken")
-        .assert()
-        .code(3)
-        .get_output()
-        .clone();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = refusal(dir.path(), "broken");
     assert!(
         said.contains("user-data:2:") && said.contains("hostnam"),
         "{said}"
@@ -109,12 +110,7 @@ fn a_broken_document_is_refused_by_file_line_and_key_and_nothing_is_written() {
 #[test]
 fn another_machines_document_is_refused_with_both_values() {
     let dir = image_root();
-    let output = firstboot(dir.path(), "stranger")
-        .assert()
-        .code(3)
-        .get_output()
-        .clone();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = refusal(dir.path(), "stranger");
     assert!(
         said.contains("52:54:00:00:07:99") && said.contains("52:54:00:00:07:10"),
         "{said}"

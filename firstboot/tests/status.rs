@@ -243,7 +243,7 @@ fn a_master_sees_every_host_also_those_that_wait_hang_or_are_not_there() {
     thread::spawn(move || {
         close
             .incoming()
-            .for_each(|stream| drop(stream.unwrap().read(&mut [0; 1])))
+            .for_each(|stream| drop(stream.unwrap().read(&mut [0; 1])));
     });
     let hosts = [
         ("m0", address()),

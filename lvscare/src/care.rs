@@ -6,12 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::StreamExt;
 use nix::unistd::alarm;
 use rtnetlink::{Handle, MulticastGroup};
+use signal_hook::consts::SIGALRM;
+use signal_hook::flag::register_conditional_shutdown;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -39,9 +43,11 @@ const ROUNDS_TO_LOOK_AROUND: u32 = 2;
 /// After a race or a foreign wipe, which may not come alone.
 const SOON: Duration = Duration::from_millis(100);
 
-/// Seconds without a round after which the kernel ends us (SIGALRM), for systemd to start us anew. The first
-/// process of a container is spared that signal: there it is `/livez` that kubelet finds silent.
+/// Seconds without a round after which we end (SIGALRM), for kubelet or systemd to start us anew.
 const WATCHDOG: u32 = 10;
+
+/// `EX_SOFTWARE`: the main loop was stuck.
+const STUCK: i32 = 70;
 
 /// Keeps until SIGTERM or SIGINT.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
@@ -53,6 +59,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (connection, handle, mut links) =
         rtnetlink::new_multicast_connection(&groups).context("opening rtnetlink")?;
     tokio::spawn(connection);
+    // By a handler and not by the signal itself, which the kernel keeps from the first process of a container.
+    let always = Arc::new(AtomicBool::new(true));
+    register_conditional_shutdown(SIGALRM, STUCK, always).context("arming the watchdog")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let (sender, mut reports) = mpsc::channel(64);
@@ -115,6 +124,7 @@ struct Care {
     source: Option<IpAddr>,
     /// Our service was in the table at the last look.
     was_present: bool,
+    last_wipe: Option<Instant>,
     counters: Counters,
     seen: BTreeMap<SocketAddr, Seen>,
     wrong_sysctls: BTreeMap<String, String>,
@@ -145,6 +155,7 @@ impl Care {
             watches,
             source: None,
             was_present: false,
+            last_wipe: None,
             counters: Counters::default(),
             seen: BTreeMap::new(),
             wrong_sysctls: BTreeMap::new(),
@@ -306,6 +317,7 @@ impl Care {
         let done = self.table.apply(&plan, &actual, reach)?;
         if wiped {
             self.counters.foreign_wipes += 1;
+            self.last_wipe = Some(now);
             log::warn!(
                 "{}: somebody removed the virtual server; it is back",
                 self.settings.service
@@ -314,17 +326,25 @@ impl Care {
         let Done {
             changes,
             destroyed,
+            expired,
             again,
         } = done;
-        self.counters.changes += changes as u64;
+        for change in &changes {
+            *self
+                .counters
+                .changes
+                .entry((*change).to_owned())
+                .or_default() += 1;
+        }
         self.counters.flows_killed += destroyed as u64;
+        self.counters.flows_expired += expired as u64;
         if destroyed > 0 {
             log::info!(
                 "{}: ended {destroyed} dead connections of this host",
                 self.settings.service
             );
         }
-        let after = if changes > 0 {
+        let after = if !changes.is_empty() {
             self.table.read(self.fleet.service()).unwrap_or(actual)
         } else {
             actual
@@ -350,6 +370,9 @@ impl Care {
             source: self.source,
             servers,
             wrong_sysctls: self.wrong_sysctls.clone(),
+            wiped_seconds_ago: self
+                .last_wipe
+                .map(|at| now.saturating_duration_since(at).as_secs()),
             error: self
                 .table_error
                 .clone()

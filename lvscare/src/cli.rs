@@ -38,7 +38,8 @@ const ANSWERS_ALL_THE_SAME: [u16; 3] = [401, 403, 404];
 #[command(
     version,
     after_help = "Exit status of `run-once --wait`: 75 if no server answered in time (all are in the \
-table then).\nExit status of `status`: 0 all up, 1 degraded, 2 no server up and all tried, 3 not set up."
+table then).\nExit status of `status`: 0 all up, 1 degraded, 2 no server up and all tried, 3 not set up.\nExit status \
+of `care`: 0 told to stop, 1 cannot start, 70 stuck for 10 s; what may heal never ends it."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -240,6 +241,7 @@ impl Options {
             timing: Timing {
                 interval,
                 timeout: self.health_timeout,
+                ..Timing::default()
             },
             rules: Rules {
                 thresholds,

@@ -3,7 +3,7 @@
 //! Pure: verdicts, the table as found and the time come in; nothing is done here. Two rules stand above all
 //! others. *Never zero*: a table with a usable server never becomes one without; if no server is up, all of them
 //! are tried ("panic"). *Not on hearsay*: silence alone kills no flow and deletes no server, for the silent one
-//! may be we; it takes another server that answered after the silence began.
+//! may be we; it takes another server that answered both before the silent probe and after.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,9 +37,9 @@ pub struct Member {
     pub since: Instant,
     /// What the last probe complained of.
     pub cause: Option<String>,
-    last_up: Option<Instant>,
-    /// When the first probe of the present run of silence began.
-    silent_since: Option<Instant>,
+    /// First and last answer of the present run of good ones.
+    answers: Option<(Instant, Instant)>,
+    last: Last,
     /// When it was first missing from the members we were told of.
     absent_since: Option<Instant>,
 }
@@ -52,11 +52,22 @@ impl Member {
             health: Health::default(),
             since: now,
             cause: None,
-            last_up: None,
-            silent_since: None,
+            answers: None,
+            last: Last::Answered,
             absent_since: None,
         }
     }
+}
+
+/// What the last probe met.
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    /// Somebody: whatever was said, old flows may have an end there.
+    Answered,
+    /// The host, where nobody listens any more.
+    Refused,
+    /// Nobody. When the probe began.
+    Silent(Instant),
 }
 
 /// Something worth a line in the log.
@@ -203,13 +214,16 @@ impl Fleet {
             .iter_mut()
             .find(|member| member.address == address)?;
         member.cause = verdict.cause().map(str::to_owned);
-        match verdict {
-            Verdict::Silent { .. } => member.silent_since = member.silent_since.or(Some(began)),
-            _ => member.silent_since = None,
-        }
-        if *verdict == Verdict::Up {
-            member.last_up = Some(now);
-        }
+        member.last = match verdict {
+            Verdict::Silent { .. } => Last::Silent(began),
+            Verdict::Refused { .. } => Last::Refused,
+            _ => Last::Answered,
+        };
+        member.answers = match (verdict, member.answers) {
+            (Verdict::Up, Some((first, _))) => Some((first, now)),
+            (Verdict::Up, None) => Some((now, now)),
+            _ => None,
+        };
         let from = member.health.judge(verdict, thresholds, eager, now)?;
         let after = now.saturating_duration_since(member.since);
         member.since = now;
@@ -285,11 +299,16 @@ impl Fleet {
             .members
             .iter()
             .filter(|other| other.address != member.address);
-        match (member.health.class(), member.silent_since) {
-            (Class::Gone, None) => true,
-            (Class::Gone, Some(since)) => {
-                others.any(|other| other.last_up.is_some_and(|up| up > since))
-            }
+        match (member.health.class(), member.last) {
+            (Class::Gone, Last::Refused) => true,
+            // Coming back.
+            (Class::Gone, Last::Answered) => false,
+            // Another's answers from before the probe until after it: our own link was there all the time.
+            (Class::Gone, Last::Silent(began)) => others.any(|other| {
+                other
+                    .answers
+                    .is_some_and(|(first, last)| first <= began && began < last)
+            }),
             (Class::Sick, _) => {
                 now.saturating_duration_since(member.since) >= self.rules.kill_sick_after
                     && others.any(|other| other.health.class() == Class::Up)

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use crate::connections;
+use crate::connections::{self, Connection, Phase};
 
 /// In one go, so that a server with thousands of clients does not stop the checks of the others.
 const AT_ONCE: usize = 1000;
@@ -33,31 +33,41 @@ pub struct Outcome {
     pub destroyed: usize,
     /// Flows not looked at for want of time: call again.
     pub left: usize,
+    /// Open flows of others (pods), which the kernel resets at their next packet once the server is deleted.
+    pub foreign: usize,
 }
 
 /// Ends this host's connections through `service` to `destination`; at most a thousand at once.
 /// Needs `CAP_NET_ADMIN` and a kernel with `INET_DIAG_DESTROY`.
 pub fn destroy(service: SocketAddr, destination: SocketAddr) -> anyhow::Result<Outcome> {
-    let all = connections::list()?;
-    let flows = all
-        .iter()
-        .filter(|flow| flow.service == service && flow.destination == destination);
-    // A socket that is gone or not ours is looked up in vain each time; it must not keep others from their turn.
-    let flows: Vec<_> = flows.collect();
+    let flows = connections::list(|flow| {
+        flow.service == service && flow.destination == destination && flow.phase == Phase::Open
+    })?;
     if flows.is_empty() {
         return Ok(Outcome::default());
     }
     let diag = Diag::open()?;
-    let mut outcome = Outcome {
-        destroyed: 0,
-        left: flows.len().saturating_sub(AT_ONCE),
-    };
-    for flow in flows.iter().take(AT_ONCE) {
-        outcome.destroyed += usize::from(diag.destroy(flow.client, flow.service)?);
-    }
-    // With nothing destroyed, another round would find the same: those are pods'.
-    if outcome.destroyed == 0 {
-        outcome.left = 0;
+    destroy_each(&flows, |flow| diag.destroy(flow.client, flow.service))
+}
+
+/// One still opening is not touched: the kernel sends its next SYN to another server. An ended one shows as over
+/// the next time, so that every call meets others.
+fn destroy_each(
+    flows: &[Connection],
+    mut end: impl FnMut(&Connection) -> anyhow::Result<bool>,
+) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for (n, flow) in flows.iter().enumerate() {
+        // What is looked up in vain costs microseconds and does not count.
+        if outcome.destroyed == AT_ONCE {
+            outcome.left = flows.len() - n;
+            break;
+        }
+        if end(flow)? {
+            outcome.destroyed += 1;
+        } else {
+            outcome.foreign += 1;
+        }
     }
     Ok(outcome)
 }
@@ -143,6 +153,28 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    #[test]
+    fn each_call_ends_a_thousand_whatever_others_are_among_them() {
+        let here = SocketAddr::from(([10, 0, 0, 20], 0));
+        let there = SocketAddr::from(([10, 244, 0, 7], 0));
+        let flow = |client: SocketAddr, port| Connection {
+            client: SocketAddr::new(client.ip(), port),
+            service: SocketAddr::from(([10, 103, 97, 2], 6443)),
+            destination: SocketAddr::from(([10, 0, 0, 10], 6443)),
+            phase: Phase::Open,
+        };
+        let mut flows: Vec<_> = (0..1500).map(|port| flow(there, port)).collect();
+        flows.extend((0..1200).map(|port| flow(here, port)));
+        let ours = |flow: &Connection| Ok(flow.client.ip() == here.ip());
+        let first = destroy_each(&flows, ours).unwrap();
+        assert_eq!(
+            (first.destroyed, first.left, first.foreign),
+            (1000, 200, 1500)
+        );
+        let second = destroy_each(&flows[2500..], ours).unwrap();
+        assert_eq!((second.destroyed, second.left, second.foreign), (200, 0, 0));
+    }
 
     #[test]
     fn an_idle_connection_ends_at_once_and_another_lives() {

@@ -15,10 +15,12 @@ use crate::{fleet::Plan, flows, route};
 /// What one pass did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Done {
-    /// Requests that changed the table.
-    pub changes: usize,
+    /// Requests that changed the table, by their names.
+    pub changes: Vec<&'static str>,
     /// Host sockets ended.
     pub destroyed: usize,
+    /// Flows of others (pods) that were open when their server was deleted.
+    pub expired: usize,
     /// Somebody else changed the table meanwhile, or flows are left: come again soon.
     pub again: bool,
 }
@@ -65,6 +67,7 @@ impl Table {
         let mut done = Done::default();
         for change in changes(&plan.wished, actual) {
             let identity = plan.wished.service.identity;
+            let name = change.name();
             let outcome = match change {
                 Change::DeleteDestination(gone) if reach == Reach::Additive => {
                     if gone.weight == 0 {
@@ -89,7 +92,7 @@ impl Table {
                 }
             };
             match outcome {
-                Ok(()) => done.changes += 1,
+                Ok(()) => done.changes.push(name),
                 // What we read is no longer so. The rest was decided on it too.
                 Err(error) if error.is_race() => {
                     done.again = true;
@@ -126,7 +129,7 @@ impl Table {
         };
         if gone.weight > 0 {
             match self.with(|ipvs| ipvs.set_destination(identity, &drained(gone))) {
-                Ok(()) => done.changes += 1,
+                Ok(()) => done.changes.push("set_destination"),
                 Err(error) if error.is_race() => {}
                 Err(error) => return Err(error).context("changing the IPVS table"),
             }
@@ -135,6 +138,9 @@ impl Table {
             Ok(outcome) => {
                 done.destroyed += outcome.destroyed;
                 done.again |= outcome.left > 0;
+                if outcome.left == 0 {
+                    done.expired += outcome.foreign;
+                }
                 Ok(outcome.left == 0)
             }
             Err(error) => {

@@ -24,6 +24,9 @@ pub struct Status {
     pub servers: Vec<Server>,
     /// Settings in `/proc/sys/net/ipv4/vs` that are not as they should be, with their values.
     pub wrong_sysctls: BTreeMap<String, String>,
+    /// Since somebody else last removed our service.
+    #[serde(default)]
+    pub wiped_seconds_ago: Option<u64>,
     /// The last pass's error, if it failed.
     pub error: Option<String>,
     #[serde(default)]
@@ -53,9 +56,14 @@ pub struct Server {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counters {
-    pub changes: u64,
+    /// To the kernel's table, by request.
+    pub changes: BTreeMap<String, u64>,
+    /// Sockets of this host that were ended.
     pub flows_killed: u64,
+    /// Open flows of pods when their server was deleted.
+    pub flows_expired: u64,
     pub foreign_wipes: u64,
     pub panics: u64,
 }
@@ -154,17 +162,25 @@ impl Status {
             let cause = server.cause.as_deref().unwrap_or_default();
             let _ = writeln!(
                 text,
-                "  {:<24} {:<8} {:>7} s  weight {weight:<3} flows {}+{}  {:.1} ms  {cause}",
+                "  {:<24} {:<8} {:>7} s  weight {weight:<3} flows {}+{}  changes {}  {:.1} ms  {cause}",
                 server.address.to_string(),
                 server.class,
                 server.seconds,
                 server.active,
                 server.inactive,
+                server.transitions,
                 server.probe_seconds * 1000.0,
             );
         }
         for (name, found) in &self.wrong_sysctls {
             let _ = writeln!(text, "  net.ipv4.vs.{name} is {found}");
+        }
+        if let Some(seconds) = self.wiped_seconds_ago {
+            let times = self.counters.foreign_wipes;
+            let _ = writeln!(
+                text,
+                "  removed by somebody else {times} times, last {seconds} s ago"
+            );
         }
         if let Some(error) = &self.error {
             let _ = writeln!(text, "  {error}");
@@ -210,13 +226,19 @@ impl Status {
             "The server is up.",
             per_server(&|server| flag(server.class == "up")),
         );
-        let classes = self.servers.iter().map(|server| {
-            (
-                format!("{{rs=\"{}\",class=\"{}\"}}", server.address, server.class),
-                1.0,
-            )
+        let classes = self.servers.iter().flat_map(|server| {
+            // One sample for each it could be, so that no series ends when the class changes.
+            [Class::Unknown, Class::Up, Class::Sick, Class::Gone].map(|class| {
+                let labels = format!("{{rs=\"{}\",class=\"{class}\"}}", server.address);
+                (labels, flag(server.class == class.to_string()))
+            })
         });
-        metric("class", "gauge", "The server's class.", classes.collect());
+        metric(
+            "class",
+            "gauge",
+            "1 for the server's class.",
+            classes.collect(),
+        );
         metric(
             "weight",
             "gauge",
@@ -249,17 +271,29 @@ impl Status {
             "Changes of class.",
             transitions,
         );
+        #[allow(clippy::cast_precision_loss)] // As above.
+        let changes = self
+            .counters
+            .changes
+            .iter()
+            .map(|(op, count)| (format!("{{op=\"{op}\"}}"), *count as f64));
         metric(
-            "reconcile_changes_total",
+            "reconcile_ops_total",
             "counter",
             "Changes to the kernel's table.",
-            count(self.counters.changes),
+            changes.collect(),
         );
+        #[allow(clippy::cast_precision_loss)] // As above.
+        let killed = [
+            ("destroyed", self.counters.flows_killed),
+            ("expired", self.counters.flows_expired),
+        ]
+        .map(|(how, count)| (format!("{{how=\"{how}\"}}"), count as f64));
         metric(
             "flows_killed_total",
             "counter",
-            "Host sockets ended.",
-            count(self.counters.flows_killed),
+            "Flows to dead servers: this host's sockets ended at once, others' reset by the kernel at their next packet.",
+            killed.to_vec(),
         );
         metric(
             "foreign_wipes_total",

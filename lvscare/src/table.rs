@@ -51,6 +51,19 @@ pub enum Change {
     DeleteDestination(Destination),
 }
 
+impl Change {
+    /// As the metrics name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NewService(_) => "new_service",
+            Self::SetService(_) => "set_service",
+            Self::NewDestination(_) => "new_destination",
+            Self::SetDestination(_) => "set_destination",
+            Self::DeleteDestination(_) => "delete_destination",
+        }
+    }
+}
+
 /// The differences, in the order in which no connection is refused on the way: the service (never deleted to be
 /// made again), what adds capacity, and only then what takes it away.
 ///

@@ -28,23 +28,44 @@ const LEAST: Duration = Duration::from_millis(100);
 /// How long a new connection gets for everything.
 const FRESH: Duration = Duration::from_millis(500);
 
+/// A held connection is given up for a new one after this long: a certificate that ran out or was replaced by a wrong
+/// one shows only to new connections, and those are what clients make.
+const RENEW: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     pub interval: Duration,
     /// No round takes longer.
     pub timeout: Duration,
+    /// A held connection is not used for longer, give or take a tenth.
+    pub renew: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_millis(500),
+            timeout: Duration::from_secs(10),
+            renew: RENEW,
+        }
+    }
 }
 
 impl Timing {
     fn late(self, usual: Duration) -> Duration {
         (4 * usual)
             .max(LATE)
-            .min(self.timeout.saturating_sub(FRESH))
+            .min(self.timeout.saturating_sub(self.fresh()))
     }
 
-    /// The interval, give or take a tenth, so that the nodes of a cluster do not fall into step.
+    fn fresh(self) -> Duration {
+        FRESH.min(self.timeout)
+    }
+
+    /// The interval or up to a fifth less, so that the nodes of a cluster do not fall into step, and a vanished host is
+    /// found out no later than the interval promises.
     fn next(self) -> Duration {
-        self.interval.mul_f64(0.9 + 0.2 * fraction())
+        self.interval.mul_f64(0.8 + 0.2 * fraction())
     }
 }
 
@@ -64,6 +85,8 @@ pub struct Watch {
     question: Arc<Question>,
     timing: Timing,
     held: Option<Held>,
+    /// How old `held` may become.
+    renew: Duration,
     /// Smoothed time to an answer on the held connection.
     usual: Duration,
 }
@@ -76,6 +99,7 @@ impl Watch {
             question,
             timing,
             held: None,
+            renew: about(timing.renew),
             usual: Duration::ZERO,
         }
     }
@@ -102,8 +126,8 @@ impl Watch {
     pub async fn round(&mut self) -> Report {
         let began = Instant::now();
         let verdict = match self.held.take() {
-            None => self.ask_anew(began + FRESH).await,
-            Some(held) => self.ask_held(held, began).await,
+            Some(held) if held.opened.elapsed() < self.renew => self.ask_held(held, began).await,
+            _ => self.ask_anew(began + self.timing.fresh()).await,
         };
         Report {
             address: self.address,
@@ -114,7 +138,7 @@ impl Watch {
     }
 
     async fn ask_held(&mut self, mut held: Held, began: Instant) -> Verdict {
-        let late = self.timing.late(self.usual);
+        let (late, patience) = (self.timing.late(self.usual), self.timing.fresh());
         let (address, path, question) =
             (self.address, self.path.clone(), Arc::clone(&self.question));
         let answered = {
@@ -123,7 +147,8 @@ impl Watch {
                 Ok(answer) => answer.ok(),
                 // Late: a second question beside the first. Whichever is answered counts.
                 Err(_) => {
-                    let mut second = pin!(fresh(address, &path, &question, began + late + FRESH));
+                    let mut second =
+                        pin!(fresh(address, &path, &question, began + late + patience));
                     tokio::select! {
                         biased;
                         answer = &mut answer => match answer {
@@ -142,7 +167,7 @@ impl Watch {
                 self.judge(status)
             }
             // A connection may end for many reasons, of which a new one knows more.
-            None => self.ask_anew(Instant::now() + FRESH).await,
+            None => self.ask_anew(Instant::now() + patience).await,
         }
     }
 
@@ -154,6 +179,7 @@ impl Watch {
 
     fn keep(&mut self, fresh: Fresh) -> Verdict {
         self.held = fresh.held;
+        self.renew = about(self.timing.renew);
         match fresh.answer {
             Ok(status) => self.judge(status),
             Err(verdict) => verdict,
@@ -185,6 +211,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// Give or take a tenth.
+fn about(time: Duration) -> Duration {
+    time.mul_f64(0.9 + 0.2 * fraction())
 }
 
 /// Something from 0 to 1.

@@ -17,6 +17,7 @@ use tokio::net::{TcpSocket, TcpStream};
 const TIMING: Timing = Timing {
     interval: Duration::from_millis(50),
     timeout: Duration::from_secs(10),
+    renew: Duration::from_secs(3600),
 };
 
 fn question(trust: Trust) -> Arc<Question> {
@@ -179,6 +180,24 @@ async fn rounds_share_one_connection() {
         assert_eq!(watch.round().await.verdict, Verdict::Up);
     }
     assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_held_connection_is_renewed_so_that_a_new_certificate_is_seen() {
+    let authority = Authority::new();
+    let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
+    let timing = Timing {
+        renew: Duration::from_millis(100),
+        ..TIMING
+    };
+    let trust = Trust::Authority(authority.file().to_owned());
+    let mut watch = Watch::new(server.address, READYZ, question(trust), timing);
+    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    tokio::time::sleep(2 * timing.renew).await;
+    // As when the server's certificate is no longer the authority's: only a new connection finds out.
+    Authority::new().replace(&authority);
+    let verdict = watch.round().await.verdict;
+    assert!(matches!(verdict, Verdict::Sick { .. }), "{verdict:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! The image itself is never written to.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -124,6 +125,16 @@ pub fn partition(disk: &Path, name: &str) -> Result<Extent> {
         offset: found.first_lba * 512,
         length: (found.last_lba - found.first_lba + 1) * 512,
     })
+}
+
+/// Writes one partition of a disk image into a file of its own.
+pub fn copy_partition(disk: &Path, name: &str, to: &Path) -> Result<()> {
+    let extent = partition(disk, name)?;
+    let mut file = File::open(disk).with_context(|| format!("opening `{}`", disk.display()))?;
+    file.seek(SeekFrom::Start(extent.offset))?;
+    std::io::copy(&mut file.take(extent.length), &mut File::create(to)?)
+        .with_context(|| format!("writing `{}`", to.display()))?;
+    Ok(())
 }
 
 /// Copies a raw file into a qcow2 of the same size: QEMU can take snapshots of those only.

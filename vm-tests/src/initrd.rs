@@ -28,6 +28,10 @@ pub struct InitrdTest {
     modules: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
     kernel_arguments: String,
+    kernel: Option<Kernel>,
+    autoload: Vec<String>,
+    cpus: u32,
+    memory_mib: u32,
 }
 
 /// What became of the program.
@@ -56,6 +60,10 @@ impl InitrdTest {
             modules: Vec::new(),
             files: Vec::new(),
             kernel_arguments: String::new(),
+            kernel: None,
+            autoload: Vec::new(),
+            cpus: 1,
+            memory_mib: 512,
         }
     }
 
@@ -76,6 +84,24 @@ impl InitrdTest {
     pub fn file(mut self, path: &str, bytes: impl Into<Vec<u8>>) -> Self {
         self.files
             .push((path.trim_start_matches('/').to_string(), bytes.into()));
+        self
+    }
+
+    /// Another kernel than the tools tree's.
+    pub fn kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = Some(kernel);
+        self
+    }
+
+    /// Kernel modules that are not loaded but lie where `/sbin/modprobe`, which must be brought, finds them.
+    pub fn autoload(mut self, names: &[&str]) -> Self {
+        self.autoload
+            .extend(names.iter().map(|name| name.to_string()));
+        self
+    }
+
+    pub fn size(mut self, cpus: u32, memory_mib: u32) -> Self {
+        (self.cpus, self.memory_mib) = (cpus, memory_mib);
         self
     }
 
@@ -100,7 +126,10 @@ impl InitrdTest {
         run: &Run,
         wall: Duration,
     ) -> Result<Outcome> {
-        let kernel = host.tools().kernel()?;
+        let kernel = match &self.kernel {
+            Some(kernel) => kernel.clone(),
+            None => host.tools().kernel()?,
+        };
         let initrd = run.folder().join(format!("{}.initrd", self.name));
         fs::write(&initrd, self.archive(host, &kernel)?)?;
         let append = format!("console=ttyS0 quiet panic=-1 {}", self.kernel_arguments);
@@ -110,8 +139,8 @@ impl InitrdTest {
             append,
         };
         let machine = Machine {
-            memory_mib: 512,
-            cpus: 1,
+            memory_mib: self.memory_mib,
+            cpus: self.cpus,
             reports: false,
             ..Machine::new(&self.name, boot)
         };
@@ -162,7 +191,9 @@ impl InitrdTest {
             list.push('\n');
         }
         archive.file("test/modules", list.as_bytes());
-        for (path, bytes) in &self.files {
+        let mut files = self.files.clone();
+        files.extend(self.autoloaded(kernel)?);
+        for (path, bytes) in &files {
             let parents: Vec<&Path> = Path::new(path).ancestors().skip(1).collect();
             for parent in parents
                 .iter()
@@ -185,6 +216,28 @@ impl InitrdTest {
             archive.file("test/arguments", arguments.as_bytes());
         }
         Ok(archive.finish())
+    }
+}
+
+impl InitrdTest {
+    /// The modules to be loaded on demand, and depmod's indexes, by which modprobe finds them.
+    fn autoloaded(&self, kernel: &Kernel) -> Result<Vec<(String, Vec<u8>)>> {
+        if self.autoload.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut paths = with_dependencies(kernel, &self.autoload)?;
+        let entries = fs::read_dir(&kernel.modules)
+            .with_context(|| format!("reading `{}`", kernel.modules.display()))?;
+        let indexes = entries.flatten().map(|entry| entry.path());
+        paths.extend(indexes.filter(|path| path.is_file()));
+        let release = kernel.modules.file_name().unwrap_or_default();
+        let folder = Path::new("lib/modules").join(release);
+        let file = |path: PathBuf| {
+            let bytes = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+            let inside = folder.join(path.strip_prefix(&kernel.modules)?);
+            Ok((inside.display().to_string(), bytes))
+        };
+        paths.into_iter().map(file).collect()
     }
 }
 

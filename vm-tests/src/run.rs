@@ -107,10 +107,11 @@ fn remove_disks(folder: &Path) {
         let path = entry.path();
         if path.is_dir() {
             remove_disks(&path);
-        } else if path
-            .extension()
-            .is_some_and(|end| end == "qcow2" || end == "img" || end == "raw")
-        {
+        } else if path.extension().is_some_and(|end| {
+            ["qcow2", "img", "raw", "state"]
+                .iter()
+                .any(|disk| end == *disk)
+        }) {
             let _ = fs::remove_file(path);
         }
     }

@@ -1,10 +1,11 @@
 //! The package's own etcd and kube-apiserver as processes of this host, for what a client says to them.
 //!
-//! In a network namespace whose loopback carries the masters' addresses, so that documents are used as imagegen makes
-//! them: names, ports and certificates are those of real hosts, and nothing leaves the namespace. No machine, no kubelet.
+//! In network namespaces that have the masters' addresses, so that documents are used as imagegen makes them: names, ports
+//! and certificates are those of real hosts, and nothing leaves the namespaces. No machine, no kubelet.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,37 +24,136 @@ use crate::tools;
 /// A server that was started has this long to answer: tens of times what it needs on a quiet host.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Runs `test` in a thread and a network namespace of its own, whose loopback has `addresses`. Where there may be none,
-/// the reason is printed and the test skipped; `FIRSTLIGHT_NO_SKIP=1` makes that a failure.
-pub fn in_namespace(
-    addresses: &[IpAddr],
-    test: impl FnOnce() -> Result<()> + Send + 'static,
+/// Runs `test` in a network namespace of its own, on a bridge to which a namespace for each of `hosts` (name, address in
+/// a /24) is joined. Where there may be none, the reason is printed and the test skipped; `FIRSTLIGHT_NO_SKIP=1` makes
+/// that a failure.
+pub fn in_network(
+    hosts: &[(&str, Ipv4Addr)],
+    test: impl FnOnce(&Network) -> Result<()> + Send,
 ) -> Result<()> {
-    let addresses = addresses.to_vec();
-    let thread = std::thread::spawn(move || match namespace(&addresses) {
-        Ok(()) => test(),
+    let run = || match Network::new(hosts) {
+        Ok(network) => test(&network),
         Err(error) if std::env::var_os(NO_SKIP).is_some_and(|value| value == "1") => {
             Err(error.context(format!("{NO_SKIP}=1 allows no skipping")))
         }
         Err(error) => {
-            eprintln!("skipped: no network namespace: {error:#}");
+            eprintln!("skipped: no network of our own: {error:#}");
             Ok(())
         }
-    });
-    match thread.join() {
+    };
+    // A thread that leaves the host's network does not come back to it.
+    match std::thread::scope(|scope| scope.spawn(run).join()) {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 
-fn namespace(addresses: &[IpAddr]) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("leaving the host's network, which root may")?;
-    let ip = |words: &str| tools::run(Command::new("ip").args(words.split_whitespace()));
-    ip("link set lo up")?;
-    for address in addresses {
-        ip(&format!("address add {address} dev lo"))?;
+/// Hosts on one bridge, each a network namespace: one for all would not do, because etcd compares where its peers come
+/// from with their certificates.
+#[derive(Debug)]
+pub struct Network {
+    hosts: BTreeMap<String, Holder>,
+}
+
+/// Keeps a network namespace by being in it.
+#[derive(Debug)]
+struct Holder {
+    process: Child,
+    address: Ipv4Addr,
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        end(&mut self.process);
     }
-    Ok(())
+}
+
+impl Network {
+    /// Moves this thread onto the bridge.
+    fn new(hosts: &[(&str, Ipv4Addr)]) -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET).context("leaving the host's network, which root may")?;
+        ip("link add name bridge0 type bridge")?;
+        ip("link set lo up")?;
+        ip("link set bridge0 up")?;
+        let mut network = Self {
+            hosts: BTreeMap::new(),
+        };
+        for (name, address) in hosts {
+            let mut unshare = bound();
+            unshare.args(["unshare", "--net", "sleep", "infinity"]);
+            let process = unshare.spawn().context("starting a namespace")?;
+            let holder = Holder {
+                process,
+                address: *address,
+            };
+            holder.wait()?;
+            let pid = holder.process.id();
+            ip(&format!(
+                "link add name {name} type veth peer name eth0 netns {pid}"
+            ))?;
+            ip(&format!("link set {name} master bridge0 up"))?;
+            for words in [
+                "link set lo up".to_owned(),
+                format!("address add {address}/24 dev eth0"),
+                "link set eth0 up".to_owned(),
+            ] {
+                let mut inside = holder.inside();
+                tools::run(inside.arg("ip").args(words.split_whitespace()))?;
+            }
+            network.hosts.insert((*name).to_owned(), holder);
+        }
+        // Whoever asks the hosts is none of them.
+        let [net, subnet, part, _] = hosts.first().map_or([10, 0, 0, 1], |(_, a)| a.octets());
+        ip(&format!(
+            "address add {net}.{subnet}.{part}.254/24 dev bridge0"
+        ))?;
+        Ok(network)
+    }
+
+    fn host(&self, name: &str) -> Result<&Holder> {
+        self.hosts
+            .get(name)
+            .with_context(|| format!("there is no host `{name}` in this network"))
+    }
+}
+
+impl Holder {
+    /// Until it has left our namespace for one of its own.
+    fn wait(&self) -> Result<()> {
+        let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
+        let (ours, end) = (namespace("thread-self")?, Instant::now() + PATIENCE);
+        while namespace(&self.process.id().to_string())? == ours {
+            if Instant::now() > end {
+                bail!("unshare made no network namespace");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// The beginning of a command on this host.
+    fn inside(&self) -> Command {
+        let mut command = bound();
+        command.arg("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.process.id()));
+        command
+    }
+}
+
+/// The beginning of a command that the kernel ends with us, even when we are killed.
+fn bound() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).stdin(Stdio::null());
+    command
+}
+
+fn ip(words: &str) -> Result<()> {
+    tools::run(Command::new("ip").args(words.split_whitespace())).map(drop)
+}
+
+fn end(process: &mut Child) {
+    let _ = process.kill();
+    let _ = process.wait();
 }
 
 /// A cluster's documents as its masters have them, and the servers' programs.
@@ -99,24 +199,26 @@ impl Site {
         Ok(root)
     }
 
-    /// Starts etcd on `host`, at `address`, as kubeadm would; `cluster` is `--initial-cluster`, and `existing` whether
-    /// it joins one. Its data is kept in the host's root.
+    /// Starts etcd on `host` as kubeadm would; `cluster` is `--initial-cluster`, and `existing` whether it joins one.
+    /// Its data is kept in the host's root.
     pub fn etcd(
         &self,
+        network: &Network,
         host: &str,
-        address: IpAddr,
         cluster: &str,
         existing: bool,
     ) -> Result<Server> {
         let root = self.root(host)?;
+        let address = network.host(host)?.address;
         let pki = root.join("etc/kubernetes/pki/etcd");
         let (clients, peers) = (
             format!("https://{address}:2379"),
             format!("https://{address}:2380"),
         );
-        // etcd's image brings its libraries; the loader of it needs no root.
-        let mut command = Command::new(self.etcd.join("usr/lib64/ld-linux-x86-64.so.2"));
+        // etcd's image brings its libraries, and the loader for them.
+        let mut command = network.host(host)?.inside();
         command
+            .arg(self.etcd.join("usr/lib64/ld-linux-x86-64.so.2"))
             .arg("--library-path")
             .arg(self.etcd.join("usr/lib/x86_64-linux-gnu"))
             .arg(self.etcd.join("usr/local/bin/etcd"));
@@ -148,7 +250,7 @@ impl Site {
         ] {
             command.arg(format!("--{flag}={}", pki.join(file).display()));
         }
-        self.start(&format!("etcd-{host}"), &command)
+        self.start(&format!("etcd-{host}"), &mut command)
     }
 
     /// Forgets what etcd on `host` has stored.
@@ -156,10 +258,12 @@ impl Site {
         fs::remove_dir_all(self.root(host)?.join("var/lib/etcd")).context("losing etcd's data")
     }
 
-    /// Starts kube-apiserver on `host`, at `address` and port 6443, over the etcd there, with kubeadm's flags.
-    pub fn apiserver(&self, host: &str, address: IpAddr) -> Result<Server> {
+    /// Starts kube-apiserver on `host`, at port 6443, over the etcd there, with kubeadm's flags.
+    pub fn apiserver(&self, network: &Network, host: &str) -> Result<Server> {
         let pki = self.root(host)?.join("etc/kubernetes/pki");
-        let mut command = Command::new(self.apiserver.join("usr/local/bin/kube-apiserver"));
+        let address = network.host(host)?.address;
+        let mut command = network.host(host)?.inside();
+        command.arg(self.apiserver.join("usr/local/bin/kube-apiserver"));
         command.args([
             "--secure-port=6443",
             "--insecure-port=0",
@@ -191,20 +295,14 @@ impl Site {
         ] {
             command.arg(format!("--{flag}={}", pki.join(file).display()));
         }
-        self.start(&format!("apiserver-{host}"), &command)
+        self.start(&format!("apiserver-{host}"), &mut command)
     }
 
-    fn start(&self, name: &str, command: &Command) -> Result<Server> {
+    fn start(&self, name: &str, command: &mut Command) -> Result<Server> {
         let log = self.folder.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
-        // The kernel ends it with us, even when we are killed.
-        let mut bound = Command::new("setpriv");
-        bound.args(["--pdeathsig", "KILL", "--"]);
-        bound.arg(command.get_program()).args(command.get_args());
-        let child = bound
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
+        command.stdout(output.try_clone()?).stderr(output);
+        let child = command
             .spawn()
             .with_context(|| format!("starting {name}"))?;
         Ok(Server {
@@ -249,8 +347,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
 }
 

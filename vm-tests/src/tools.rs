@@ -70,20 +70,7 @@ impl ToolsTree {
 
     /// The tree's kernel, as the package manager installed it.
     pub fn kernel(&self) -> Result<Kernel> {
-        let modules = self.path("usr/lib/modules");
-        let release = std::fs::read_dir(&modules)
-            .with_context(|| format!("looking for a kernel in `{}`", modules.display()))?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .max()
-            .with_context(|| format!("`{}` holds no kernel's modules", modules.display()))?;
-        let image = self.path(&format!("boot/vmlinuz-{release}"));
-        if !image.exists() {
-            bail!("kernel {release} has modules but no `{}`", image.display());
-        }
-        Ok(Kernel {
-            image,
-            modules: modules.join(release),
-        })
+        Kernel::of(&self.root)
     }
 
     /// A program of the tree; `preload` names libraries that get in before the program's own.
@@ -112,6 +99,32 @@ pub struct Kernel {
     pub image: PathBuf,
     /// `…/lib/modules/<release>`.
     pub modules: PathBuf,
+}
+
+impl Kernel {
+    /// The newest kernel in a Debian tree.
+    pub fn of(tree: &Path) -> Result<Self> {
+        let modules = tree.join("usr/lib/modules");
+        // Before trixie the kernel's package still says /lib, which is a link.
+        let modules = if modules.exists() {
+            modules
+        } else {
+            tree.join("lib/modules")
+        };
+        let release = std::fs::read_dir(&modules)
+            .with_context(|| format!("looking for a kernel in `{}`", modules.display()))?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .max()
+            .with_context(|| format!("`{}` holds no kernel's modules", modules.display()))?;
+        let image = tree.join(format!("boot/vmlinuz-{release}"));
+        if !image.exists() {
+            bail!("kernel {release} has modules but no `{}`", image.display());
+        }
+        Ok(Self {
+            image,
+            modules: modules.join(release),
+        })
+    }
 }
 
 /// Runs a short program to its end; its last lines of stderr become the error.

@@ -232,11 +232,8 @@ fn text(value: &serde_json::Value, pointer: &str) -> Result<String> {
 
 /// One partition of a disk image as a file of its own.
 fn extract(run: &Run, image: &Path, name: &str) -> Result<PathBuf> {
-    let extent = disk::partition(image, name)?;
     let out = run.folder().join(name);
-    let mut disk = File::open(image)?;
-    disk.seek(SeekFrom::Start(extent.offset))?;
-    std::io::copy(&mut disk.take(extent.length), &mut File::create(&out)?)?;
+    disk::copy_partition(image, name, &out)?;
     Ok(out)
 }
 

@@ -1,7 +1,7 @@
 //! firstboot's own requests against the package's kube-apiserver: manifests, watches, errors, strangers, and the Lease by
 //! which masters take turns.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,9 @@ use firstboot::report::Reporter;
 use firstboot::system::files::Root;
 use serde_json::json;
 use vm_tests::run::Run;
-use vm_tests::servers::{Site, in_namespace};
+use vm_tests::servers::{Site, in_network};
 
-const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 7, 10));
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 10);
 const ENDPOINT: &str = "192.168.7.10:6443";
 const ADMIN: &str = "/etc/kubernetes/admin.conf";
 
@@ -65,20 +65,22 @@ spec:
 "#;
 
 /// One server for all claims: it takes seconds to start.
+type Claim = (&'static str, fn(&Root) -> Result<()>);
+
 #[test]
 fn firstboot_and_an_apiserver_understand_each_other() -> Result<()> {
     let run = Run::new("speaks_to_an_apiserver")?;
     let site = Site::new(&run, TOPOLOGY)?;
-    in_namespace(&[ADDRESS], move || {
+    in_network(&[("m0", ADDRESS)], |network| {
         let cluster = format!("m0=https://{ADDRESS}:2380");
-        let _etcd = site.etcd("m0", ADDRESS, &cluster, false)?;
-        let mut server = site.apiserver("m0", ADDRESS)?;
+        let _etcd = site.etcd(network, "m0", &cluster, false)?;
+        let mut server = site.apiserver(network, "m0")?;
         let root = Root::new(site.root("m0")?);
         server.wait("become ready", || {
             let client = Client::from_kubeconfig(&root, ADMIN, ENDPOINT)?;
             client.get("/readyz")?.ok()
         })?;
-        let claims: [(&str, fn(&Root) -> Result<()>); 6] = [
+        let claims: [Claim; 6] = [
             (
                 "manifests are applied, and a second time changes nothing",
                 manifests,
@@ -95,9 +97,10 @@ fn firstboot_and_an_apiserver_understand_each_other() -> Result<()> {
         for (claim, holds) in claims {
             holds(&root).context(claim)?;
         }
-        run.passed();
         Ok(())
-    })
+    })?;
+    run.passed();
+    Ok(())
 }
 
 fn client(root: &Root) -> Result<Client> {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,8 +128,15 @@ impl Client {
         ))
     }
 
-    /// Without a client certificate: only to see whether somebody with this authority's certificate answers.
+    /// Without a client certificate: only to see whether somebody with this authority's certificate answers. An error
+    /// where nobody listens.
     pub fn anonymous(authority: &[u8], endpoint: &str, answer_within: Duration) -> Result<Self> {
+        // First of all, because the usual answer is that nobody does, and TLS is half of what a first boot costs.
+        let address: SocketAddr = endpoint
+            .parse()
+            .with_context(|| format!("`{endpoint}` is no address and port"))?;
+        TcpStream::connect_timeout(&address, CONNECT_WITHIN.min(answer_within))
+            .with_context(|| format!("connecting to `{endpoint}`"))?;
         Ok(Self::new(
             certificates(authority)?,
             None,
@@ -272,7 +280,9 @@ fn read(mut response: Response<ureq::Body>) -> Result<Answer> {
 
 /// `io: Connection refused (os error 111)` says less than it could, at greater length.
 fn explain(error: &ureq::Error) -> anyhow::Error {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionReset, HostUnreachable, NetworkUnreachable, UnexpectedEof,
+    };
     match error {
         ureq::Error::Io(error)
             if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) =>
@@ -281,6 +291,11 @@ fn explain(error: &ureq::Error) -> anyhow::Error {
         }
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             anyhow!("connection refused")
+        }
+        ureq::Error::Io(error)
+            if matches!(error.kind(), HostUnreachable | NetworkUnreachable) =>
+        {
+            anyhow!("no way there: is it switched on?")
         }
         ureq::Error::Timeout(_) => anyhow!("no answer in time"),
         error => anyhow!("{error}"),

@@ -138,6 +138,24 @@ impl JoinControlPlane {
         anyhow::bail!("{}", answers.join("; "))
     }
 
+    /// kubelet registers before it has measured its disk, and until it has told so it rejects etcd's pod, which asks for
+    /// some of it; a rejected static pod is not tried again (`predicate.go`, `pod_workers.go` of 1.20).
+    fn wait_for_capacity(&self, report: &mut Reporter) -> Result<()> {
+        let client = self.find_master(report)?;
+        let path = format!("/api/v1/nodes/{}", self.own.name);
+        let target = format!("node {} at {}", self.own.name, client.base());
+        wait(&target, &self.own.name, report, || {
+            let node = client.get(&path)?.ok()?;
+            let measured = node["status"]["allocatable"]["ephemeral-storage"].is_string();
+            ensure!(
+                measured,
+                "registered, but kubelet has not measured its disk yet"
+            );
+            Ok(())
+        });
+        Ok(())
+    }
+
     /// Until this host's etcd has a vote.
     fn join_etcd(&self, report: &mut Reporter) -> Result<()> {
         let mut backoff = Backoff::new(&self.own.name);
@@ -309,6 +327,7 @@ impl Step for JoinControlPlane {
         let turn = lease::hold(&self.own.name, report, |report| self.find_master(report))?;
         self.joiner
             .configure_kubelet(&|report| self.find_master(report), SKIPPED_FIRST, report)?;
+        self.wait_for_capacity(report)?;
         self.join_etcd(report)?;
         kubeadm_join(SKIPPED_SECOND)?;
         let local = Client::from_kubeconfig(self.root(), ADMIN, &self.endpoint)?;

@@ -170,7 +170,7 @@ pub fn build(
         stages.push((
             name.to_owned(),
             time.as_millis().try_into().unwrap_or(u64::MAX),
-        ))
+        ));
     };
 
     let stage = progress.stage("package");

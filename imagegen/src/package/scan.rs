@@ -81,14 +81,7 @@ pub(super) fn archive(path: &Path, small: &mut BTreeMap<String, Vec<u8>>) -> Res
                 let target = entry
                     .link_name_bytes()
                     .with_context(|| format!("symlink `{name}` leads nowhere"))?;
-                let target = std::str::from_utf8(&target)
-                    .with_context(|| format!("symlink `{name}` leads to something not UTF-8"))?;
-                listing.add(
-                    name,
-                    Kind::Symlink {
-                        target: target.to_owned(),
-                    },
-                )?;
+                add_symlink(&mut listing, name, std::str::from_utf8(&target).ok())?;
             }
             EntryType::Link => {
                 let target = link_name(entry).with_context(|| format!("entry `{name}`"))?;
@@ -116,6 +109,13 @@ pub(super) fn archive(path: &Path, small: &mut BTreeMap<String, Vec<u8>>) -> Res
     Ok(listing)
 }
 
+fn add_symlink(listing: &mut Listing, name: String, target: Option<&str>) -> Result<()> {
+    let target = target
+        .with_context(|| format!("symlink `{name}` leads to something not UTF-8"))?
+        .to_owned();
+    listing.add(name, Kind::Symlink { target })
+}
+
 pub(super) fn folder(root: &Path, below: &str, listing: &mut Listing) -> Result<()> {
     let at = root.join(below);
     for entry in fs::read_dir(&at).with_context(|| format!("reading `{}`", at.display()))? {
@@ -134,15 +134,7 @@ pub(super) fn folder(root: &Path, below: &str, listing: &mut Listing) -> Result<
             folder(root, &name, listing)?;
         } else if kind.is_symlink() {
             let target = fs::read_link(entry.path())?;
-            let target = target
-                .to_str()
-                .with_context(|| format!("symlink `{name}` leads to something not UTF-8"))?;
-            listing.add(
-                name,
-                Kind::Symlink {
-                    target: target.to_owned(),
-                },
-            )?;
+            add_symlink(listing, name, target.to_str())?;
         } else if kind.is_file() {
             let file = File::open(entry.path())
                 .with_context(|| format!("opening `{}`", entry.path().display()))?;

@@ -172,9 +172,25 @@ fn when_all_fall_silent_nothing_is_deleted_or_killed_and_all_are_tried() {
     scene.probe(2, &Verdict::Up);
     assert!(!scene.fleet.is_panicking());
     assert_eq!(
-        (scene.weights(), scene.killed),
-        (weights([(2, 1)]), vec![server(1), server(3)])
+        (scene.weights(), scene.killed.as_slice()),
+        (weights([(1, 0), (2, 1), (3, 0)]), [].as_slice())
     );
+}
+
+#[test]
+fn after_our_own_silence_the_first_to_answer_is_no_proof_that_the_others_are_dead() {
+    let mut scene = Scene::all_up();
+    for n in 1..=3 {
+        scene.probe(n, &silent());
+    }
+    scene.probe(2, &Verdict::Up).probe(2, &Verdict::Up);
+    assert_eq!(scene.killed, []);
+    scene.probe(1, &Verdict::Up).probe(1, &Verdict::Up);
+    assert_eq!(scene.weights(), weights([(1, 1), (2, 1), (3, 0)]));
+    scene.probe(3, &silent());
+    assert_eq!(scene.killed, []);
+    scene.probe(2, &Verdict::Up);
+    assert_eq!(scene.killed, [server(3)]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::attributes::{Attribute, FamilyAttribute, Nested, Text, parse_all};
 use super::message::{Body, Command, IpvsMessage};
 use super::types::{Destination, Identity, Info, Service};
 
-/// How long one exchange may take in all.
+/// How long the kernel may be silent; a long listing comes in many pieces.
 const DEADLINE: Duration = Duration::from_secs(1);
 
 /// The kernel fills a dump's buffer up to what was asked for, at most 32 KiB.
@@ -215,10 +215,10 @@ impl Ipvs {
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
-        self.collect(Instant::now() + DEADLINE)
+        self.collect()
     }
 
-    fn collect<M>(&self, deadline: Instant) -> Result<Vec<M>, Error>
+    fn collect<M>(&self) -> Result<Vec<M>, Error>
     where
         M: ParseableParametrized<[u8], GenlHeader> + std::fmt::Debug,
     {
@@ -226,7 +226,7 @@ impl Ipvs {
         let mut interrupted = false;
         let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
         loop {
-            self.receive(&mut buffer, deadline)?;
+            self.receive(&mut buffer, Instant::now() + DEADLINE)?;
             let mut rest = buffer.as_slice();
             while !rest.is_empty() {
                 let message = NetlinkMessage::<GenlMessage<M>>::deserialize(rest)?;

@@ -2,6 +2,7 @@
 
 use netlink_packet_core::{Emitable, ParseableParametrized};
 use netlink_packet_generic::{GenlHeader, GenlMessage};
+use proptest::prelude::*;
 
 use super::attributes::{Attribute, Nested};
 use super::{Body, Command, Destination, Identity, IpvsMessage, Service};
@@ -128,4 +129,41 @@ fn the_kernels_info_has_attributes_of_its_own() {
         (info.version, info.connection_table_size),
         (0x01_02_01, 4096)
     );
+}
+
+proptest! {
+    /// What a later kernel, or a broken one, might send: an error, or a value that can be written and read again.
+    #[test]
+    fn no_change_of_real_bytes_makes_the_parser_panic_or_waver(
+        which in 0usize..6,
+        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<proptest::sample::Index>(),
+        is_cut in any::<bool>(),
+    ) {
+        let mut bytes = bytes([NEW_SERVICE, NEW_SERVICE_V6, NEW_SERVICE_MARK, NEW_DESTINATION, LISTED_MARK, INFO][which]);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if is_cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let Ok(header) = GenlHeader::parse(&bytes) else { return Ok(()) };
+        let Ok(message) = IpvsMessage::parse_with_param(&bytes[4..], header) else { return Ok(()) };
+        if let Body::Table(attributes) = &message.body {
+            for attribute in attributes {
+                match attribute {
+                    Attribute::Service(nested) => drop(Service::from_attributes(&nested.0)),
+                    Attribute::Destination(nested) => {
+                        let _ = Destination::from_attributes("10.103.97.2:6443".parse().unwrap(), &nested.0);
+                    }
+                    Attribute::Other(_) => {}
+                }
+            }
+        }
+        let again = encode(message);
+        let header = GenlHeader::parse(&again).unwrap();
+        let message = IpvsMessage::parse_with_param(&again[4..], header).unwrap();
+        prop_assert_eq!(encode(message), again);
+    }
 }

@@ -87,6 +87,10 @@ impl Live {
     fn new(machines: &[(String, &'static str)]) -> Result<Self> {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
         let total = all.add(ProgressBar::no_length());
+        #[expect(
+            clippy::literal_string_with_formatting_args,
+            reason = "indicatif's template, not format!'s"
+        )]
         let template = "{elapsed_precise:.bold}  {msg:.bold}";
         total.set_style(ProgressStyle::with_template(template).context("a template")?);
         total.enable_steady_tick(Duration::from_secs(1));

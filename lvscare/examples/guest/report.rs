@@ -1,0 +1,50 @@
+//! What the guest found, one line of JSON each.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+/// Runs one claim. `false`: it does not hold; the others are still worth knowing.
+pub(crate) fn claim(name: &str, prove: impl FnOnce() -> anyhow::Result<Value>) -> bool {
+    let begun = Instant::now();
+    let proved = prove();
+    let seconds = begun.elapsed().as_secs_f64();
+    let holds = proved.is_ok();
+    let line = match proved {
+        Ok(facts) => json!({"claim": name, "holds": true, "facts": facts, "seconds": seconds}),
+        Err(error) => {
+            json!({"claim": name, "holds": false, "error": format!("{error:#}"), "seconds": seconds})
+        }
+    };
+    println!("{line}");
+    if !holds {
+        println!("{}", json!({ "logs": logs() }));
+    }
+    holds
+}
+
+/// The ends of all keepers' logs, for whoever looks into a failure.
+fn logs() -> Value {
+    let mut ends = serde_json::Map::new();
+    let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
+    for host in folders(Path::new("/run")).flat_map(|cell| folders(&cell.path())) {
+        let path = host.path().join("log");
+        if let Ok(text) = fs::read(&path) {
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<_> = text.lines().collect();
+            let end = lines[lines.len().saturating_sub(20)..].to_vec();
+            ends.insert(path.display().to_string(), json!(end));
+        }
+    }
+    Value::Object(ends)
+}
+
+/// Milliseconds from `since`; nothing where there is no end.
+pub(crate) fn ms(since: Instant, end: Option<Instant>) -> Value {
+    end.map_or(Value::Null, |end| {
+        let time = end.saturating_duration_since(since);
+        json!(time.as_micros() as f64 / 1000.0)
+    })
+}

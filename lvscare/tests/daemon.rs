@@ -1,0 +1,165 @@
+//! The daemon's process: how it lives and how it ends. In a network namespace of its own, with or without IPVS in the
+//! kernel; apiservers in this process. Needs root; skips with the reason elsewhere, which CI does not accept.
+
+#[allow(dead_code, reason = "`probe` and `discover` use the rest")]
+mod apiserver;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use apiserver::{Apiserver, Authority, Behaviour};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const STATUS: &str = "127.0.0.1:10354";
+
+/// Runs a test in a thread and a namespace of its own, with three apiservers on its loopback.
+fn in_a_node(test: impl FnOnce(&Authority, &str) + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        let lo = |_| {
+            let up = Command::new("ip")
+                .args(["link", "set", "lo", "up"])
+                .status();
+            anyhow::ensure!(up.is_ok_and(|status| status.success()), "`ip` failed");
+            Ok(())
+        };
+        let entered = unshare(CloneFlags::CLONE_NEWNET).map_err(anyhow::Error::from);
+        if let Err(error) = entered.and_then(lo) {
+            eprintln!("skipped: no network namespace: {error:#}");
+            assert!(std::env::var_os("CI").is_none(), "{error:#}");
+            return;
+        }
+        // Its own thread serves while the test blocks.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let authority = Authority::new();
+        let servers: Vec<_> = (0..3)
+            .map(|_| runtime.block_on(Apiserver::start(&authority, Behaviour::Status(200))))
+            .collect();
+        let addresses: Vec<_> = servers
+            .iter()
+            .map(|server| server.address.to_string())
+            .collect();
+        let addresses = addresses.join(",");
+        std::thread::scope(|scope| {
+            let test = scope.spawn(|| test(&authority, &addresses));
+            runtime.block_on(async {
+                while !test.is_finished() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+        });
+    });
+    thread.join().unwrap();
+}
+
+fn lvscare(authority: &Authority, servers: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lvscare"));
+    command.args(arguments).arg("--ca").arg(authority.file());
+    command.args([
+        "--vs",
+        "10.103.97.2:6443",
+        "--rs",
+        servers,
+        "--discover=off",
+    ]);
+    command.stderr(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// Killed with the test.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(authority: &Authority, servers: &str) -> Self {
+        let daemon = Self(lvscare(authority, servers, &["care"]).spawn().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while get("/livez").is_none_or(|answer| !answer.contains(" 200 ")) {
+            assert!(Instant::now() < deadline, "it does not live");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        daemon
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
+    }
+
+    fn count(&self, folder: &str) -> usize {
+        std::fs::read_dir(format!("/proc/{}/{folder}", self.0.id()))
+            .unwrap()
+            .count()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn get(path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(STATUS).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: x\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+#[test]
+fn it_has_one_thread_and_leaks_nothing_and_stops_when_told() {
+    in_a_node(|authority, servers| {
+        let mut daemon = Daemon::start(authority, servers);
+        let probed = || {
+            let metrics = get("/metrics").unwrap();
+            let counts = metrics
+                .lines()
+                .filter(|line| line.starts_with("lvscare_probe_seconds_count"));
+            counts
+                .filter(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap() >= 3)
+                .count()
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while probed() < 3 {
+            assert!(Instant::now() < deadline, "not all are probed");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let before = daemon.count("fd");
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!((daemon.count("fd"), daemon.count("task")), (before, 1));
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.0.wait().unwrap().code(), Some(0));
+    });
+}
+
+#[test]
+fn a_stuck_one_ends_itself() {
+    in_a_node(|authority, servers| {
+        let mut daemon = Daemon::start(authority, servers);
+        // To the watchdog a stopped process and a loop that no longer turns are the same.
+        daemon.signal(Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_secs(11));
+        daemon.signal(Signal::SIGCONT);
+        assert_eq!(daemon.0.wait().unwrap().code(), Some(70));
+    });
+}
+
+#[test]
+fn exit_statuses_are_as_documented() {
+    in_a_node(|authority, servers| {
+        let code = |arguments: &[&str]| {
+            let status = lvscare(authority, servers, arguments).status().unwrap();
+            status.code().unwrap()
+        };
+        assert_eq!(code(&["status"]), 3, "nothing is set up");
+        assert_eq!(code(&["care", "--no-such-flag"]), 2);
+        assert_eq!(code(&["care", "--interval=x"]), 2);
+        assert_eq!(code(&["care", "--ip=fd00::1"]), 1);
+    });
+}

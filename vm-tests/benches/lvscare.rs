@@ -1,0 +1,216 @@
+//! lvscare beside the programs people use in its place, in one machine and one run: how long a broken master goes on
+//! getting connections, how long connections to it hang, what is taken for broken that is not, and what it all costs.
+//!
+//! `cargo bench -p vm-tests --bench lvscare`; `FIRSTLIGHT_ROUNDS` sets the number of rounds (10), `FIRSTLIGHT_STORM` the
+//! seconds in the bad network (300). It takes about half an hour, for some of its subjects take a minute to act.
+//!
+//! A bar of ours that does not hold is the exit status.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use vm_tests::host::Host;
+use vm_tests::lvscare_guest::{self, Release};
+use vm_tests::run::Run;
+
+const KEEPERS: [&str; 5] = [
+    "lvscare",
+    "keepalived tuned",
+    "keepalived copied",
+    "haproxy",
+    "nginx",
+];
+
+/// What a row shows: the fault and the field of its rounds, and our bar in milliseconds for the worst round.
+const ROWS: [(&str, &str, &str, Option<f64>); 13] = [
+    ("killed: out", "kill", "out_ms", Some(200.0)),
+    ("vanished: out", "vanish", "out_ms", Some(1300.0)),
+    ("frozen: out", "freeze", "out_ms", Some(2000.0)),
+    ("500: out", "500", "out_ms", Some(1100.0)),
+    ("flushed: repaired", "flush", "out_ms", Some(1000.0)),
+    ("vanished: busy flow free", "vanish", "busy_ms", None),
+    ("vanished: idle flow free", "vanish", "idle_ms", None),
+    (
+        "vanished: flows free after the verdict",
+        "vanish",
+        "free_ms",
+        Some(300.0),
+    ),
+    (
+        "vanished: connects under way, after it",
+        "vanish",
+        "connect_ms",
+        Some(1200.0),
+    ),
+    ("killed: used again", "kill", "back_ms", None),
+    ("vanished: used again", "vanish", "back_ms", None),
+    ("frozen: used again", "freeze", "back_ms", None),
+    ("500: used again", "500", "back_ms", None),
+];
+
+fn main() -> Result<()> {
+    // `cargo test --benches` runs this too, without `--bench`; a benchmark is no test.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let setting = |name: &str, default: &str| std::env::var(name).unwrap_or(default.to_owned());
+    let rounds = setting("FIRSTLIGHT_ROUNDS", "10");
+    let storm = setting("FIRSTLIGHT_STORM", "300");
+    let run = Run::new("lvscare-bench")?;
+    let arguments = ["bench", &rounds, &storm];
+    // A round of the slow ones takes three minutes at most.
+    let deadline =
+        Duration::from_secs(rounds.parse::<u64>()? * 60 + storm.parse::<u64>()? / 5 + 120);
+    let outcome = lvscare_guest::run(&host, &run, Release::Trixie, &arguments, deadline)?;
+    ensure!(outcome.status == 0, "{}", outcome.output);
+    let facts = with_free_times(lvscare_guest::facts(&outcome)?);
+    println!(
+        "{rounds} rounds ({:?}, 2 processors, kernel 6.12); seconds: lowest / median / highest",
+        host.accel()
+    );
+    let broken = print_table(&facts);
+    for bar in &broken {
+        println!("does not hold: {bar}");
+    }
+    ensure!(broken.is_empty(), "{} bars do not hold", broken.len());
+    run.passed();
+    Ok(())
+}
+
+/// Adds to each round how long after the verdict the last flow was freed.
+fn with_free_times(mut facts: Vec<Value>) -> Vec<Value> {
+    for fact in &mut facts {
+        let time = |name: &str| fact[name].as_f64();
+        if let (Some(out), Some(busy), Some(idle)) =
+            (time("out_ms"), time("busy_ms"), time("idle_ms"))
+        {
+            fact["free_ms"] = (busy.max(idle) - out).into();
+        }
+    }
+    facts
+}
+
+/// The bars that do not hold.
+fn print_table(facts: &[Value]) -> Vec<String> {
+    let mut broken = Vec::new();
+    println!("\n| | {} |", KEEPERS.join(" | "));
+    println!("|---|{}", "---|".repeat(KEEPERS.len()));
+    for (name, fault, field, bar) in ROWS {
+        let mut cells = Vec::new();
+        for keeper in KEEPERS {
+            let rounds = facts
+                .iter()
+                .filter(|fact| fact["fault"] == fault && fact["keeper"] == keeper);
+            let spread = Spread::of(rounds, field);
+            if keeper == KEEPERS[0]
+                && let Some(bar) = bar
+                && !spread.is_below(bar)
+            {
+                broken.push(format!(
+                    "{name}: {} s, the bar is {} s",
+                    spread.text(),
+                    bar / 1000.0
+                ));
+            }
+            cells.push(spread.text());
+        }
+        println!("| {name} | {} |", cells.join(" | "));
+    }
+    let storm = |keeper: &str| {
+        let found = facts.iter().find(|fact| fact["storm"] == keeper);
+        found.map_or("-".to_owned(), |fact| fact["falls"].to_string())
+    };
+    println!(
+        "| living servers taken out, 1 % loss | {} |",
+        KEEPERS.map(storm).join(" | ")
+    );
+    if storm(KEEPERS[0]) != "0" {
+        broken.push(format!("{} living servers taken out", storm(KEEPERS[0])));
+    }
+    let footprint = |field: &'static str, unit: f64| {
+        move |keeper: &str| {
+            let found = facts.iter().find(|fact| fact["footprint"] == keeper);
+            found
+                .and_then(|fact| fact[field].as_f64())
+                .map_or(f64::NAN, |value| value / unit)
+        }
+    };
+    let rows = [
+        (
+            "memory, resident, MB",
+            footprint("rss_kib", 1024.0),
+            Some(4.0),
+        ),
+        ("memory, its share, MB", footprint("pss_kib", 1024.0), None),
+        (
+            "processor, % of an emulated core",
+            footprint("cpu_percent", 1.0),
+            None,
+        ),
+        ("threads", footprint("threads", 1.0), Some(1.0)),
+        (
+            "program, MB",
+            footprint("program_bytes", 1048576.0),
+            Some(4.0),
+        ),
+    ];
+    for (name, value, bar) in rows {
+        let cells = KEEPERS.map(|keeper| format!("{:.1}", value(keeper)));
+        println!("| {name} | {} |", cells.join(" | "));
+        if bar.is_some_and(|bar| value(KEEPERS[0]) > bar) {
+            broken.push(format!("{name}: {:.1}", value(KEEPERS[0])));
+        }
+    }
+    broken
+}
+
+/// Times of all rounds, sorted; those that never ended last.
+struct Spread {
+    times: Vec<f64>,
+    never: usize,
+    window: f64,
+}
+
+impl Spread {
+    fn of<'a>(rounds: impl Iterator<Item = &'a Value>, field: &str) -> Self {
+        let mut spread = Self {
+            times: Vec::new(),
+            never: 0,
+            window: 0.0,
+        };
+        for round in rounds {
+            spread.window = round["window_ms"].as_f64().unwrap_or(0.0);
+            match &round[field] {
+                Value::Number(time) => spread.times.extend(time.as_f64()),
+                // Absent: not measured for this one.
+                Value::Null if round.get(field).is_some() => spread.never += 1,
+                _ => {}
+            }
+        }
+        spread.times.sort_by(f64::total_cmp);
+        spread
+    }
+
+    fn is_below(&self, bar: f64) -> bool {
+        self.never == 0 && self.times.last().is_some_and(|worst| *worst <= bar)
+    }
+
+    fn text(&self) -> String {
+        let count = self.times.len() + self.never;
+        if count == 0 {
+            return "-".to_owned();
+        }
+        if self.never == count {
+            return "never".to_owned();
+        }
+        let at = |n: usize| match self.times.get(n) {
+            Some(time) => format!("{:.2}", time / 1000.0),
+            None => format!("> {:.0}", self.window / 1000.0),
+        };
+        format!("{} / {} / {}", at(0), at(count / 2), at(count - 1))
+    }
+}

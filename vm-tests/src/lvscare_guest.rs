@@ -1,0 +1,171 @@
+//! The machine in which lvscare meets faults, beside the programs it is measured against: Debian's own, with the
+//! libraries they need, and a kernel of either stable release.
+//!
+//! What happens inside is `lvscare/examples/guest`; it answers in lines of JSON.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use imagegen::progress::Progress;
+use imagegen::tree::{Spec, Tree};
+use serde_json::Value;
+
+use crate::artifacts::Programs;
+use crate::host::Host;
+use crate::initrd::{InitrdTest, Outcome};
+use crate::run::Run;
+use crate::tools::{self, Kernel};
+
+/// Loaded before anything runs: what makes the networks inside.
+const MODULES: &[&str] = &[
+    "bridge",
+    "veth",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_masq",
+    "nft_ct",
+    "sch_netem",
+];
+
+/// Loaded by the kernel when lvscare first asks for them.
+const AUTOLOAD: &[&str] = &["ip_vs", "ip_vs_rr", "ip_vs_fo", "inet_diag", "tcp_diag"];
+
+/// In the tree, and in the machine.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("usr/sbin/keepalived", "usr/sbin/keepalived"),
+    ("usr/sbin/haproxy", "usr/sbin/haproxy"),
+    ("usr/sbin/nginx", "usr/sbin/nginx"),
+    (
+        "usr/lib/nginx/modules/ngx_stream_module.so",
+        "usr/lib/nginx/modules/ngx_stream_module.so",
+    ),
+    ("usr/sbin/ipvsadm", "bin/ipvsadm"),
+    ("usr/sbin/nft", "bin/nft"),
+    ("usr/bin/ip", "bin/ip"),
+    ("usr/sbin/tc", "bin/tc"),
+    ("usr/bin/setpriv", "bin/setpriv"),
+    ("usr/bin/kmod", "sbin/modprobe"),
+];
+
+/// keepalived does not start without.
+const BUILD_OPTIONS: &str = "etc/keepalived/keepalived.config-opts";
+
+const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+/// Whose kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// Debian 12: 6.1.
+    Bookworm,
+    /// Debian 13: 6.12.
+    Trixie,
+}
+
+/// Runs one job of the guest program on a kernel; `deadline` is in seconds of a machine with KVM.
+pub fn run(
+    host: &Host,
+    run: &Run,
+    release: Release,
+    arguments: &[&str],
+    deadline: Duration,
+) -> Result<Outcome> {
+    let lvscare = Programs::build_static()?.join("lvscare");
+    let guest = Programs::build_lvscare_guest()?;
+    let mut test = InitrdTest::new(&format!("lvscare-{}", arguments[0]), &guest)
+        .arguments(arguments)
+        .modules(MODULES)
+        .autoload(AUTOLOAD)
+        .kernel(kernel(host, release)?)
+        .size(2, 1024)
+        .file("/bin/lvscare", fs::read(lvscare)?)
+        .file("/etc/passwd", "root:x:0:0:root:/:/bin/sh\n")
+        .file("/etc/group", "root:x:0:\n");
+    for (path, bytes) in programs(host)? {
+        test = test.file(&path, bytes);
+    }
+    test.run(host, run, deadline)
+}
+
+/// Its lines of JSON.
+pub fn facts(outcome: &Outcome) -> Result<Vec<Value>> {
+    let lines = outcome.output.lines().filter(|line| line.starts_with('{'));
+    lines
+        .map(|line| serde_json::from_str(line).with_context(|| format!("reading `{line}`")))
+        .collect()
+}
+
+fn kernel(host: &Host, release: Release) -> Result<Kernel> {
+    match release {
+        Release::Trixie => host.tools().kernel(),
+        Release::Bookworm => {
+            let packages = ["linux-image-cloud-amd64"];
+            let spec = Spec::new("tests on kernel 6.1", "bookworm", "apt", &packages);
+            let tree = Tree::ensure(host.cache(), &spec, &Progress::stderr())?;
+            Kernel::of(tree.path())
+        }
+    }
+}
+
+/// The programs and, once each, the libraries they are linked with.
+fn programs(host: &Host) -> Result<BTreeMap<String, Vec<u8>>> {
+    let packages = [
+        "keepalived",
+        "haproxy",
+        "nginx",
+        "libnginx-mod-stream",
+        "ipvsadm",
+        "nftables",
+        "iproute2",
+        "kmod",
+        "util-linux",
+    ];
+    let spec = Spec::new("lvscare's rivals", "trixie", "apt", &packages);
+    let tree = Tree::ensure(host.cache(), &spec, &Progress::stderr())?;
+    let root = tree.path();
+    let mut files = BTreeMap::new();
+    let mut add = |inside: String, path: &Path| -> Result<()> {
+        let bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;
+        files.insert(inside, bytes);
+        Ok(())
+    };
+    for (from, to) in PROGRAMS {
+        add(format!("/{to}"), &root.join(from))?;
+        for library in libraries(root, from)? {
+            let name = library.file_name().unwrap_or_default().to_string_lossy();
+            add(format!("/lib/x86_64-linux-gnu/{name}"), &library)?;
+        }
+    }
+    for path in [LOADER, BUILD_OPTIONS] {
+        add(format!("/{path}"), &root.join(path))?;
+    }
+    Ok(files)
+}
+
+/// What the tree's loader would load for a program.
+fn libraries(root: &Path, program: &str) -> Result<Vec<PathBuf>> {
+    let mut loader = Command::new(root.join(LOADER));
+    loader.arg("--library-path").arg(root.join(LIBRARIES));
+    loader.arg("--list").arg(root.join(program));
+    let output = String::from_utf8(tools::run(&mut loader)?)?;
+    let mut found = Vec::new();
+    for line in output.lines() {
+        // `	libssl.so.3 => /tree/usr/lib/x86_64-linux-gnu/libssl.so.3 (0x00007f...)`
+        let Some((_, path)) = line.split_once(" => ") else {
+            continue;
+        };
+        let path = Path::new(path.split(" (").next().unwrap_or(path));
+        ensure!(
+            path.starts_with(root),
+            "`{program}` of the tree `{}` needs `{}`",
+            root.display(),
+            path.display()
+        );
+        found.push(path.to_path_buf());
+    }
+    Ok(found)
+}

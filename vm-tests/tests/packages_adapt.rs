@@ -1,0 +1,115 @@
+//! A package's own hook changes the image, and fails loudly; the image also comes as qcow2.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, Result, ensure};
+use imagegen::cache::Cache;
+use imagegen::plan::Kernel;
+use imagegen::progress::Progress;
+use userdata::paths::ROOT_PARTITION;
+use vm_tests::artifacts::{Programs, topology};
+use vm_tests::host::Host;
+use vm_tests::run::Run;
+use vm_tests::{disk, tools};
+
+const HOOK: &str = "#!/bin/sh
+set -e
+echo adapting
+grep -q trixie /etc/os-release
+echo \"adapted from $(ls $FIRSTLIGHT_PACKAGE/conf/net)\" >/etc/adapted
+echo state >/var/lib/adapted
+";
+
+/// One bake for all claims: it takes a minute.
+#[test]
+fn a_hook_changes_the_image_or_stops_it_and_the_image_comes_as_qcow2() -> Result<()> {
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let run = Run::new("packages_adapt")?;
+    let (cache, progress) = (Cache::open()?, Progress::stderr());
+    let default = imagegen::package::build::default_package(&cache, &progress)?;
+    let package = run.folder().join("package");
+    tools::run(
+        Command::new("cp")
+            .args(["-a", "--reflink=auto"])
+            .arg(default)
+            .arg(&package),
+    )?;
+    let programs = Programs::build()?;
+    let out = run.folder().join("out");
+    let image = || -> Result<Output> {
+        let mut imagegen = Command::new(&programs.imagegen);
+        imagegen.args(["image", "--qcow2", "--verbose"]);
+        imagegen.arg("--topology").arg(topology("one"));
+        imagegen.arg("--package").arg(&package);
+        imagegen.arg("--programs").arg(&programs.image);
+        imagegen
+            .arg("--output")
+            .arg(&out)
+            .output()
+            .context("starting imagegen")
+    };
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+
+    hook(
+        &package,
+        "#!/bin/sh\necho looking for firmware\necho 'none here' >&2\nexit 4\n",
+    )?;
+    let failed = image()?;
+    let text = said(&failed);
+    ensure!(failed.status.code() == Some(1), "{text}");
+    let wanted = "running the package's hook inside the root: running `hooks/build`: exit status: 4\n  looking for firmware\n  none here\n";
+    ensure!(text.ends_with(wanted), "{text}");
+    ensure!(!out.exists(), "something was left behind");
+
+    hook(&package, HOOK)?;
+    let made = image()?;
+    ensure!(made.status.success(), "{}", said(&made));
+    ensure!(
+        said(&made).contains("info: hooks/build: adapting\n"),
+        "{}",
+        said(&made)
+    );
+    let raw = out.join("node.raw");
+    let root = run.folder().join("root.img");
+    disk::copy_partition(&raw, ROOT_PARTITION, &root)?;
+    let erofs = imagegen::image::tools(&cache, Kernel::Cloud, &progress)?;
+    let cat = |path: &str| -> Result<String> {
+        let mut dump = erofs.program("dump.erofs")?;
+        let bytes = tools::run(dump.arg("--cat").arg(format!("--path={path}")).arg(&root))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    ensure!(cat("/etc/adapted")? == "adapted from podnet.yaml\n");
+    ensure!(cat("/usr/share/firstlight/state/lib/adapted")? == "state\n");
+
+    let qcow2 = out.join("node.qcow2");
+    let qemu_img = || host.tools().command("bin/qemu-img", None);
+    tools::run(qemu_img().arg("check").arg(&qcow2))?;
+    tools::run(qemu_img().arg("compare").args([&raw, &qcow2]))?;
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("manifest.json"))?)?;
+    let digest = imagegen::manifest::digest_file(&qcow2)?;
+    ensure!(
+        manifest["outputs"]["node.qcow2"] == digest.as_str(),
+        "{manifest}"
+    );
+    let again = image()?;
+    ensure!(
+        String::from_utf8_lossy(&again.stdout).contains("nothing to do"),
+        "{}",
+        said(&again)
+    );
+    run.passed();
+    Ok(())
+}
+
+fn hook(package: &Path, text: &str) -> Result<()> {
+    let path = package.join("hooks/build");
+    fs::create_dir_all(package.join("hooks"))?;
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("making it a program")
+}
