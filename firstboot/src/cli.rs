@@ -41,8 +41,8 @@ pub enum Command {
         #[arg(long)]
         all: bool,
 
-        /// Give each host so long to answer.
-        #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "all")]
+        /// Give each host so long to answer; a slow one under load takes two.
+        #[arg(long, value_name = "SECONDS", default_value_t = 5, requires = "all")]
         timeout: u64,
     },
 

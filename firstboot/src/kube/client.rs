@@ -280,7 +280,9 @@ fn read(mut response: Response<ureq::Body>) -> Result<Answer> {
 
 /// `io: Connection refused (os error 111)` says less than it could, at greater length.
 fn explain(error: &ureq::Error) -> anyhow::Error {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionReset, HostUnreachable, NetworkUnreachable, UnexpectedEof,
+    };
     match error {
         ureq::Error::Io(error)
             if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) =>
@@ -289,6 +291,11 @@ fn explain(error: &ureq::Error) -> anyhow::Error {
         }
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             anyhow!("connection refused")
+        }
+        ureq::Error::Io(error)
+            if matches!(error.kind(), HostUnreachable | NetworkUnreachable) =>
+        {
+            anyhow!("no way there: is it switched on?")
         }
         ureq::Error::Timeout(_) => anyhow!("no answer in time"),
         error => anyhow!("{error}"),

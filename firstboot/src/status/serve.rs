@@ -42,7 +42,9 @@ pub fn run(root: &Root) -> Result<()> {
     let stream = TcpStream::from(connection);
     let peer = stream
         .peer_addr()
-        .context("standard input is no connection; firstboot-status.socket starts this program")?;
+        .context("standard input is no connection; firstboot-status.socket starts this program")?
+        .ip()
+        .to_canonical();
     let config = config(root)?;
     // What an asker does wrong is not this service's failure.
     match answer(stream, config, root) {
