@@ -292,9 +292,7 @@ fn explain(error: &ureq::Error) -> anyhow::Error {
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             anyhow!("connection refused")
         }
-        ureq::Error::Io(error)
-            if matches!(error.kind(), HostUnreachable | NetworkUnreachable) =>
-        {
+        ureq::Error::Io(error) if matches!(error.kind(), HostUnreachable | NetworkUnreachable) => {
             anyhow!("no way there: is it switched on?")
         }
         ureq::Error::Timeout(_) => anyhow!("no answer in time"),
