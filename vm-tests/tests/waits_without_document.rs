@@ -6,6 +6,7 @@ use anyhow::Result;
 use firstboot::journal::{
     DOCUMENT_AWAITED, DOCUMENT_FOUND, DOCUMENT_REFUSED, FAILED, SOURCE_TRIED, STEP_STARTED, field,
 };
+use userdata::paths::STATUS_PORT;
 use vm_tests::artifacts::{Output, Programs, topology};
 use vm_tests::cluster::Cluster;
 use vm_tests::host::Host;
@@ -58,6 +59,12 @@ fn without_a_document_it_waits_and_says_so() -> Result<()> {
         vm.ok("ls -A /etc/kubernetes/pki 2>/dev/null; ls /etc/firstlight 2>/dev/null; true")?,
         ""
     );
+    // It has no certificate to show yet: who asks for its status is not kept waiting, and leaves nothing behind.
+    vm.ok(&format!(
+        "timeout 20 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{STATUS_PORT}; cat <&3'"
+    ))?;
+    let left = vm.ok("systemctl list-units --all --plain --no-legend 'firstboot-status@*'")?;
+    assert_eq!(left, "");
 
     vm.plug_disk(&seed)?;
     let found = vm.wait_for(
