@@ -20,7 +20,7 @@ use crate::probe::{Fresh, Held, Question, READYZ, fresh};
 const HEALTHZ: &str = "/healthz";
 
 /// An answer is late after this, or after four times the usual.
-const LATE: Duration = Duration::from_millis(250);
+const LATE: Duration = Duration::from_millis(200);
 
 /// A server that ends every connection after one answer is not asked more often than this.
 const LEAST: Duration = Duration::from_millis(100);

@@ -70,11 +70,13 @@ pub(crate) fn main(faults: &str, rounds: &str, storm: &str) -> anyhow::Result<()
 fn side_by_side(faults: &str, rounds: u32) -> anyhow::Result<()> {
     let kinds = [Kind::KeepalivedCopied, Kind::Haproxy, Kind::Nginx];
     let faults = faults.split(',').filter(|fault| *fault != "flush");
-    let mut threads = Vec::new();
+    let mut labs = Vec::new();
     for (cell, fault) in (2..).zip(faults) {
-        let fault = fault.to_owned();
+        labs.push((fault.to_owned(), Lab::new(net(cell), &kinds)?));
+    }
+    let mut threads = Vec::new();
+    for (fault, mut lab) in labs {
         threads.push(std::thread::spawn(move || {
-            let mut lab = Lab::new(net(cell), &kinds)?;
             for round in 0..rounds {
                 lab.round(&fault, round, SLOW)?;
             }
@@ -144,6 +146,10 @@ impl Lab {
 
     fn round(&mut self, fault: &str, round: u32, window: Duration) -> anyhow::Result<()> {
         let victim = victim(round);
+        let all = |weights: &crate::table::Weights| uses_only(weights, &[1, 2, 3]);
+        for table in self.tables.iter().flatten() {
+            table.wait("all used before the fault", 2 * RETURN, all)?;
+        }
         let mut flows = Vec::new();
         for worker in &self.cell.workers {
             let held = |busy| Flow::open(&worker.space, worker.keeper.target(), victim, busy);
@@ -170,9 +176,9 @@ impl Lab {
         while since.elapsed() < window && !is_over() {
             std::thread::sleep(Duration::from_millis(20));
         }
-        let connects: Vec<Option<Instant>> = connects
+        let connects: Vec<Result<Instant, String>> = connects
             .into_iter()
-            .map(|thread| thread.join().ok().flatten())
+            .map(|thread| thread.join().unwrap_or_else(|_| Err("panicked".to_owned())))
             .collect();
         let healed = Instant::now();
         let mut facts: Vec<_> = (0..self.cell.workers.len())
@@ -182,11 +188,10 @@ impl Lab {
             .as_ref()
             .and_then(|table| table.first(since, |weights| !uses(weights, victim)));
         if let (false, Some(out)) = (connects.is_empty(), out) {
-            let last = connects
-                .iter()
-                .all(Option::is_some)
-                .then(|| connects.iter().flatten().max());
-            facts[0]["connect_ms"] = ms(out, last.flatten().copied());
+            let failed = connects.iter().find_map(|connect| connect.clone().err());
+            let last = connects.iter().flatten().max().copied();
+            facts[0]["connect_ms"] = ms(out, last.filter(|_| failed.is_none()));
+            facts[0]["connect_error"] = json!(failed);
         }
         drop(flows);
         self.heal(fault, victim)?;
@@ -199,13 +204,15 @@ impl Lab {
     }
 
     /// Three connections begun when the fault begins, one to each master: when the last is answered.
-    fn connect(&self, since: Instant) -> Vec<std::thread::JoinHandle<Option<Instant>>> {
+    fn connect(&self, since: Instant) -> Vec<std::thread::JoinHandle<Result<Instant, String>>> {
         let worker = &self.cell.workers[0];
         let threads = (0..3).map(|_| {
             let (space, target) = (worker.space.clone(), worker.keeper.target());
             std::thread::spawn(move || {
                 let answered = space.run(|| who(target, FAST.saturating_sub(since.elapsed())));
-                answered.ok().map(|_| Instant::now())
+                let ended = Instant::now();
+                let failed = |error| format!("{error} after {:?}", ended - since);
+                answered.map(|_| ended).map_err(failed)
             })
         });
         threads.collect()
