@@ -25,7 +25,7 @@ const ON_A_NODE: [&str; 3] = [
 /// front of each master.
 pub(crate) fn kubeconfig(cluster: &Cluster, output: &Output, folder: &Path) -> Result<PathBuf> {
     let mut doors = Vec::new();
-    for member in cluster.members.iter().filter(|member| member.is_master) {
+    for member in cluster.masters() {
         doors.push((member.address.to_string(), cluster.apiserver(member)?));
     }
     let admin = output.admin();
@@ -79,7 +79,7 @@ pub(crate) fn nodes(kubectl: &Path, kubeconfig: &Path, within: Duration) -> Resu
 
 /// How far every host is, as a master sees it.
 pub(crate) fn status(master: &Vm) -> Result<()> {
-    shown(master, "firstboot status --all --timeout 20")
+    shown(master, "firstboot status --all --timeout 60")
 }
 
 pub(crate) fn node(vm: &Vm) -> Result<()> {
@@ -99,7 +99,7 @@ pub(crate) fn manual(kubectl: &Path, kubeconfig: &Path, cluster: &Cluster, machi
         kubeconfig.display(),
         kubectl.display()
     ));
-    if cluster.members.iter().filter(|one| one.is_master).count() > 1 {
+    if cluster.masters().count() > 1 {
         say("              (`config get-contexts` lists one for each master)");
     }
     for (at, vm) in machines.iter().enumerate() {
