@@ -23,6 +23,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::cli::Settings;
 use crate::fleet::{Event, Fleet};
+use crate::flows;
 use crate::health::Class;
 use crate::histogram::Histogram;
 use crate::kernel::{Done, Reach, Table, put_route};
@@ -68,6 +69,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (lists_sender, mut lists) = mpsc::channel(4);
     if let Some(discovery) = settings.discovery.clone() {
         tokio::spawn(discovery.run(lists_sender));
+    }
+    if settings.kill
+        && let Err(error) = flows::prepare(settings.service)
+    {
+        log::warn!(
+            "{error:#}; idle connections to dead servers will hang until their owners use them"
+        );
     }
     let members = Members::new(settings.sources.clone())?;
     let mut care = Care::new(settings, handle, members, Watches::new(sender));

@@ -50,6 +50,14 @@ pub fn destroy(service: SocketAddr, destination: SocketAddr) -> anyhow::Result<O
     destroy_each(&flows, |flow| diag.destroy(flow.client, flow.service))
 }
 
+/// Has the kernel load what ending a socket needs, before a second is lost with it when a server has died. An error
+/// says that it cannot be done here.
+pub fn prepare(service: SocketAddr) -> anyhow::Result<()> {
+    // From port 0 there is no connection.
+    let nobody = SocketAddr::new(service.ip(), 0);
+    Diag::open()?.destroy(nobody, service).map(drop)
+}
+
 /// One still opening is not touched: the kernel sends its next SYN to another server. An ended one shows as over
 /// the next time, so that every call meets others.
 fn destroy_each(

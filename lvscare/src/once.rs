@@ -14,11 +14,15 @@ use crate::health::{Class, Thresholds};
 use crate::kernel::{Reach, Table, put_route};
 use crate::members::Members;
 use crate::table::changes;
-use crate::watch::Watch;
+use crate::watch::{Timing, Watch};
 use crate::{route, sysctl};
 
 /// Between two rounds of waiting.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a server has to answer. Longer than the daemon would wait: there is no second question, and a machine that
+/// is starting has much else to do.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// How often a race with another writer is lost before it is an error.
 const RACES: usize = 5;
@@ -154,7 +158,11 @@ async fn probe(settings: &Settings, members: &[(std::net::SocketAddr, u32)]) -> 
     let mut fleet = Fleet::new(settings.service(), rules, members, Instant::now());
     let rounds = members.iter().map(|&(address, _)| {
         let question = std::sync::Arc::clone(&settings.question);
-        let mut watch = Watch::new(address, &settings.path, question, settings.timing);
+        let timing = Timing {
+            fresh: PATIENCE,
+            ..settings.timing
+        };
+        let mut watch = Watch::new(address, &settings.path, question, timing);
         async move { watch.round().await }
     });
     for report in join_all(rounds).await {

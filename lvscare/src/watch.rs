@@ -20,7 +20,7 @@ use crate::probe::{Fresh, Held, Question, READYZ, fresh};
 const HEALTHZ: &str = "/healthz";
 
 /// An answer is late after this, or after four times the usual.
-const LATE: Duration = Duration::from_millis(250);
+const LATE: Duration = Duration::from_millis(200);
 
 /// A server that ends every connection after one answer is not asked more often than this.
 const LEAST: Duration = Duration::from_millis(100);
@@ -37,6 +37,8 @@ pub struct Timing {
     pub interval: Duration,
     /// No round takes longer.
     pub timeout: Duration,
+    /// How long a new connection gets for everything.
+    pub fresh: Duration,
     /// A held connection is not used for longer, give or take a tenth.
     pub renew: Duration,
 }
@@ -46,6 +48,7 @@ impl Default for Timing {
         Self {
             interval: Duration::from_millis(500),
             timeout: Duration::from_secs(10),
+            fresh: FRESH,
             renew: RENEW,
         }
     }
@@ -59,7 +62,7 @@ impl Timing {
     }
 
     fn fresh(self) -> Duration {
-        FRESH.min(self.timeout)
+        self.fresh.min(self.timeout)
     }
 
     /// The interval or up to a fifth less, so that the nodes of a cluster do not fall into step, and a vanished host is

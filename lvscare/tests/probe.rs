@@ -17,6 +17,7 @@ use tokio::net::{TcpSocket, TcpStream};
 const TIMING: Timing = Timing {
     interval: Duration::from_millis(50),
     timeout: Duration::from_secs(10),
+    fresh: Duration::from_millis(500),
     renew: Duration::from_secs(3600),
 };
 

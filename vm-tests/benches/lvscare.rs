@@ -2,7 +2,8 @@
 //! getting connections, how long connections to it hang, what is taken for broken that is not, and what it all costs.
 //!
 //! `cargo bench -p vm-tests --bench lvscare`; `FIRSTLIGHT_ROUNDS` sets the number of rounds (10), `FIRSTLIGHT_STORM` the
-//! seconds in the bad network (300). It takes about half an hour, for some of its subjects take a minute to act.
+//! seconds in the bad network (300; 0 leaves it out), `FIRSTLIGHT_FAULTS` some of the faults. It takes about half an hour,
+//! for some of its subjects take half a minute to act.
 //!
 //! A bar of ours that does not hold is the exit status.
 
@@ -61,7 +62,8 @@ fn main() -> Result<()> {
     let rounds = setting("FIRSTLIGHT_ROUNDS", "10");
     let storm = setting("FIRSTLIGHT_STORM", "300");
     let run = Run::new("lvscare-bench")?;
-    let arguments = ["bench", &rounds, &storm];
+    let faults = setting("FIRSTLIGHT_FAULTS", "kill,vanish,freeze,500,flush");
+    let arguments = ["bench", &faults, &rounds, &storm];
     // A round of the slow ones takes three minutes at most.
     let deadline =
         Duration::from_secs(rounds.parse::<u64>()? * 60 + storm.parse::<u64>()? / 5 + 120);

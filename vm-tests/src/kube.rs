@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use imagegen::package::build::default_package;
 use imagegen::progress::Progress;
@@ -18,35 +18,27 @@ use crate::cluster::{Cluster, Member};
 use crate::host::Host;
 use crate::tools;
 
-/// `admin.conf` for this host: the same authority, name and credentials, another way there.
-pub fn through_door(admin: &str, door: SocketAddr) -> Result<String> {
+/// `admin.conf` for this host: the same authority and credentials, and every context leads through `door` to the one
+/// master whose certificate is for `name`.
+pub fn through_door(admin: &str, door: SocketAddr, name: &str) -> Result<String> {
     let mut text = String::with_capacity(admin.len());
     let mut found = 0;
     for line in admin.lines() {
-        let Some((indent, server)) = line.split_once("server: ") else {
+        let Some((indent, _)) = line.split_once("server: ") else {
             text.push_str(line);
             text.push('\n');
             continue;
         };
-        let name = host_of(server.trim())
-            .with_context(|| format!("`{server}` is not an apiserver's URL"))?;
         // The certificate is not for 127.0.0.1, and should not be.
         text.push_str(&format!(
             "{indent}server: https://{door}\n{indent}tls-server-name: {name}\n"
         ));
         found += 1;
     }
-    if found != 1 {
-        bail!("admin.conf names {found} servers, not one");
+    if found == 0 {
+        bail!("admin.conf names no server");
     }
     Ok(text)
-}
-
-fn host_of(url: &str) -> Option<&str> {
-    let url = url.trim_matches(['"', '\'']);
-    url.strip_prefix("https://")?
-        .rsplit_once(':')
-        .map(|(host, _)| host.trim_matches(['[', ']']))
 }
 
 /// The package that images are made of, as a folder.
@@ -84,6 +76,7 @@ pub fn ask(
         let text = through_door(
             &fs::read_to_string(output.admin())?,
             cluster.apiserver(member)?,
+            &member.address.to_string(),
         )?;
         fs::write(&kubeconfig, text)?;
         fs::set_permissions(&kubeconfig, fs::Permissions::from_mode(0o600))?;
@@ -105,15 +98,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_door_changes_the_way_and_not_the_name() -> Result<()> {
-        let admin =
-            "clusters:\n- cluster:\n    server: https://apiserver.cluster.local:6443\n  name: x\n";
-        let text = through_door(admin, "127.0.0.1:40000".parse()?)?;
+    fn every_context_leads_through_the_door_to_the_named_master() -> Result<()> {
+        let admin = "- cluster:\n    server: https://192.168.7.10:6443\n  name: x\n- cluster:\n    server: https://192.168.7.11:6443\n  name: y\n";
+        let door = "127.0.0.1:40000".parse()?;
+        let server = "    server: https://127.0.0.1:40000\n    tls-server-name: 192.168.7.11\n";
         assert_eq!(
-            text,
-            "clusters:\n- cluster:\n    server: https://127.0.0.1:40000\n    tls-server-name: apiserver.cluster.local\n  name: x\n"
+            through_door(admin, door, "192.168.7.11")?,
+            format!("- cluster:\n{server}  name: x\n- cluster:\n{server}  name: y\n")
         );
-        assert!(through_door("clusters: []\n", "127.0.0.1:1".parse()?).is_err());
+        assert!(through_door("clusters: []\n", door, "m0").is_err());
         Ok(())
     }
 }

@@ -39,12 +39,15 @@ ip addr add @ADDRESS@/24 dev "$card"
 cat >>/etc/hosts <<'END'
 @HOSTS@
 END
-sed 's|^version.*|&\nroot = "/var/lib/containerd-usual"|' /etc/containerd/config.toml >/run/containerd.toml
+sed 's|^root = .*|root = "/var/lib/containerd-usual"|' /etc/containerd/config.toml >/run/containerd.toml
+grep -q containerd-usual /run/containerd.toml
 mount --bind /run/containerd.toml /etc/containerd/config.toml
 systemctl restart containerd
 mkdir -p /run/images
 mount -o ro /dev/vdb /run/images
 for archive in /run/images/*.tar; do ctr --namespace k8s.io images import "$archive"; done
+# An image the package lacks and nothing here runs: kubeadm's preflight would try to pull it, over and over.
+ctr --namespace k8s.io images tag k8s.gcr.io/pause:3.2 k8s.gcr.io/coredns:1.7.0
 systemctl enable kubelet || true
 "#;
 

@@ -64,9 +64,10 @@ spec:
     spec: { containers: [{ name: d, image: "nowhere/d:1" }] }
 "#;
 
-/// One server for all claims: it takes seconds to start.
+/// What must hold, and what shows it.
 type Claim = (&'static str, fn(&Root) -> Result<()>);
 
+/// One server for all claims: it takes seconds to start.
 #[test]
 fn firstboot_and_an_apiserver_understand_each_other() -> Result<()> {
     let run = Run::new("speaks_to_an_apiserver")?;

@@ -18,15 +18,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
 use userdata::image::ImageFile;
 use userdata::node::{Master, NodeFile};
 
-use super::{Step, kubeadm_config};
+use super::{Step, kubeadm_config, mark};
 use crate::kube::client::Client;
 use crate::report::Reporter;
 use crate::status::Wait;
-use crate::system::files::{Attributes, Root};
+use crate::system::files::Root;
 use crate::system::{command, machine, systemd};
 
 /// Digest of the authority whose apiserver has answered on this host: from then on etcd's data is never thrown away.
@@ -103,41 +102,10 @@ impl KubeadmInit {
         })
     }
 
-    /// A mark of this cluster's? One of another cluster's means that this state is not ours to touch.
-    fn is_marked(&self, mark: &str) -> Result<bool> {
-        let Some(found) = self.root.read(mark)? else {
-            return Ok(false);
-        };
-        ensure!(
-            found == self.authority_digest()?.into_bytes(),
-            "this machine was a master of another cluster (`{mark}` is of another authority); to use it for this one, \
-             erase its state partition"
-        );
-        Ok(true)
-    }
-
-    fn mark(&self, mark: &str) -> Result<()> {
-        self.root.write(
-            mark,
-            self.authority_digest()?.as_bytes(),
-            Attributes::mode(0o600),
-        )?;
-        Ok(())
-    }
-
     fn authority(&self) -> Result<Vec<u8>> {
         self.root
             .read(AUTHORITY)?
             .with_context(|| format!("`{AUTHORITY}` is missing: the document did not bring it"))
-    }
-
-    fn authority_digest(&self) -> Result<String> {
-        let digest = Sha256::digest(self.authority()?);
-        Ok(digest
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-            + "\n")
     }
 
     /// A second cluster with the same name and authority would split this one: its nodes could not tell them apart.
@@ -179,7 +147,7 @@ impl KubeadmInit {
     /// etcd's data from a first boot that never came to an answering apiserver holds nothing, and may be torn.
     fn clear_unfinished_etcd(&self) -> Result<()> {
         let names = self.root.list(ETCD_DATA)?;
-        if names.is_empty() || self.is_marked(ANSWERED_MARK)? {
+        if names.is_empty() || mark::is_set(&self.root, ANSWERED_MARK)? {
             return Ok(());
         }
         // firstboot was started again in the same boot: etcd that runs has read its data and found it whole.
@@ -238,11 +206,11 @@ impl Step for KubeadmInit {
         let kubelet = ["config.yaml", "kubeadm-flags.env"]
             .iter()
             .all(|name| self.root.exists(format!("/var/lib/kubelet/{name}")));
-        Ok(self.is_marked(INITIALISED_MARK)? && manifests && kubelet)
+        Ok(mark::is_set(&self.root, INITIALISED_MARK)? && manifests && kubelet)
     }
 
     fn apply(&self, report: &mut Reporter) -> Result<()> {
-        if !self.is_marked(ANSWERED_MARK)? {
+        if !mark::is_set(&self.root, ANSWERED_MARK)? {
             self.refuse_beside_others()?;
         }
         self.clear_unfinished_etcd()?;
@@ -250,7 +218,7 @@ impl Step for KubeadmInit {
         self.kubeadm(SKIPPED_FIRST)?;
         let client = Client::from_kubeconfig(&self.root, ADMIN, &self.endpoint)?;
         wait_for_apiserver(&client, report)?;
-        self.mark(ANSWERED_MARK)?;
+        mark::set(&self.root, ANSWERED_MARK)?;
         // kubeadm gives up after two minutes without the node, or while it lacks this label (`PatchNodeOnce`).
         let path = format!("/api/v1/nodes/{}", self.node_name);
         wait(
@@ -267,7 +235,7 @@ impl Step for KubeadmInit {
             },
         );
         self.kubeadm(SKIPPED_SECOND)?;
-        self.mark(INITIALISED_MARK)
+        mark::set(&self.root, INITIALISED_MARK)
     }
 
     fn needs_machine(&self) -> bool {
@@ -311,6 +279,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::system::files::Attributes;
 
     fn step(others: &[(&str, String)]) -> (tempfile::TempDir, KubeadmInit) {
         let dir = tempfile::tempdir().unwrap();
@@ -338,22 +307,9 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_of_this_cluster_is_a_mark_and_one_of_another_is_refused() {
-        let (_dir, init) = step(&[]);
-        assert!(!init.is_marked(INITIALISED_MARK).unwrap());
-        init.mark(INITIALISED_MARK).unwrap();
-        assert!(init.is_marked(INITIALISED_MARK).unwrap());
-        init.root
-            .write(AUTHORITY, b"another authority", Attributes::mode(0o644))
-            .unwrap();
-        let error = init.is_done().unwrap_err().to_string();
-        assert!(error.contains("was a master of another cluster"), "{error}");
-    }
-
-    #[test]
     fn done_needs_the_mark_and_all_files() {
         let (_dir, init) = step(&[]);
-        init.mark(INITIALISED_MARK).unwrap();
+        mark::set(&init.root, INITIALISED_MARK).unwrap();
         assert!(!init.is_done().unwrap());
         let manifests = MANIFESTS.map(|name| format!("/etc/kubernetes/manifests/{name}.yaml"));
         let kubelet =
@@ -371,7 +327,7 @@ mod tests {
         init.root
             .write("/var/lib/etcd/member/wal/0", b"x", Attributes::mode(0o600))
             .unwrap();
-        init.mark(ANSWERED_MARK).unwrap();
+        mark::set(&init.root, ANSWERED_MARK).unwrap();
         init.clear_unfinished_etcd().unwrap();
         assert!(init.root.exists("/var/lib/etcd/member/wal/0"));
     }

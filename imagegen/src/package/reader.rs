@@ -195,7 +195,7 @@ impl Package {
     /// The release of Kubernetes, without a leading `v`.
     ///
     /// It is what `conf/kubeadm.yaml` says (`kubernetesVersion`): kubeadm itself takes it from there. Neither kubeadm is
-    /// run to ask it (a package's programs are not run on the building machine) nor is its binary searched: a Go program
+    /// run to ask it (of a package only its build hook runs on the building machine) nor is its binary searched: a Go program
     /// of 2020 has no record of its version that could be told from any other text in it. Whoever bakes the images
     /// compares with kube-apiserver's tag.
     pub fn kubernetes_version(&self) -> Result<semver::Version> {

@@ -9,59 +9,41 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::cell::{Cell, Family, Net};
-use crate::client::{Flow, Prober, who};
+use crate::client::{Flow, Prober, Try, who};
 use crate::keeper::Kind;
 use crate::report::ms;
 use crate::storm::Storm;
 use crate::table::{Watcher, uses, uses_only};
 
-const FAULTS: [&str; 4] = ["kill", "vanish", "freeze", "500"];
-
 /// Between two requests of the clients.
 const EVERY: Duration = Duration::from_millis(100);
 
 /// How long a fault of a fast round lasts once both have acted, and at most.
-const FAST: Duration = Duration::from_secs(12);
+const FAST: Duration = Duration::from_secs(6);
 /// How long the slow ones are watched.
-const SLOW: Duration = Duration::from_secs(60);
+const SLOW: Duration = Duration::from_secs(40);
 /// How long a return is waited for.
 const RETURN: Duration = Duration::from_secs(60);
 
-pub(crate) fn main(rounds: &str, storm: &str) -> anyhow::Result<()> {
+/// `faults`: some of `kill,vanish,freeze,500,flush`. `storm`: seconds in the bad network; with 0 neither that nor what
+/// the programs cost is measured.
+pub(crate) fn main(faults: &str, rounds: &str, storm: &str) -> anyhow::Result<()> {
     let rounds: u32 = rounds.parse()?;
-    let storm_time = Duration::from_secs(storm.parse()?);
-    let net = |cell| Net {
-        cell,
-        family: Family::V4,
-    };
+    let storm = Duration::from_secs(storm.parse()?);
     let mut fast = Lab::new(net(1), &[Kind::Lvscare, Kind::KeepalivedTuned])?;
-    for fault in FAULTS {
+    for fault in faults.split(',') {
         for round in 0..rounds {
             fast.refresh()?;
-            fast.round(fault, victim(round), FAST)?;
+            match fault {
+                "flush" => fast.flush()?,
+                fault => fast.round(fault, round, FAST)?,
+            }
         }
-    }
-    for _ in 0..rounds {
-        fast.refresh()?;
-        fast.flush()?;
     }
     drop(fast);
-    let slow = [Kind::KeepalivedCopied, Kind::Haproxy, Kind::Nginx];
-    let mut threads = Vec::new();
-    for (cell, fault) in (2..).zip(FAULTS) {
-        threads.push(std::thread::spawn(move || {
-            let mut lab = Lab::new(net(cell), &slow)?;
-            for round in 0..rounds {
-                lab.round(fault, victim(round), SLOW)?;
-            }
-            anyhow::Ok(())
-        }));
-    }
-    for thread in threads {
-        match thread.join() {
-            Ok(done) => done?,
-            Err(_) => bail!("a round panicked"),
-        }
+    side_by_side(faults, rounds)?;
+    if storm.is_zero() {
+        return Ok(());
     }
     let all = [
         Kind::Lvscare,
@@ -73,15 +55,48 @@ pub(crate) fn main(rounds: &str, storm: &str) -> anyhow::Result<()> {
     let lab = Lab::new(net(6), &all)?;
     lab.footprints(Duration::from_secs(60))?;
     drop(lab);
-    let storm = Storm::start(net(7), &all[..4])?;
-    std::thread::sleep(storm_time);
-    for (kind, falls) in storm.falls() {
+    let bad = Storm::start(net(7), &all[..4])?;
+    std::thread::sleep(storm);
+    for (kind, falls) in bad.falls() {
         println!(
             "{}",
-            json!({"storm": kind.name(), "falls": falls, "seconds": storm.seconds()})
+            json!({"storm": kind.name(), "falls": falls, "seconds": bad.seconds()})
         );
     }
     Ok(())
+}
+
+/// The slow ones, each fault in a cell of its own. None of them would notice a flush.
+fn side_by_side(faults: &str, rounds: u32) -> anyhow::Result<()> {
+    let kinds = [Kind::KeepalivedCopied, Kind::Haproxy, Kind::Nginx];
+    let faults = faults.split(',').filter(|fault| *fault != "flush");
+    let mut labs = Vec::new();
+    for (cell, fault) in (2..).zip(faults) {
+        labs.push((fault.to_owned(), Lab::new(net(cell), &kinds)?));
+    }
+    let mut threads = Vec::new();
+    for (fault, mut lab) in labs {
+        threads.push(std::thread::spawn(move || {
+            for round in 0..rounds {
+                lab.round(&fault, round, SLOW)?;
+            }
+            anyhow::Ok(())
+        }));
+    }
+    for thread in threads {
+        match thread.join() {
+            Ok(done) => done?,
+            Err(_) => bail!("a round panicked"),
+        }
+    }
+    Ok(())
+}
+
+fn net(cell: u8) -> Net {
+    Net {
+        cell,
+        family: Family::V4,
+    }
 }
 
 fn victim(round: u32) -> u8 {
@@ -129,7 +144,12 @@ impl Lab {
         Ok(())
     }
 
-    fn round(&mut self, fault: &str, victim: u8, window: Duration) -> anyhow::Result<()> {
+    fn round(&mut self, fault: &str, round: u32, window: Duration) -> anyhow::Result<()> {
+        let victim = victim(round);
+        let all = |weights: &crate::table::Weights| uses_only(weights, &[1, 2, 3]);
+        for table in self.tables.iter().flatten() {
+            table.wait("all used before the fault", 2 * RETURN, all)?;
+        }
         let mut flows = Vec::new();
         for worker in &self.cell.workers {
             let held = |busy| Flow::open(&worker.space, worker.keeper.target(), victim, busy);
@@ -139,10 +159,8 @@ impl Lab {
                 Vec::new()
             });
         }
-        // Not in step with anybody's checks.
-        std::thread::sleep(Duration::from_millis(
-            u64::from(std::process::id() + u32::from(victim) * 137) % 700,
-        ));
+        // Everywhere between two checks, evenly: multiples of the golden ratio fill an interval.
+        std::thread::sleep(Duration::from_secs(1).mul_f64((f64::from(round) * 0.618).fract()));
         let since = Instant::now();
         self.inject(fault, victim)?;
         let connects = if fault == "vanish" && window == FAST {
@@ -158,9 +176,9 @@ impl Lab {
         while since.elapsed() < window && !is_over() {
             std::thread::sleep(Duration::from_millis(20));
         }
-        let connects: Vec<Option<Instant>> = connects
+        let connects: Vec<Result<Instant, String>> = connects
             .into_iter()
-            .map(|thread| thread.join().ok().flatten())
+            .map(|thread| thread.join().unwrap_or_else(|_| Err("panicked".to_owned())))
             .collect();
         let healed = Instant::now();
         let mut facts: Vec<_> = (0..self.cell.workers.len())
@@ -170,11 +188,10 @@ impl Lab {
             .as_ref()
             .and_then(|table| table.first(since, |weights| !uses(weights, victim)));
         if let (false, Some(out)) = (connects.is_empty(), out) {
-            let last = connects
-                .iter()
-                .all(Option::is_some)
-                .then(|| connects.iter().flatten().max());
-            facts[0]["connect_ms"] = ms(out, last.flatten().copied());
+            let failed = connects.iter().find_map(|connect| connect.clone().err());
+            let last = connects.iter().flatten().max().copied();
+            facts[0]["connect_ms"] = ms(out, last.filter(|_| failed.is_none()));
+            facts[0]["connect_error"] = json!(failed);
         }
         drop(flows);
         self.heal(fault, victim)?;
@@ -187,13 +204,15 @@ impl Lab {
     }
 
     /// Three connections begun when the fault begins, one to each master: when the last is answered.
-    fn connect(&self, since: Instant) -> Vec<std::thread::JoinHandle<Option<Instant>>> {
+    fn connect(&self, since: Instant) -> Vec<std::thread::JoinHandle<Result<Instant, String>>> {
         let worker = &self.cell.workers[0];
         let threads = (0..3).map(|_| {
             let (space, target) = (worker.space.clone(), worker.keeper.target());
             std::thread::spawn(move || {
                 let answered = space.run(|| who(target, FAST.saturating_sub(since.elapsed())));
-                answered.ok().map(|_| Instant::now())
+                let ended = Instant::now();
+                let failed = |error| format!("{error} after {:?}", ended - since);
+                answered.map(|_| ended).map_err(failed)
             })
         });
         threads.collect()
@@ -224,11 +243,19 @@ impl Lab {
         let failures = self.probers[n].failures_since(since);
         let out = match &self.tables[n] {
             Some(table) => ms(since, table.first(since, |weights| !uses(weights, victim))),
-            // A proxy has no table: it is the last failed request that counts, and none is zero.
-            None => match failures.last() {
-                Some(last) if last.ended + Duration::from_secs(10) > Instant::now() => Value::Null,
-                last => ms(since, Some(last.map_or(since, |last| last.ended))),
-            },
+            // A proxy has no table: it is the last request that counts which failed, or was served by a server that
+            // asked for none. No such request is zero, one at the end is never.
+            None => {
+                let tries = self.probers[n].tries();
+                let bad = |one: &&Try| match one.by {
+                    Ok(by) => fault == "500" && by == victim,
+                    Err(_) => true,
+                };
+                let last = tries.iter().rfind(|one| one.at >= since && bad(one));
+                let last = last.map_or(since, |one| one.ended);
+                let is_over = last.elapsed() > Duration::from_secs(5);
+                ms(since, is_over.then_some(last))
+            }
         };
         let ends: Vec<_> = flows
             .iter()

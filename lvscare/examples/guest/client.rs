@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 
 use crate::apiserver::{ECHO, WHO};
 use crate::space::Space;
@@ -127,7 +127,7 @@ impl Flow {
         master: u8,
         busy: bool,
     ) -> anyhow::Result<Self> {
-        let mut others = Vec::new();
+        let (mut others, mut last) = (Vec::new(), None);
         for _ in 0..60 {
             let opened = space.run(|| {
                 let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
@@ -136,15 +136,23 @@ impl Flow {
                 let by = name(&mut stream)?;
                 std::io::Result::Ok((stream, by))
             });
-            let (stream, by) =
-                opened.with_context(|| format!("connecting to {target} in `{}`", space.name))?;
+            let (stream, by) = match opened {
+                Ok(opened) => opened,
+                // Nobody is led anywhere at the moment.
+                Err(error) => {
+                    last = Some(error);
+                    std::thread::sleep(Duration::from_millis(200));
+                    continue;
+                }
+            };
             if by == master {
                 return Self::hold(stream, busy);
             }
             // Held until then: least-connection schedulers would choose the same again.
             others.push(stream);
         }
-        bail!("{target} in `{}`: never led to m{master}", space.name)
+        let name = &space.name;
+        bail!("{target} in `{name}`: never led to m{master}; last error: {last:?}")
     }
 
     fn hold(mut stream: TcpStream, busy: bool) -> anyhow::Result<Self> {

@@ -104,7 +104,9 @@ impl Master {
 
     /// A planned restart.
     pub(crate) fn restart_with(&mut self, certificate: &str) -> anyhow::Result<()> {
-        self.kill()?;
+        if self.child.is_some() {
+            self.kill()?;
+        }
         self.start()?;
         self.certificate(certificate)
     }
