@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::StreamExt;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::alarm;
 use rtnetlink::{Handle, MulticastGroup};
 use signal_hook::consts::SIGALRM;
@@ -63,6 +64,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // By a handler and not by the signal itself, which the kernel keeps from the first process of a container.
     let always = Arc::new(AtomicBool::new(true));
     register_conditional_shutdown(SIGALRM, STUCK, always).context("arming the watchdog")?;
+    // A mask is inherited over exec, and a watchdog whose starter had SIGALRM blocked would never bark.
+    let mut alarm_alone = SigSet::empty();
+    alarm_alone.add(Signal::SIGALRM);
+    (alarm_alone.thread_unblock()).context("unblocking SIGALRM for the watchdog")?;
+    // From here on, so that nothing before the first round can hang unwatched, and `/livez` never speaks for a daemon
+    // that nobody watches.
+    alarm::set(WATCHDOG);
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let (sender, mut reports) = mpsc::channel(64);
