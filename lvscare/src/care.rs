@@ -67,7 +67,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // A mask is inherited over exec, and a watchdog whose starter had SIGALRM blocked would never bark.
     let mut alarm_alone = SigSet::empty();
     alarm_alone.add(Signal::SIGALRM);
-    (alarm_alone.thread_unblock()).context("unblocking SIGALRM for the watchdog")?;
+    alarm_alone
+        .thread_unblock()
+        .context("unblocking SIGALRM for the watchdog")?;
     // From here on, so that nothing before the first round can hang unwatched, and `/livez` never speaks for a daemon
     // that nobody watches.
     alarm::set(WATCHDOG);

@@ -127,7 +127,8 @@ impl Drop for Daemon {
 
 fn get(path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(STATUS).ok()?;
-    (stream.set_read_timeout(Some(Duration::from_secs(5)))).ok()?;
+    let timeout = Some(Duration::from_secs(5));
+    stream.set_read_timeout(timeout).ok()?;
     write!(stream, "GET {path} HTTP/1.0\r\nhost: x\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;

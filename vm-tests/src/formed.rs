@@ -14,28 +14,39 @@ use crate::artifacts::Output;
 use crate::cluster::{Cluster, wait_ready};
 use crate::disk;
 use crate::host::Host;
-use crate::qemu::DiskFormat;
+use crate::qemu::{DiskFile, DiskFormat};
 use crate::run::{Run, target_dir};
 use crate::site::Site;
 
 /// The formed disk of the first master, a qcow2 over the image.
 pub fn master0(host: &Host, output: &Output) -> Result<PathBuf> {
+    host.cache()
+        .ensure("formed", &master0_key(output)?, |path| {
+            let run = Run::new("forming-master0")?;
+            let cluster = Cluster::new(host, &run, output)?;
+            let vm = cluster.first().start(host, &run)?;
+            wait_ready(&vm)?;
+            vm.power_off()?;
+            drop(vm);
+            disk::save(cluster.first().disk(), path)?;
+            run.passed();
+            Ok(())
+        })
+}
+
+/// Puts the disk of a master0 that has become Ready and was shut down aside for other tests, unless one is there.
+pub fn keep_master0(host: &Host, output: &Output, disk: &DiskFile) -> Result<()> {
+    let key = master0_key(output)?;
+    let save = |path: &Path| disk::save(disk, path);
+    host.cache().ensure("formed", &key, save).map(drop)
+}
+
+fn master0_key(output: &Output) -> Result<Key> {
     let manifest =
         fs::read(output.folder().join("manifest.json")).context("reading the image's manifest")?;
-    let key = Key::new("formed", 1)
+    Ok(Key::new("formed", 1)
         .with("manifest", manifest)
-        .with("image", output.image().display().to_string());
-    host.cache().ensure("formed", &key, |path| {
-        let run = Run::new("forming-master0")?;
-        let cluster = Cluster::new(host, &run, output)?;
-        let vm = cluster.first().start(host, &run)?;
-        wait_ready(&vm)?;
-        vm.power_off()?;
-        drop(vm);
-        disk::save(cluster.first().disk(), path)?;
-        run.passed();
-        Ok(())
-    })
+        .with("image", output.image().display().to_string()))
 }
 
 /// A cluster of one whose master0 was formed before.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use firstboot::journal::{KUBEADM_STARTED, field};
 use vm_tests::artifacts::{Output, Programs, topology};
 use vm_tests::cluster::{Cluster, wait_ready};
+use vm_tests::formed;
 use vm_tests::host::Host;
 use vm_tests::journal::Want;
 use vm_tests::kube;
@@ -139,7 +140,10 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
         ready.since_boot().unwrap_or_default().as_secs_f64()
     );
     cluster.no_packet_left()?;
+
+    vm.power_off()?;
     drop(vm);
+    formed::keep_master0(&host, &output, cluster.first().disk())?;
     run.passed();
     Ok(())
 }

@@ -168,10 +168,16 @@ fn pods_and_services_are_reached_from_every_host(site: &Site) -> Result<()> {
 
     for from in HOSTS {
         let vm = site.vm(from)?;
-        // In the pod's own network, with the host's programs. A host hears of routes and Services when it gets to it.
+        // In the pod's own network, with the host's programs. A host hears of routes and Services when it gets to it, and
+        // what socat says of the last try is what a failure is known by.
         let ask = |address: &str| {
             format!(
-                "until nsenter -n -t $(pgrep -o -f TCP-LISTEN:8080) timeout 30 socat -u TCP:{address} STDOUT; do sleep 1; done"
+                "pod=$(pgrep -o -f TCP-LISTEN:8080)\n\
+                 for try in 1 2 3 4 5 6 7 8 9 10; do\n\
+                 nsenter -n -t $pod timeout 30 socat -u TCP:{address} STDOUT 2>/run/asked && exit\n\
+                 sleep 2\n\
+                 done\n\
+                 cat /run/asked >&2; exit 1"
             )
         };
         for (to, pod, address) in &pods_by_host {

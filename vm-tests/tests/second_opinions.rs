@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use imagegen::cache::Cache;
+use imagegen::package::build::default_package;
 use imagegen::plan::Kernel;
 use imagegen::progress::Progress;
 use imagegen::tree::{Spec, Tree};
@@ -169,6 +170,94 @@ kubernetesVersion: v1.20.2
 controlPlaneEndpoint: apiserver.cluster.local:6443
 networking: {podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/16}
 ";
+
+/// kube-proxy ran for days without a library that only rules for two endpoints need.
+#[test]
+fn every_program_and_library_of_the_packages_images_finds_what_it_loads() -> Result<()> {
+    let package = default_package(&Cache::open()?, &Progress::stderr())?;
+    let run = Run::new("images_libraries")?;
+    let mut judged = 0;
+    for image in fs::read_dir(package.join("images"))? {
+        let image = image?.path();
+        let name = image.file_stem().context("an image without a name")?;
+        let (layers, root) = (run.folder().join("layers"), run.folder().join(name));
+        for folder in [&layers, &root] {
+            fs::create_dir(folder)?;
+        }
+        judge(
+            Command::new("tar")
+                .arg("-xf")
+                .arg(&image)
+                .arg("-C")
+                .arg(&layers),
+        )?;
+        let index: serde_json::Value =
+            serde_json::from_slice(&fs::read(layers.join("manifest.json"))?)?;
+        let files = index[0]["Layers"].as_array().context("no layers")?;
+        for file in files.iter().filter_map(|file| file.as_str()) {
+            let file = layers.join(file);
+            judge(
+                Command::new("tar")
+                    .arg("-xf")
+                    .arg(file)
+                    .arg("-C")
+                    .arg(&root),
+            )?;
+        }
+        fs::remove_dir_all(&layers)?;
+        let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
+        if !loader.exists() {
+            continue;
+        }
+        let libraries = root.join("usr/lib/x86_64-linux-gnu");
+        let listed = judge(Command::new("find").arg(&root).args(["-type", "f"]))?;
+        for file in String::from_utf8_lossy(&listed).lines() {
+            let file = Path::new(file);
+            if file == loader || !is_dynamic(file)? {
+                continue;
+            }
+            let mut ask = Command::new(&loader);
+            ask.args(["--inhibit-cache", "--library-path"])
+                .arg(&libraries)
+                .arg("--list")
+                .arg(file);
+            let said = judge(&mut ask)?;
+            for line in String::from_utf8_lossy(&said).lines() {
+                let Some((_, found)) = line.split_once(" => ") else {
+                    continue;
+                };
+                // The loader falls back to the folders of this host, which the container has not.
+                assert!(
+                    Path::new(found).starts_with(&root),
+                    "`{}` in the image `{}`: {line}",
+                    file.display(),
+                    image.display()
+                );
+            }
+            judged += 1;
+        }
+    }
+    assert!(judged > 100, "only {judged} files were looked at");
+    run.passed();
+    Ok(())
+}
+
+/// Does the loader have something to do for it? The program header says so.
+fn is_dynamic(file: &Path) -> Result<bool> {
+    let bytes = fs::read(file)?;
+    let half = |at: usize| Some(u16::from_le_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
+    let word = |at: usize| Some([half(at)?, half(at + 2)?]);
+    if !bytes.starts_with(b"\x7fELF\x02\x01") {
+        return Ok(false);
+    }
+    const DYNAMIC: [u16; 2] = [2, 0];
+    let (first, size, count) = (word(32), half(54), half(56));
+    let (Some([first, 0]), Some(size), Some(count)) = (first, size, count) else {
+        return Ok(false);
+    };
+    Ok((0..count)
+        .any(|i| word(usize::from(first) + usize::from(i) * usize::from(size)) == Some(DYNAMIC)))
+}
 
 #[test]
 fn cloud_init_finds_nothing_wrong_with_the_documents() -> Result<()> {

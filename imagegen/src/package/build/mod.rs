@@ -23,7 +23,7 @@ use crate::tree::Tree;
 pub fn default_package(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     let programs = kubernetes::Programs::ensure(cache, progress)?;
     let tree = Tree::ensure(cache, &runtime::tree(), progress)?;
-    let mut key = Key::new("package", 1)
+    let mut key = Key::new("package", 2)
         .with("programs", programs.identity())
         .with("tree", identity(tree.path()));
     for (path, text) in assets::FILES {

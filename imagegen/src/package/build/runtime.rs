@@ -95,14 +95,19 @@ pub(super) fn with_libraries(tree: &Path, programs: &[&str]) -> Result<BTreeMap<
     }
     items.insert(LOADER.to_owned(), program(tree, LOADER)?);
     for name in programs {
-        for (library, from) in libraries(tree, &tree.join(name))? {
-            items.insert(
-                format!("{LIBRARIES}/{library}"),
-                Item::Copy { from, mode: 0o644 },
-            );
-        }
+        items.extend(libraries_of(tree, name)?);
     }
     Ok(items)
+}
+
+/// What a program or a library of the tree loads, in Debian's places.
+fn libraries_of(tree: &Path, name: &str) -> Result<BTreeMap<String, Item>> {
+    let found = libraries(tree, &container::resolve(tree, name)?)?;
+    let item = |(library, from)| {
+        let item = Item::Copy { from, mode: 0o644 };
+        (format!("{LIBRARIES}/{library}"), item)
+    };
+    Ok(found.into_iter().map(item).collect())
 }
 
 /// The base of kube-proxy and podnet: iptables in its nf_tables form, as on the node, with all its extensions, and
@@ -134,6 +139,8 @@ pub(super) fn iptables(tree: &Path) -> Result<BTreeMap<String, Item>> {
             "{extensions}/{}",
             name.to_str().context("an extension's name is not UTF-8")?
         );
+        // They load libraries that no program does: `statistic`, without which no Service has two endpoints, loads libm.
+        items.extend(libraries_of(tree, &name)?);
         items.insert(
             name.clone(),
             Item::Copy {
