@@ -322,6 +322,21 @@ pub struct Server {
 }
 
 impl Server {
+    /// What its process has used of processors since its start, in steps of 10 ms; proc_pid_stat(5).
+    pub fn processor_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("reading `{path}`"))?;
+        // The name, which may hold anything, ends at the last parenthesis; utime and stime are fields 14 and 15.
+        let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
+        let mut fields = fields.split_whitespace().skip(11);
+        let mut ticks = || -> Option<u64> { fields.next()?.parse().ok() };
+        let (Some(user), Some(system)) = (ticks(), ticks()) else {
+            bail!("`{path}` holds no times: {text}");
+        };
+        // sysconf(_SC_CLK_TCK) is 100 on every architecture that Linux has user space for.
+        Ok(Duration::from_millis(10 * (user + system)))
+    }
+
     /// Asks until there is an answer; an error where the server ends before, or none comes in time.
     pub fn wait<T>(&mut self, what: &str, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
         let end = Instant::now() + PATIENCE;

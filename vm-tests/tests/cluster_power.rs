@@ -118,6 +118,23 @@ fn without_master0_the_cluster_answers_through_the_vip() -> Result<()> {
     )
     .context("waiting for controllers and scheduler without m0")?;
     site.nodes_are_ready("m1")?;
+    // A master says of every host how it is, of the dead one too.
+    let all = site.vm("m1")?.run("firstboot status --all --timeout 60")?;
+    println!("firstboot status --all:\n{}", all.stdout);
+    ensure!(all.status == 1, "status {}: {}", all.status, all.stderr);
+    for (name, phase) in [
+        ("m0", "unreachable"),
+        ("m1", "ready"),
+        ("m2", "ready"),
+        ("n0", "ready"),
+    ] {
+        let mut lines = all.stdout.lines();
+        let line = lines.find(|line| line.starts_with(name));
+        ensure!(
+            line.is_some_and(|line| line.contains(phase)),
+            "{name} is not {phase}: {line:?}"
+        );
+    }
     site.cluster.no_packet_left()?;
     site.passed();
     Ok(())
