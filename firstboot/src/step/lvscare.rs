@@ -4,6 +4,7 @@
 //! which every package holds, as an empty root to mount it in. So nothing is pulled, and pod and first boot run the same
 //! bytes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::Result;
@@ -24,6 +25,13 @@ const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
 const CACHE: &str = "/var/lib/lvscare";
 /// lvscare's own default.
 const STATUS_PORT: u16 = 10354;
+/// lvscare's own default, in milliseconds.
+const INTERVAL_MS: usize = 500;
+/// All nodes together ask an apiserver no more often than this in a second (a tenth of a core by `cargo bench --bench
+/// readyz`), for as long as each still asks once in `LONGEST_INTERVAL_MS`. A dead process is seen at once at any interval,
+/// by the held connection's end; a host that vanished is seen by the next question.
+const QUESTIONS: usize = 400;
+const LONGEST_INTERVAL_MS: usize = 5000;
 
 #[derive(Debug)]
 pub struct Lvscare {
@@ -43,6 +51,7 @@ impl Lvscare {
 fn pod(node: &NodeFile, image: &ImageFile) -> Result<Value> {
     let mut command = vec![PROGRAM.to_owned(), "care".to_owned()];
     command.extend(ipvs::servers(node)?);
+    command.extend(interval(node));
     Ok(json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -92,6 +101,16 @@ fn pod(node: &NodeFile, image: &ImageFile) -> Result<Value> {
     }))
 }
 
+/// lvscare's flag for it, where its own default would be too much for the apiservers of so large a cluster.
+fn interval(node: &NodeFile) -> Option<String> {
+    // A host has an entry for each of its addresses, with its short name last.
+    let others = node.hosts.iter().filter_map(|entry| entry.names.last());
+    let hosts: BTreeSet<_> = others.chain([&node.name]).collect();
+    let workers = hosts.len().saturating_sub(node.masters.len());
+    let interval = (workers * 1000 / QUESTIONS).min(LONGEST_INTERVAL_MS);
+    (interval > INTERVAL_MS).then(|| format!("--interval={interval}ms"))
+}
+
 impl fmt::Display for Lvscare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "have kubelet run lvscare")
@@ -117,6 +136,8 @@ impl Step for Lvscare {
 
 #[cfg(test)]
 mod tests {
+    use userdata::node::HostsEntry;
+
     use super::*;
 
     #[test]
@@ -139,5 +160,27 @@ mod tests {
                 "--ca=/etc/kubernetes/pki/ca.crt"
             ])
         );
+    }
+
+    #[test]
+    fn many_nodes_ask_less_often_each() {
+        let text = include_str!("../../tests/fixtures/node.yaml");
+        let mut node: NodeFile = userdata::yaml::parse("node.yaml", text).unwrap().value;
+        let mut with = |workers: usize| {
+            let names = (0..workers).map(|n| format!("n{n}"));
+            let names = names.chain(node.masters.iter().map(|master| master.name.clone()));
+            let entry = |name: String| HostsEntry {
+                address: [192, 168, 7, 1].into(),
+                names: vec![format!("{name}.prod.internal"), name],
+            };
+            // Two addresses each.
+            node.hosts = names
+                .flat_map(|name| [entry(name.clone()), entry(name)])
+                .collect();
+            interval(&node)
+        };
+        assert_eq!(with(200), None);
+        assert_eq!(with(300).as_deref(), Some("--interval=750ms"));
+        assert_eq!(with(9999).as_deref(), Some("--interval=5000ms"));
     }
 }
