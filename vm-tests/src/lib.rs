@@ -30,6 +30,7 @@ pub mod host;
 pub mod initrd;
 pub mod journal;
 pub mod kube;
+pub mod kubelet_flow;
 pub mod lvscare_guest;
 pub mod net;
 pub mod pcap;
