@@ -120,16 +120,6 @@ impl Cache {
     }
 }
 
-/// A cache entry is named by what it was made from; where the cache lies does not matter.
-pub fn identity(entry: &Path) -> String {
-    entry
-        .components()
-        .rev()
-        .filter_map(|part| part.as_os_str().to_str())
-        .find(|part| part.len() == 32 && part.bytes().all(|b| b.is_ascii_hexdigit()))
-        .map_or_else(|| entry.display().to_string(), str::to_owned)
-}
-
 /// Gives `making` its final name, after everything in it has reached the disk.
 fn publish(making: &Path, entry: &Path) -> Result<()> {
     let parent = entry.parent().context("cache entry without a folder")?;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::cache::{Cache, Key, identity};
 use crate::tool;
 use crate::tree::Tree;
 
@@ -46,33 +45,8 @@ const MODULES: &str = "systemd systemd-initrd systemd-udevd systemd-modules-load
 const DRIVERS: &str = "erofs overlay ext4 dm-verity loop vfat nls_ascii nls_cp437 virtio_blk virtio_pci virtio_scsi \
                        virtio_console sd_mod nvme ahci";
 
-/// The initrd for kernel `release` out of `cache`, built first where it is not there: nothing of a package or a topology
-/// is in it.
-pub fn ensure(cache: &Cache, tools: &Tree, release: &str) -> Result<PathBuf> {
-    let mut key = Key::new("initrd", 1)
-        .with("tools", identity(tools.path()))
-        .with("release", release)
-        .with("modules", MODULES)
-        .with("drivers", DRIVERS)
-        .with("wanted", WANTED.join(" "));
-    for (path, contents) in FILES {
-        key = key.with(path, contents);
-    }
-    cache.ensure("initrds", &key, |making| {
-        // dracut writes as root of the tree, where the entry's own name does not exist.
-        let work = making.with_extension("work");
-        if work.exists() {
-            fs::remove_dir_all(&work).with_context(|| format!("removing `{}`", work.display()))?;
-        }
-        fs::create_dir(&work).with_context(|| format!("creating `{}`", work.display()))?;
-        let built = build(tools, release, &work)?;
-        fs::rename(&built, making).with_context(|| format!("moving `{}`", built.display()))?;
-        fs::remove_dir_all(&work).with_context(|| format!("removing `{}`", work.display()))
-    })
-}
-
 /// Builds the initrd for kernel `release` as `work/initrd`; returns its path.
-fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
+pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
     let extra = work.join("initrd-files");
     let system = extra.join("usr/lib/systemd/system");
     for (path, contents) in FILES {

@@ -218,7 +218,7 @@ pub fn build(
     took("verity", stage.done());
 
     let stage = progress.stage("initrd");
-    let initrd = initrd::ensure(cache, &tools, &release)?;
+    let initrd = initrd::build(&tools, &release, work)?;
     took("initrd", stage.done());
 
     let stage = progress.stage("kernel image");

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use super::assets;
-use crate::cache::{Cache, Key, identity};
+use crate::cache::{Cache, Key};
 use crate::progress::{Progress, Stage};
 use crate::tool;
 use crate::tree::{Spec, Tree};
@@ -78,7 +78,11 @@ impl Programs {
 
     /// For keys: both folders are named by what they were made from.
     pub(super) fn identity(&self) -> String {
-        format!("{} {}", identity(&self.kubernetes), identity(&self.ours))
+        format!(
+            "{} {}",
+            super::identity(&self.kubernetes),
+            super::identity(&self.ours)
+        )
     }
 }
 
@@ -108,7 +112,7 @@ fn build_tree() -> Spec {
 
 /// The unpacked and patched source.
 fn source(cache: &Cache, tree: &Tree, progress: &Progress) -> Result<PathBuf> {
-    let key = Key::new("kubernetes-source", 1).with("tree", identity(tree.path()));
+    let key = Key::new("kubernetes-source", 1).with("tree", super::identity(tree.path()));
     cache.ensure("kubernetes-source", &key, |making| {
         let stage = progress.stage("unpacking Kubernetes' source");
         fs::create_dir(making)?;
@@ -149,7 +153,7 @@ struct Build<'a> {
 impl Build<'_> {
     fn kubernetes(&self, cache: &Cache, version: &str) -> Result<PathBuf> {
         let key = Key::new("kubernetes", 1)
-            .with("source", identity(self.source))
+            .with("source", super::identity(self.source))
             .with("version", version);
         cache.ensure("kubernetes", &key, |making| {
             let stage = self.progress.stage("building Kubernetes");
@@ -185,7 +189,7 @@ impl Build<'_> {
 
     /// crictl, podnet and pause: the first two tested and built against the tree's own libraries.
     fn ours(&self, cache: &Cache) -> Result<PathBuf> {
-        let mut key = Key::new("package-programs", 1).with("source", identity(self.source));
+        let mut key = Key::new("package-programs", 1).with("source", super::identity(self.source));
         for (path, text) in assets::PROGRAMS {
             key = key.with(path, text);
         }

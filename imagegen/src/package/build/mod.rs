@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::cache::{Cache, Key, identity};
+use crate::cache::{Cache, Key};
 use crate::progress::Progress;
 use crate::tree::Tree;
 
@@ -39,4 +39,14 @@ pub fn default_package(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
 pub fn write_default(cache: &Cache, output: &Path, progress: &Progress) -> Result<()> {
     let folder = default_package(cache, progress)?;
     output::write(&folder, output, progress)
+}
+
+/// A cache entry is named by what it was made from; where the cache lies does not matter.
+fn identity(entry: &Path) -> String {
+    entry
+        .components()
+        .rev()
+        .filter_map(|part| part.as_os_str().to_str())
+        .find(|part| part.len() == 32 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+        .map_or_else(|| entry.display().to_string(), str::to_owned)
 }
