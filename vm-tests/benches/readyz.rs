@@ -7,29 +7,20 @@
 //! `cargo bench -p vm-tests --bench readyz` ; `FIRSTLIGHT_ROUNDS` sets the number of rounds (3). A round takes a minute.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use firstboot::kube::client::Client;
-use firstboot::system::files::Root;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use vm_tests::one_apiserver::{ADDRESS, ENDPOINT, with_apiserver};
 use vm_tests::run::Run;
-use vm_tests::servers::{Server, Site, in_network};
+use vm_tests::servers::Server;
 use vm_tests::usual::{median, rounds};
 
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 10);
-const ENDPOINT: &str = "192.168.7.10:6443";
-const TOPOLOGY: &str = "\
-apiVersion: firstlight/v1
-kind: Cluster
-name: readyz
-hosts:
-- { name: m0, role: master, address: 192.168.7.10/24, mac: \"52:54:00:00:07:10\" }
-";
+const AUTHORITY: &str = "/etc/kubernetes/pki/ca.crt";
 
 /// How long each part of a round lasts.
 const PART: Duration = Duration::from_secs(20);
@@ -54,32 +45,29 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let run = Run::new("readyz-bench")?;
-    let site = Site::new(&run, TOPOLOGY)?;
-    in_network(&[("m0", ADDRESS)], |network| {
-        let etcd = site.etcd(network, "m0", &format!("m0=https://{ADDRESS}:2380"), false)?;
-        let mut apiserver = site.apiserver(network, "m0")?;
-        let root = Root::new(site.root("m0")?);
-        apiserver.wait("become ready", || {
-            Client::from_kubeconfig(&root, "/etc/kubernetes/admin.conf", ENDPOINT)?
-                .get("/readyz")?
-                .ok()
-        })?;
-        let tls = tls(&site.root("m0")?.join("etc/kubernetes/pki/ca.crt"))?;
+    with_apiserver(&run, |root, servers| {
+        let authority = root.read(AUTHORITY)?.context("no authority")?;
+        let tls = tls(&authority)?;
         // What an apiserver does only after its start.
         std::thread::sleep(PART);
-        let servers = [&etcd, &apiserver];
         let mut costs = Costs::default();
         for round in 1..=rounds() {
-            let (idle, _) = used(&servers, || {
+            let (idle, _) = used(servers, || {
                 std::thread::sleep(PART);
                 Ok(1)
             })?;
-            let (busy, asked) = used(&servers, || held_connections(&tls))?;
+            let mut connections = open_all(&tls)?;
+            let (busy, asked) = used(servers, || held_connections(&mut connections))?;
+            drop(connections);
             costs.held.push(each(busy, idle, asked)?);
-            let (busy, asked) = used(&servers, || new_connections(&tls))?;
+            let (busy, asked) = used(servers, || new_connections(&tls))?;
             costs.new.push(each(busy, idle, asked)?);
             costs.idle.push(idle);
-            println!("round {round}: {asked} questions on new connections");
+            println!(
+                "round {round}: {:?} held, {:?} new",
+                costs.held.last(),
+                costs.new.last()
+            );
         }
         report(&costs);
         Ok(())
@@ -122,9 +110,9 @@ fn report(costs: &Costs) {
     );
 }
 
-fn tls(authority: &std::path::Path) -> Result<Arc<ClientConfig>> {
+fn tls(authority: &[u8]) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(authority)? {
+    for certificate in CertificateDer::pem_slice_iter(authority) {
         roots.add(certificate?)?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -136,7 +124,7 @@ fn tls(authority: &std::path::Path) -> Result<Arc<ClientConfig>> {
 }
 
 /// What the servers used of processors while `load` ran, and how many questions it asked.
-fn used(servers: &[&Server], load: impl FnOnce() -> Result<u32>) -> Result<(Duration, u32)> {
+fn used(servers: [&Server; 2], load: impl FnOnce() -> Result<u32>) -> Result<(Duration, u32)> {
     let sum = || -> Result<Duration> { servers.iter().map(|server| server.processor_time()).sum() };
     let before = sum()?;
     let asked = load()?;
@@ -148,17 +136,18 @@ fn each(busy: Duration, idle: Duration, asked: u32) -> Result<Duration> {
     Ok(busy.saturating_sub(idle) / asked)
 }
 
+/// The connections of `NODES` workers, which are not part of what their questions cost.
+fn open_all(tls: &Arc<ClientConfig>) -> Result<Vec<Connection>> {
+    (0..NODES).map(|_| open(tls)).collect()
+}
+
 /// As `NODES` workers do, evenly spread over the interval.
-fn held_connections(tls: &Arc<ClientConfig>) -> Result<u32> {
-    let worker = || -> Result<u32> {
-        let mut connections = Vec::new();
-        for _ in 0..NODES / THREADS {
-            connections.push(open(tls)?);
-        }
+fn held_connections(connections: &mut [Connection]) -> Result<u32> {
+    let worker = |connections: &mut [Connection]| -> Result<u32> {
         let spacing = INTERVAL / u32::try_from(connections.len())?;
         let (begun, mut asked) = (Instant::now(), 0);
         while begun.elapsed() < PART {
-            for connection in &mut connections {
+            for connection in &mut *connections {
                 ask(connection)?;
                 asked += 1;
                 std::thread::sleep((spacing * asked).saturating_sub(begun.elapsed()));
@@ -167,7 +156,10 @@ fn held_connections(tls: &Arc<ClientConfig>) -> Result<u32> {
         Ok(asked)
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(worker)).collect();
+        let threads: Vec<_> = connections
+            .chunks_mut(NODES / THREADS)
+            .map(|part| scope.spawn(|| worker(part)))
+            .collect();
         let mut asked = 0;
         for thread in threads {
             let Ok(count) = thread.join() else {

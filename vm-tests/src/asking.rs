@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::guest_loop::{self, on_change};
 use crate::vm::Vm;
 
 const FOLDER: &str = "/run/firstlight-asking";
@@ -23,18 +24,6 @@ const ASK: &str = r#"while :; do
     -verify_hostname @DOMAIN@ -CAfile /etc/kubernetes/pki/ca.crt -connect @DOMAIN@:6443 2>&1 | grep '^HTTP\|rror' | head -n1)
   read to _ </proc/uptime
   echo "$from $to $answer" >>@FOLDER@/asked
-done
-"#;
-
-const TABLE: &str = r#"last=
-while :; do
-  now=$(@SERVERS@)
-  if [ "$now" != "$last" ]; then
-    read at _ </proc/uptime
-    echo "$at $now" >>@FOLDER@/table
-    last=$now
-  fi
-  sleep 0.1
 done
 "#;
 
@@ -68,19 +57,12 @@ pub struct Report {
 impl<'a> Asking<'a> {
     /// Returns when the first request was answered.
     pub fn start(node: &'a Vm, domain: &str) -> Result<Self> {
-        let fill = |text: &str| {
-            text.replace("@DOMAIN@", domain)
-                .replace("@FOLDER@", FOLDER)
-                .replace("@SERVERS@", SERVERS)
-        };
-        let mut script = format!("set -e; rm -rf {FOLDER}; mkdir -p {FOLDER}\n");
-        for (name, text) in [("ask", fill(ASK)), ("watch", fill(TABLE))] {
-            script.push_str(&format!(
-                "cat >{FOLDER}/{name}.sh <<'END'\n{text}END\n\
-                 systemd-run --quiet --collect --unit=firstlight-{name} sh {FOLDER}/{name}.sh\n"
-            ));
+        let ask = ASK.replace("@DOMAIN@", domain).replace("@FOLDER@", FOLDER);
+        node.ok(&format!("rm -rf {FOLDER}"))?;
+        let table = on_change(SERVERS, &format!("{FOLDER}/table"));
+        for (name, script) in [("ask", ask), ("watch", table)] {
+            guest_loop::start(node, name, FOLDER, &script).context("starting to ask")?;
         }
-        node.ok(&script).context("starting to ask")?;
         node.ok(&format!(
             "until [ -s {FOLDER}/asked ] && [ -s {FOLDER}/table ]; do sleep 0.2; done"
         ))

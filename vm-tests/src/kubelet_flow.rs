@@ -8,34 +8,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::guest_loop::{self, on_change};
 use crate::vm::Vm;
 
+const UNIT: &str = "kubelet-flow";
 const FOLDER: &str = "/run/firstlight-kubelet-flow";
 
 /// A line of what was seen that has a server in it.
 const SERVER: &str = " [0-9A-F]{8} ";
 
-/// The kernel writes addresses and ports of `/proc/net/ip_vs_conn` in hexadecimal: client's port, server's address.
-const WATCH: &str = r#"servers() {
-  ports=$(ss -Htnp state established | grep '"kubelet"' | sed -n 's/.*:\([0-9]*\) *@VIP@:6443 .*/\1/p')
-  for port in $ports; do
-    hex=$(printf '%04X' "$port")
-    while read -r _ _ from to at server _ state _; do
-      [ "$from" = "$hex" ] && [ "$state" = ESTABLISHED ] && echo "$server"
-    done </proc/net/ip_vs_conn
-  done | sort -u | tr '\n' ' '
-}
-last=none
-while :; do
-  now=$(servers)
-  if [ "$now" != "$last" ]; then
-    read at _ </proc/uptime
-    echo "$at $now" >>@FOLDER@/seen
-    last=$now
-  fi
-  sleep 0.1
-done
-"#;
+/// The servers of kubelet's connections: one line, sorted. The kernel writes addresses and ports of
+/// `/proc/net/ip_vs_conn` in hexadecimal.
+const SERVERS: &str = r#"ss -Htnp state established | sed -n 's/.*:\([0-9]*\) *@VIP@:6443 .*"kubelet".*/\1/p' | while read -r port; do
+  awk -v port="$(printf '%04X' "$port")" '$3 == port && $8 == "ESTABLISHED" { print $6 }' /proc/net/ip_vs_conn
+done | sort -u | tr '\n' ' '"#;
 
 /// The watch, running on a node.
 #[derive(Debug)]
@@ -47,14 +33,11 @@ pub type Seen = Vec<(f64, BTreeSet<String>)>;
 impl<'a> KubeletFlow<'a> {
     /// Returns when kubelet was seen connected.
     pub fn start(node: &'a Vm, vip: &str) -> Result<Self> {
-        let text = WATCH
-            .replace("@VIP@", &vip.replace('.', "\\."))
-            .replace("@FOLDER@", FOLDER);
-        node.ok(&format!(
-            "set -e; rm -rf {FOLDER}; mkdir -p {FOLDER}\ncat >{FOLDER}/watch.sh <<'END'\n{text}END\n\
-             systemd-run --quiet --collect --unit=firstlight-kubelet-flow sh {FOLDER}/watch.sh"
-        ))
-        .context("starting to watch kubelet's connection")?;
+        let servers = SERVERS.replace("@VIP@", &vip.replace('.', "\\."));
+        node.ok(&format!("rm -rf {FOLDER}"))?;
+        let script = on_change(&servers, &format!("{FOLDER}/seen"));
+        guest_loop::start(node, UNIT, FOLDER, &script)
+            .context("starting to watch kubelet's connection")?;
         let flow = Self(node);
         flow.wait_until(
             Duration::from_secs(120),
@@ -84,7 +67,7 @@ impl<'a> KubeletFlow<'a> {
 
     pub fn stop(self) -> Result<Seen> {
         let text = self.0.ok(&format!(
-            "systemctl stop firstlight-kubelet-flow; cat {FOLDER}/seen"
+            "systemctl stop firstlight-{UNIT}; cat {FOLDER}/seen"
         ))?;
         parse(&text).with_context(|| format!("reading what was seen: `{text}`"))
     }

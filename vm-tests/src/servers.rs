@@ -372,16 +372,19 @@ fn image(cache: &Cache, package: &Path, name: &str) -> Result<PathBuf> {
     let key = Key::new("image-files", 1)
         .with("package", package.display().to_string())
         .with("image", name);
-    cache.ensure("image-files", &key, |making| {
-        fs::create_dir(making)?;
-        let layer = making.join(".layer");
-        for image in ImageArchive::open(&archive)?.images {
-            for one in &image.layers {
-                one.copy_to(&mut File::create(&layer)?)?;
-                let mut tar = Command::new("tar");
-                tools::run(tar.arg("-xf").arg(&layer).arg("-C").arg(making))?;
-            }
+    cache.ensure("image-files", &key, |making| unpack(&archive, making))
+}
+
+/// Makes the folder `root` with the files of all images in an archive of a package, layer upon layer.
+pub fn unpack(archive: &Path, root: &Path) -> Result<()> {
+    fs::create_dir(root).with_context(|| format!("creating `{}`", root.display()))?;
+    let layer = root.join(".layer");
+    for image in ImageArchive::open(archive)?.images {
+        for one in &image.layers {
+            one.copy_to(&mut File::create(&layer)?)?;
+            let mut tar = Command::new("tar");
+            tools::run(tar.arg("-xf").arg(&layer).arg("-C").arg(root))?;
         }
-        fs::remove_file(&layer).context("removing a layer")
-    })
+    }
+    fs::remove_file(&layer).context("removing a layer")
 }

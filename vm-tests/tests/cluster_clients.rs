@@ -20,8 +20,16 @@ fn kube_proxy_restarts_an_apiserver_is_killed_and_a_master_loses_power() -> Resu
     };
     site.is_whole()?;
     kube_proxy_restarts(&site)?;
-    an_apiserver_is_killed(&site)?;
-    a_master_loses_power(&site)?;
+    loses(&site, "without its apiserver", |master| {
+        master.ok("pkill -KILL -x kube-apiserver").map(drop)
+    })?;
+    // kubelet starts it again.
+    wait_for_servers(
+        site.vm("n0")?,
+        Duration::from_secs(360),
+        &site.cluster.apiservers(&[]),
+    )?;
+    loses(&site, "without power", Vm::power_cut)?;
     site.cluster.no_packet_left()?;
     site.passed();
     Ok(())
@@ -52,50 +60,22 @@ fn kube_proxy_restarts(site: &Site) -> Result<()> {
     Ok(())
 }
 
-fn an_apiserver_is_killed(site: &Site) -> Result<()> {
+/// Strikes the master kubelet is connected to, and waits until neither the table nor kubelet has anything of it.
+fn loses(site: &Site, fault: &str, strike: impl FnOnce(&Vm) -> Result<()>) -> Result<()> {
     let node = site.vm("n0")?;
     let flow = KubeletFlow::start(node, VIP)?;
     let asking = Asking::start(node, DOMAIN)?;
     let dead = flow.server()?;
     let master = master_at(site, &dead)?;
     let since = uptime(node)?;
-    site.vm(&master)?.ok("pkill -KILL -x kube-apiserver")?;
-    let server = format!("{dead}:6443");
-    asking.wait_for_table(Duration::from_secs(120), &server, false)?;
-    flow.wait_for_another(Duration::from_secs(120), &dead)?;
-    asking.wait_for_table(Duration::from_secs(360), &server, true)?;
-    let (report, seen) = (asking.stop()?, flow.stop()?);
-    let back = back_after(&seen, since, &dead);
-    println!(
-        "the apiserver of {master} killed, kubelet connected again after {back:?} s; new requests: {report}"
-    );
-    ensure!(back.is_some(), "kubelet was never back: {seen:?}");
-    ensure!(report.failed_without(&server).is_empty(), "{report}");
-    Ok(())
-}
-
-fn a_master_loses_power(site: &Site) -> Result<()> {
-    let node = site.vm("n0")?;
-    wait_for_servers(
-        node,
-        Duration::from_secs(120),
-        &site.cluster.apiservers(&[]),
-    )?;
-    let flow = KubeletFlow::start(node, VIP)?;
-    let dead = flow.server()?;
-    let master = master_at(site, &dead)?;
-    let asking = Asking::start(node, DOMAIN)?;
-    let since = uptime(node)?;
-    site.vm(&master)?.power_cut()?;
+    strike(site.vm(&master)?)?;
     let server = format!("{dead}:6443");
     asking.wait_for_table(Duration::from_secs(120), &server, false)?;
     flow.wait_for_another(Duration::from_secs(240), &dead)?;
     asking.wait_for_requests(Duration::from_secs(120), 20)?;
     let (report, seen) = (asking.stop()?, flow.stop()?);
     let back = back_after(&seen, since, &dead);
-    println!(
-        "{master} without power, kubelet connected again after {back:?} s; new requests: {report}"
-    );
+    println!("{master} {fault}: kubelet connected again after {back:?} s; new requests: {report}");
     ensure!(back.is_some(), "kubelet was never back: {seen:?}");
     ensure!(report.failed_without(&server).is_empty(), "{report}");
     Ok(())

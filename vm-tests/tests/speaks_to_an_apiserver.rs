@@ -1,7 +1,6 @@
 //! firstboot's own requests against the package's kube-apiserver: manifests, watches, errors, strangers, and the Lease by
 //! which masters take turns.
 
-use std::net::Ipv4Addr;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -11,20 +10,8 @@ use firstboot::kube::{apply, documents, lease};
 use firstboot::report::Reporter;
 use firstboot::system::files::Root;
 use serde_json::json;
+use vm_tests::one_apiserver::{ADMIN, ENDPOINT, with_apiserver};
 use vm_tests::run::Run;
-use vm_tests::servers::{Site, in_network};
-
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 10);
-const ENDPOINT: &str = "192.168.7.10:6443";
-const ADMIN: &str = "/etc/kubernetes/admin.conf";
-
-const TOPOLOGY: &str = "\
-apiVersion: firstlight/v1
-kind: Cluster
-name: apiserver
-hosts:
-- { name: m0, role: master, address: 192.168.7.10/24, mac: \"52:54:00:00:07:10\" }
-";
 
 /// In an order in which each comes after what it needs.
 const MANIFESTS: &str = r#"
@@ -71,16 +58,7 @@ type Claim = (&'static str, fn(&Root) -> Result<()>);
 #[test]
 fn firstboot_and_an_apiserver_understand_each_other() -> Result<()> {
     let run = Run::new("speaks_to_an_apiserver")?;
-    let site = Site::new(&run, TOPOLOGY)?;
-    in_network(&[("m0", ADDRESS)], |network| {
-        let cluster = format!("m0=https://{ADDRESS}:2380");
-        let _etcd = site.etcd(network, "m0", &cluster, false)?;
-        let mut server = site.apiserver(network, "m0")?;
-        let root = Root::new(site.root("m0")?);
-        server.wait("become ready", || {
-            let client = Client::from_kubeconfig(&root, ADMIN, ENDPOINT)?;
-            client.get("/readyz")?.ok()
-        })?;
+    with_apiserver(&run, |root, _| {
         let claims: [Claim; 6] = [
             (
                 "manifests are applied, and a second time changes nothing",
@@ -96,7 +74,7 @@ fn firstboot_and_an_apiserver_understand_each_other() -> Result<()> {
             ("a silent holder loses the lease", silent_holder),
         ];
         for (claim, holds) in claims {
-            holds(&root).context(claim)?;
+            holds(root).context(claim)?;
         }
         Ok(())
     })?;

@@ -27,9 +27,9 @@ const CACHE: &str = "/var/lib/lvscare";
 const STATUS_PORT: u16 = 10354;
 /// lvscare's own default, in milliseconds.
 const INTERVAL_MS: usize = 500;
-/// All nodes together ask an apiserver no more often than this in a second (half a core, 1.4 ms each, by `cargo bench --bench
-/// readyz`), for as long as each still asks once in `LONGEST_INTERVAL_MS`. A dead process is seen at once at any interval,
-/// by the held connection's end; a host that vanished is seen by the next question.
+/// All nodes together ask an apiserver no more often than this in a second, for as long as each still asks once in
+/// `LONGEST_INTERVAL_MS`. That is half a core (`cargo bench -p vm-tests --bench readyz`). A dead process is seen at once
+/// at any interval, by the held connection's end; a host that vanished is seen by the next question.
 const QUESTIONS: usize = 400;
 const LONGEST_INTERVAL_MS: usize = 5000;
 
