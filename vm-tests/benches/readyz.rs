@@ -59,15 +59,13 @@ fn main() -> Result<()> {
             let mut connections = open_all(&tls)?;
             let (busy, asked) = used(servers, || held_connections(&mut connections))?;
             drop(connections);
-            costs.held.push(each(busy, idle, asked)?);
+            let held = each(busy, idle, asked)?;
             let (busy, asked) = used(servers, || new_connections(&tls))?;
-            costs.new.push(each(busy, idle, asked)?);
+            let new = each(busy, idle, asked)?;
+            println!("round {round}: held {held:?}, new {new:?}");
+            costs.held.push(held);
+            costs.new.push(new);
             costs.idle.push(idle);
-            println!(
-                "round {round}: {:?} held, {:?} new",
-                costs.held.last(),
-                costs.new.last()
-            );
         }
         report(&costs);
         Ok(())
