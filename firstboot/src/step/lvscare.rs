@@ -28,9 +28,10 @@ const STATUS_PORT: u16 = 10354;
 /// lvscare's own default, in milliseconds.
 const INTERVAL_MS: usize = 500;
 /// All nodes together ask an apiserver no more often than this in a second, for as long as each still asks once in
-/// `LONGEST_INTERVAL_MS`. That is half a core (`cargo bench -p vm-tests --bench readyz`). A dead process is seen at once
-/// at any interval, by the held connection's end; a host that vanished is seen by the next question.
-const QUESTIONS: usize = 400;
+/// `LONGEST_INTERVAL_MS`. That is an eighth of a core, at 1.3 ms of it for each (`cargo bench -p vm-tests --bench readyz`).
+/// A dead process is seen at once at any interval, by the held connection's end; a host that vanished is seen by the next
+/// question.
+const QUESTIONS: usize = 100;
 const LONGEST_INTERVAL_MS: usize = 5000;
 
 #[derive(Debug)]
@@ -179,8 +180,8 @@ mod tests {
                 .collect();
             interval(&node)
         };
-        assert_eq!(with(200), None);
-        assert_eq!(with(300).as_deref(), Some("--interval=750ms"));
+        assert_eq!(with(50), None);
+        assert_eq!(with(75).as_deref(), Some("--interval=750ms"));
         assert_eq!(with(9999).as_deref(), Some("--interval=5000ms"));
     }
 }
