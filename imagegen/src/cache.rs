@@ -3,10 +3,14 @@
 //! An entry is either whole or absent: it is made under another name, synced, and renamed. Nothing here
 //! knows what the entries are.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use nix::mount::{MntFlags, umount2};
 use sha2::{Digest as _, Sha256};
 
 /// Overrides where the cache lies.
@@ -134,17 +138,48 @@ fn publish(making: &Path, entry: &Path) -> Result<()> {
 
 fn remove(path: &Path) -> Result<()> {
     let gone = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => Err(error),
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(meta) if meta.is_dir() => detach_mounts(path).and_then(|()| fs::remove_dir_all(path)),
         Ok(_) => fs::remove_file(path),
     };
     gone.with_context(|| format!("removing the unfinished `{}`", path.display()))
 }
 
+/// Takes away what is mounted in a folder: a Debian tree whose making was interrupted has `/dev`, `/proc` and `/sys`, and
+/// what is in those is the host's.
+fn detach_mounts(folder: &Path) -> io::Result<()> {
+    let folder = folder.canonicalize()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let points = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(unescape);
+    let inside: Vec<_> = points.filter(|point| point.starts_with(&folder)).collect();
+    // The last mounted first.
+    for point in inside.iter().rev() {
+        umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+/// Of the kernel's lists of mounts, in which a space is `\040`.
+fn unescape(text: &str) -> PathBuf {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, after @ ..] = rest {
+        let octal = after.get(..3).filter(|_| *first == b'\\');
+        let code =
+            octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = &after[if code.is_some() { 3 } else { 0 }..];
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::bail;
+    use nix::mount::{MsFlags, mount};
 
     use super::*;
 
@@ -177,6 +212,38 @@ mod tests {
         })?;
         assert_eq!(fs::read_dir(made)?.count(), 0);
         Ok(())
+    }
+
+    #[test]
+    fn what_is_mounted_in_an_unfinished_entry_is_not_the_entrys() -> Result<()> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: mounting needs root");
+            return Ok(());
+        }
+        let (dir, host) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let kept = host.path().join("kept");
+        fs::write(&kept, "")?;
+        let cache = Cache::at(dir.path().join("with a space"))?;
+        let key = Key::new("test", 1);
+        let cut = cache.ensure("kind", &key, |at| {
+            // One in another, as `/dev/pts` is in `/dev`.
+            for point in [at.join("dev"), at.join("dev/sub")] {
+                fs::create_dir_all(&point)?;
+                let none = None::<&str>;
+                mount(Some(host.path()), &point, none, MsFlags::MS_BIND, none)?;
+            }
+            bail!("cut")
+        });
+        assert!(cut.is_err());
+        cache.ensure("kind", &key, |at| Ok(fs::write(at, "made")?))?;
+        assert!(kept.exists(), "the host's file was removed");
+        Ok(())
+    }
+
+    #[test]
+    fn a_mount_point_with_odd_letters_is_found() {
+        assert_eq!(unescape(r"/a\040b\134c"), Path::new(r"/a b\c"));
+        assert_eq!(unescape(r"/odd\4"), Path::new(r"/odd\4"));
     }
 
     #[test]

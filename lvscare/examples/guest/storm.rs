@@ -37,7 +37,7 @@ pub(crate) fn main(family: &str, seconds: &str) -> anyhow::Result<()> {
     ensure!(claim(CLAIM, || storm.judge()), "{CLAIM}: no");
     let steady = claim("nothing grows", || {
         ensure!(
-            before.0 == after.0,
+            after.0 <= before.0,
             "descriptors: {} and then {}",
             before.0,
             after.0
@@ -109,10 +109,14 @@ impl Storm {
         Ok(json!({"seconds": self.seconds(), "false_removals": named}))
     }
 
-    /// Descriptors and KiB of ours.
+    /// Descriptors and KiB of ours, at rest: a question that is under way has some of its own, for a moment.
     fn footprint(&self) -> (usize, u64) {
         let keeper = &self.cell.workers[0].keeper;
-        (keeper.descriptors(), keeper.memory()[0])
+        let least = (0..50).map(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            keeper.descriptors()
+        });
+        (least.min().unwrap_or_default(), keeper.memory()[0])
     }
 }
 
