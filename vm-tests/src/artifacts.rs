@@ -76,7 +76,9 @@ fn build_static(target: &Path) -> Result<PathBuf> {
 fn cargo_static(target: &Path, what: &[&str]) -> Result<()> {
     // Without `--target` the flag would reach procedural macros, which cannot be static.
     let arguments = [&["build", "--release", "--target", TARGET], what].concat();
-    cargo(target, &arguments, Some("-C target-feature=+crt-static"))
+    // Nothing unwinds; tables for it would be a twentieth of what lvscare has in memory.
+    let flags = "-C target-feature=+crt-static -C force-unwind-tables=no";
+    cargo(target, &arguments, Some(flags))
 }
 
 fn cargo(target: &Path, arguments: &[&str], flags: Option<&str>) -> Result<()> {

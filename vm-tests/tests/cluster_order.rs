@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use firstboot::journal::{WAITING, field};
 use vm_tests::journal::Want;
 use vm_tests::qemu::Rtc;
 use vm_tests::site::Site;
+use vm_tests::vm::Vm;
 
 // Both in one: forming takes a quarter of an hour without KVM, and each is seen for itself in what the machines say.
 #[test]
@@ -59,16 +60,27 @@ fn they_say_that_they_wait_for_m0(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// Of a core, in a minute of it. A figure and no claim: an emulated processor's seconds are not a user's.
+/// Of a core, in half a minute of it. A figure and no claim: an emulated processor's seconds are not a user's.
 fn what_waiting_takes(site: &Site) -> Result<()> {
-    for (name, vm) in &site.on {
-        let used = vm.ok(
-            "p=$(systemctl show -P MainPID firstboot); t() { set -- $(cat /proc/$p/stat); echo $((${14} + ${15})); }; \
-             a=$(t); read b _ </proc/uptime; sleep 60; c=$(t); read d _ </proc/uptime; echo $((c - a)) $b $d",
+    let took = |vm: &Vm| -> Result<[f64; 2]> {
+        let text = vm.ok(
+            "set -- $(cat /proc/$(systemctl show -P MainPID firstboot)/stat); \
+             read up _ </proc/uptime; echo $((${14} + ${15})) $up",
         )?;
+        let numbers: Result<Vec<f64>, _> = text.split_whitespace().map(str::parse).collect();
+        let numbers = numbers.with_context(|| format!("reading `{text}`"))?;
+        let two = <[f64; 2]>::try_from(numbers);
+        two.map_err(|numbers| anyhow!("{numbers:?} are not two numbers"))
+    };
+    let begin: Result<Vec<_>> = site.on.values().map(took).collect();
+    std::thread::sleep(Duration::from_secs(30).div_f64(site.pace()));
+    for ((name, vm), [ticks, up]) in site.on.iter().zip(begin?) {
+        let [ticks_after, up_after] = took(vm)?;
+        // Ticks are hundredths of a second.
+        let share = (ticks_after - ticks) / (up_after - up);
         println!(
-            "{name}, waiting: {} (ticks of 10 ms, from, to)",
-            used.trim()
+            "{name}, waiting for {up_after:.0} s: {share:.2} % of a core in the last {:.0} s",
+            up_after - up
         );
     }
     Ok(())
