@@ -60,6 +60,12 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
             "no running container `{component}`: {running}"
         );
     }
+    let patience = vm.ok("systemctl show -P TimeoutStopUSec 'cri-containerd-*.scope' | sort -u")?;
+    assert_eq!(
+        patience.trim(),
+        "30s",
+        "a shutdown waits for containers as kubelet would"
+    );
     let image: serde_json::Value =
         serde_json::from_str(&vm.ok("cat /usr/share/firstlight/image.json")?)?;
     let baked: BTreeSet<String> = image["images"]

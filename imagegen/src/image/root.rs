@@ -69,6 +69,11 @@ const FILES: &[(&str, u32, &str)] = &[
         include_str!("../../image/root/tmpfiles.conf"),
     ),
     (
+        "usr/lib/systemd/system/cri-containerd-.scope.d/firstlight.conf",
+        0o644,
+        include_str!("../../image/root/containers.conf"),
+    ),
+    (
         "etc/resolv.conf",
         0o644,
         include_str!("../../image/root/resolv.conf"),
