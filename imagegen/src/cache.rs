@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -140,7 +140,10 @@ fn remove(path: &Path) -> Result<()> {
     let gone = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => Err(error),
-        Ok(meta) if meta.is_dir() => detach_mounts(path).and_then(|()| fs::remove_dir_all(path)),
+        Ok(meta) if meta.is_dir() => {
+            detach_mounts(path)?;
+            fs::remove_dir_all(path)
+        }
         Ok(_) => fs::remove_file(path),
     };
     gone.with_context(|| format!("removing the unfinished `{}`", path.display()))
@@ -148,9 +151,12 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Takes away what is mounted in a folder: a Debian tree whose making was interrupted has `/dev`, `/proc` and `/sys`, and
 /// what is in those is the host's.
-fn detach_mounts(folder: &Path) -> io::Result<()> {
-    let folder = folder.canonicalize()?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+fn detach_mounts(folder: &Path) -> Result<()> {
+    let folder = folder
+        .canonicalize()
+        .with_context(|| format!("resolving `{}`", folder.display()))?;
+    let list = "/proc/self/mountinfo";
+    let mounts = fs::read_to_string(list).with_context(|| format!("reading `{list}`"))?;
     let points = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
@@ -158,7 +164,10 @@ fn detach_mounts(folder: &Path) -> io::Result<()> {
     let inside: Vec<_> = points.filter(|point| point.starts_with(&folder)).collect();
     // The last mounted first.
     for point in inside.iter().rev() {
-        umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+        umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).with_context(|| {
+            let point = point.display();
+            format!("unmounting `{point}`, left by an interrupted run; do so by hand, as root")
+        })?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Power fails: while masters that came late join, for one master for good, and everywhere at once. What is left, or comes back, is one
-//! cluster that answers, and nobody had to do anything.
+//! Power fails: while masters that came late join, for one master for good, and everywhere at once. What is left, or
+//! comes back, is one cluster that answers, and nobody had to do anything.
 
 use std::time::Duration;
 
