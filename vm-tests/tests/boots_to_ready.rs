@@ -66,6 +66,11 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
         "30s",
         "a shutdown waits for containers as kubelet would"
     );
+    assert_eq!(
+        vm.ok("cat /proc/sys/net/ipv4/tcp_congestion_control")?
+            .trim(),
+        "bbr"
+    );
     let image: serde_json::Value =
         serde_json::from_str(&vm.ok("cat /usr/share/firstlight/image.json")?)?;
     let baked: BTreeSet<String> = image["images"]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use firstboot::kube::etcd::{self, Etcd, Member, Verdict, verdict};
+use firstboot::kube::learner::Learner;
 use firstboot::system::files::Root;
 use vm_tests::run::Run;
 use vm_tests::servers::{Network, Server, Site, in_network};
@@ -112,9 +113,18 @@ impl Masters<'_> {
         m0.wait("take a learner", || self.add(host))?;
         let mut server = self.start(host)?;
         self.until(&mut server, host, true, &Verdict::Resume)?;
+        let mut learner = Learner::default();
         server.wait("get its vote", || {
             let own = self.own(host)?;
             ensure!(!own.name.is_empty(), "it has not started");
+            let committed = self.etcd_of(host, "m0")?.progress()?.committed;
+            let applied = self.etcd_of(host, host)?.progress()?.applied;
+            // m0 has at least added itself and this one.
+            ensure!(committed > 1, "m0 tells entry {committed}");
+            ensure!(
+                learner.has_caught_up(committed, applied),
+                "{applied} of {committed}"
+            );
             self.etcd_of(host, "m0")?.promote(&own.id)
         })?;
         ensure!(self.verdict(host, true, true)? == Verdict::Joined);

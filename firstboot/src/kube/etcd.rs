@@ -99,6 +99,15 @@ pub fn verdict(
     }
 }
 
+/// How far one member is in the log that all of them share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The last entry it knows a majority to have.
+    pub committed: u64,
+    /// The last entry it has carried out.
+    pub applied: u64,
+}
+
 /// One etcd that answers clients.
 #[derive(Debug)]
 pub struct Etcd(Client);
@@ -113,7 +122,7 @@ impl Etcd {
     }
 
     pub fn members(&self) -> Result<Vec<Member>> {
-        let body = self.call("list", &json!({}))?;
+        let body = self.call("cluster/member/list", &json!({}))?;
         let list = body["members"]
             .as_array()
             .context("the list has no members")?;
@@ -136,15 +145,24 @@ impl Etcd {
         Ok(())
     }
 
-    /// Adds a member without a vote.
-    pub fn add_learner(&self, peer: &str) -> Result<()> {
-        self.call("add", &json!({ "peerURLs": [peer], "isLearner": true }))
-            .map(|_| ())
+    /// Of the member that is asked; learners answer too.
+    pub fn progress(&self) -> Result<Progress> {
+        progress(&self.call("maintenance/status", &json!({}))?)
     }
 
-    /// Gives it its vote; etcd refuses while it has not caught up.
+    /// Adds a member without a vote.
+    pub fn add_learner(&self, peer: &str) -> Result<()> {
+        self.call(
+            "cluster/member/add",
+            &json!({ "peerURLs": [peer], "isLearner": true }),
+        )
+        .map(|_| ())
+    }
+
+    /// Gives it its vote. etcd refuses while it has acknowledged less than nine tenths of the log.
     pub fn promote(&self, id: &str) -> Result<()> {
-        self.call("promote", &json!({ "ID": id })).map(|_| ())
+        self.call("cluster/member/promote", &json!({ "ID": id }))
+            .map(|_| ())
     }
 
     /// Gives the member called `name` the one peer URL `peer`, unless it has it.
@@ -157,18 +175,20 @@ impl Etcd {
         if member.peers == [peer] {
             return Ok(());
         }
-        self.call("update", &json!({ "ID": member.id, "peerURLs": [peer] }))
-            .map(|_| ())
+        self.call(
+            "cluster/member/update",
+            &json!({ "ID": member.id, "peerURLs": [peer] }),
+        )
+        .map(|_| ())
     }
 
     pub fn remove(&self, id: &str) -> Result<()> {
-        self.call("remove", &json!({ "ID": id })).map(|_| ())
+        self.call("cluster/member/remove", &json!({ "ID": id }))
+            .map(|_| ())
     }
 
     fn call(&self, what: &str, body: &Value) -> Result<Value> {
-        let answer = self
-            .0
-            .send("POST", &format!("/v3/cluster/member/{what}"), body)?;
+        let answer = self.0.send("POST", &format!("/v3/{what}"), body)?;
         ensure!(
             answer.status == 200,
             "{}",
@@ -212,6 +232,21 @@ fn member(value: &Value) -> Result<Member> {
         peers: texts("peerURLs"),
         clients: texts("clientURLs"),
         learner: value["isLearner"].as_bool().unwrap_or(false),
+    })
+}
+
+fn progress(status: &Value) -> Result<Progress> {
+    // 64-bit numbers, which JSON carries as text; the gateway leaves out those that are 0.
+    let index = |key: &str| match &status[key] {
+        Value::Null => Ok(0),
+        value => {
+            let number = value.as_str().and_then(|text| text.parse().ok());
+            number.with_context(|| format!("its status has {key} {value}"))
+        }
+    };
+    Ok(Progress {
+        committed: index("raftIndex")?,
+        applied: index("raftAppliedIndex")?,
     })
 }
 
@@ -321,5 +356,16 @@ mod tests {
             ("9372538179322589801", "", true)
         );
         assert!(member(&json!({"name": "m0"})).is_err());
+    }
+
+    #[test]
+    fn progress_is_read_as_the_gateway_writes_it() {
+        let status = json!({"version": "3.5.16", "raftIndex": "547", "isLearner": true});
+        let read = progress(&status).unwrap();
+        assert_eq!((read.committed, read.applied), (547, 0));
+        let status = json!({"raftIndex": "547", "raftAppliedIndex": "546"});
+        assert_eq!(progress(&status).unwrap().applied, 546);
+        let error = progress(&json!({"raftIndex": -1})).unwrap_err();
+        assert_eq!(error.to_string(), "its status has raftIndex -1");
     }
 }

@@ -7,4 +7,5 @@ pub mod client;
 pub mod config;
 pub mod documents;
 pub mod etcd;
+pub mod learner;
 pub mod lease;

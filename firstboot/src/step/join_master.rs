@@ -3,7 +3,7 @@
 //! kubeadm does what it does well in calls of its own phases, but not etcd: kubeadm 1.20 adds a member that votes before
 //! it has started, and from one member to two a power cut then stops the cluster for good. Here the member is added as a
 //! learner, started from a manifest of kubeadm's (`init phase etcd local`, with the other members as arguments, which
-//! needs no apiserver), and gets its vote when it has caught up. Only then come the apiserver and the rest: they cost a
+//! needs no apiserver), and gets its vote when it has caught up, by its own word. Only then come the apiserver and the rest: they cost a
 //! slow machine much, and could not serve before.
 
 use std::fmt;
@@ -21,6 +21,7 @@ use super::{Step, mark};
 use crate::document::Host;
 use crate::kube::client::Client;
 use crate::kube::etcd::{self, Etcd, Member, Verdict, verdict};
+use crate::kube::learner::Learner;
 use crate::kube::lease;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
@@ -166,10 +167,9 @@ impl JoinControlPlane {
             .map(|(master, _)| endpoint(master.address, ETCD_CLIENT_PORT))
             .collect();
         let target = format!("its vote among the etcd members, by {}", others.join(", "));
-        // A member that was just added takes its time to start, and is not to be taken for one that was left behind.
-        let mut added = false;
+        let mut learner = Learner::default();
         loop {
-            let why = match self.join_etcd_once(&mut added) {
+            let why = match self.join_etcd_once(&mut learner) {
                 Ok(None) => {
                     report.waited();
                     return Ok(());
@@ -183,7 +183,7 @@ impl JoinControlPlane {
     }
 
     /// One look at the members and the one thing to do about it. `None`: our member votes. Else what is waited for.
-    fn join_etcd_once(&self, added: &mut bool) -> Result<Option<String>> {
+    fn join_etcd_once(&self, learner: &mut Learner) -> Result<Option<String>> {
         let (etcd, members) = self.ask_etcd()?;
         let peer = self.peer();
         let own = members.iter().find(|member| member.peers.contains(&peer));
@@ -192,7 +192,7 @@ impl JoinControlPlane {
         // A learner that was given its vote while the answer got lost runs here, and its data is as good as marked.
         let data = mark::is_set(self.root(), VOTES_MARK)?
             || (running && own.is_some_and(|own| !own.name.is_empty()));
-        match verdict(&members, &peer, &healthy, running || *added, data) {
+        match verdict(&members, &peer, &healthy, running || learner.added, data) {
             Verdict::Wait(why) => Ok(Some(why)),
             Verdict::Remove(id) => {
                 log::warn!(
@@ -205,7 +205,7 @@ impl JoinControlPlane {
             Verdict::Join => {
                 self.clear()?;
                 etcd.add_learner(&peer)?;
-                *added = true;
+                learner.added = true;
                 self.start_etcd(&members)?;
                 Ok(Some(
                     "its member has just been added as a learner".to_owned(),
@@ -219,6 +219,14 @@ impl JoinControlPlane {
                 }
                 if own.name.is_empty() {
                     return Ok(Some("its own member has not started yet".to_owned()));
+                }
+                let local = Etcd::new(self.root(), &endpoint(self.own.address, ETCD_CLIENT_PORT))?;
+                let committed = etcd.progress()?.committed;
+                let applied = local.progress()?.applied;
+                if !learner.has_caught_up(committed, applied) {
+                    return Ok(Some(format!(
+                        "its own member is at entry {applied} of {committed} of their log"
+                    )));
                 }
                 // Before, and not after: after a power cut in between, a member that votes would be taken for one that
                 // has nothing to lose.
