@@ -1,9 +1,9 @@
 //! lvscare beside the programs people use in its place, in one machine and one run: how long a broken master goes on
 //! getting connections, how long connections to it hang, what is taken for broken that is not, and what it all costs.
 //!
-//! `cargo bench -p vm-tests --bench lvscare`; `FIRSTLIGHT_ROUNDS` sets the number of rounds (10), `FIRSTLIGHT_STORM` the
-//! seconds in the bad network (300; 0 leaves it out), `FIRSTLIGHT_FAULTS` some of the faults. It takes about half an hour,
-//! for some of its subjects take half a minute to act.
+//! `cargo bench -p vm-tests --bench lvscare`; `FIRSTLIGHT_ROUNDS` sets the number of rounds (10; twice as many where a host
+//! vanishes), `FIRSTLIGHT_STORM` the seconds in the bad network (300; 0 leaves it out), `FIRSTLIGHT_FAULTS` some of the
+//! faults. It takes about half an hour, for some of its subjects take half a minute to act.
 //!
 //! A bar of ours that does not hold is the exit status.
 
@@ -23,31 +23,48 @@ const KEEPERS: [&str; 5] = [
     "nginx",
 ];
 
-/// What a row shows: the fault and the field of its rounds, and our bar in milliseconds for the worst round.
-const ROWS: [(&str, &str, &str, Option<f64>); 13] = [
-    ("killed: out", "kill", "out_ms", Some(200.0)),
-    ("vanished: out", "vanish", "out_ms", Some(1300.0)),
-    ("frozen: out", "freeze", "out_ms", Some(2000.0)),
-    ("500: out", "500", "out_ms", Some(1100.0)),
-    ("flushed: repaired", "flush", "out_ms", Some(1000.0)),
-    ("vanished: busy flow free", "vanish", "busy_ms", None),
-    ("vanished: idle flow free", "vanish", "idle_ms", None),
+/// What a row shows: the fault and the field of its rounds, and our bars in milliseconds for the worst round and for the
+/// median.
+type Row = (&'static str, &'static str, &'static str, Bars);
+type Bars = (Option<f64>, Option<f64>);
+
+const NO_BARS: Bars = (None, None);
+
+const ROWS: [Row; 14] = [
+    ("killed: out", "kill", "out_ms", (Some(200.0), None)),
+    (
+        "vanished: out",
+        "vanish",
+        "out_ms",
+        (Some(1300.0), Some(1100.0)),
+    ),
+    (
+        "vanished: until the cable was out, which is counted above",
+        "vanish",
+        "inject_ms",
+        NO_BARS,
+    ),
+    ("frozen: out", "freeze", "out_ms", (Some(2000.0), None)),
+    ("500: out", "500", "out_ms", (Some(1100.0), None)),
+    ("flushed: repaired", "flush", "out_ms", (Some(1000.0), None)),
+    ("vanished: busy flow free", "vanish", "busy_ms", NO_BARS),
+    ("vanished: idle flow free", "vanish", "idle_ms", NO_BARS),
     (
         "vanished: flows free after the verdict",
         "vanish",
         "free_ms",
-        Some(300.0),
+        (Some(300.0), None),
     ),
     (
         "vanished: connects under way, after it",
         "vanish",
         "connect_ms",
-        Some(1200.0),
+        (Some(1200.0), None),
     ),
-    ("killed: used again", "kill", "back_ms", None),
-    ("vanished: used again", "vanish", "back_ms", None),
-    ("frozen: used again", "freeze", "back_ms", None),
-    ("500: used again", "500", "back_ms", None),
+    ("killed: used again", "kill", "back_ms", NO_BARS),
+    ("vanished: used again", "vanish", "back_ms", NO_BARS),
+    ("frozen: used again", "freeze", "back_ms", NO_BARS),
+    ("500: used again", "500", "back_ms", NO_BARS),
 ];
 
 fn main() -> Result<()> {
@@ -101,22 +118,25 @@ fn print_table(facts: &[Value]) -> Vec<String> {
     let mut broken = Vec::new();
     println!("\n| | {} |", KEEPERS.join(" | "));
     println!("|---|{}", "---|".repeat(KEEPERS.len()));
-    for (name, fault, field, bar) in ROWS {
+    for (name, fault, field, (worst, median)) in ROWS {
         let mut cells = Vec::new();
         for keeper in KEEPERS {
             let rounds = facts
                 .iter()
                 .filter(|fact| fact["fault"] == fault && fact["keeper"] == keeper);
             let spread = Spread::of(rounds, field);
-            if keeper == KEEPERS[0]
-                && let Some(bar) = bar
-                && !spread.is_below(bar)
-            {
-                broken.push(format!(
-                    "{name}: {} s, the bar is {} s",
-                    spread.text(),
-                    bar / 1000.0
-                ));
+            let places = [(worst, spread.worst()), (median, spread.median())];
+            for (bar, time) in places {
+                if keeper == KEEPERS[0]
+                    && let Some(bar) = bar
+                    && time.is_none_or(|time| time > bar)
+                {
+                    broken.push(format!(
+                        "{name}: {} s, the bar is {} s",
+                        spread.text(),
+                        bar / 1000.0
+                    ));
+                }
             }
             cells.push(spread.text());
         }
@@ -197,8 +217,14 @@ impl Spread {
         spread
     }
 
-    fn is_below(&self, bar: f64) -> bool {
-        self.never == 0 && self.times.last().is_some_and(|worst| *worst <= bar)
+    /// `None` if one never ended.
+    fn worst(&self) -> Option<f64> {
+        let worst = self.times.last().copied();
+        worst.filter(|_| self.never == 0)
+    }
+
+    fn median(&self) -> Option<f64> {
+        self.times.get((self.times.len() + self.never) / 2).copied()
     }
 
     fn text(&self) -> String {
