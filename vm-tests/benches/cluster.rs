@@ -3,18 +3,19 @@
 //! And against master0 alone plus one join, which is what no number of joining masters may exceed by half. All machines
 //! of all ways live at the same pace, so that seconds of the guests' clocks are the same seconds.
 //!
-//! `cargo bench -p vm-tests --bench cluster` ; `FIRSTLIGHT_ROUNDS` sets the number of rounds (3). Without KVM a round
-//! takes an hour.
+//! `cargo bench -p vm-tests --bench cluster`; `FIRSTLIGHT_ROUNDS` sets the number of rounds (3), `FIRSTLIGHT_WAYS` some
+//! of the ways (`ours,one,usual`; the usual way takes kubeadm's configuration from one of ours before it). Without KVM a
+//! round of all takes an hour.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use vm_tests::artifacts::{Output, Programs, topology};
 use vm_tests::host::Host;
 use vm_tests::qemu::DiskFile;
 use vm_tests::run::Run;
 use vm_tests::site::Site;
-use vm_tests::usual::{self, Recipe, median, rounds, spread};
+use vm_tests::usual::{self, Recipe, ratio, rounds, spread};
 
 #[derive(Debug, Default)]
 struct Times {
@@ -36,27 +37,44 @@ fn main() -> Result<()> {
     let output = Output::make(&Programs::build()?, &topology("ha"))?;
     let run = Run::new("cluster-bench")?;
     let images = usual::images_disk(&host, &run)?;
-    let rounds = rounds();
+    let ways = std::env::var("FIRSTLIGHT_WAYS").unwrap_or("ours,one,usual".to_owned());
     let mut times = Times::default();
-    for round in 1..=rounds {
-        let (time, recipe) = ours(&output)?;
-        println!(
-            "round {round}: ours, all at once, {:.1} s",
-            time.as_secs_f64()
-        );
-        times.ours.push(time);
-        let (master0, one_join) = one_after_another(&output)?;
-        println!(
-            "round {round}: ours, master0 alone {:.1} s and then one join {:.1} s",
-            master0.as_secs_f64(),
-            one_join.as_secs_f64()
-        );
-        times.master0.push(master0);
-        times.one_join.push(one_join);
-        times.alone_plus_one.push(master0 + one_join);
-        let time = the_usual_way(&output, &images, &recipe)?;
-        println!("round {round}: the usual way {:.1} s", time.as_secs_f64());
-        times.usual.push(time);
+    let mut recipe = None;
+    for round in 1..=rounds() {
+        for way in ways.split(',') {
+            match way {
+                "ours" => {
+                    let (time, found) = ours(&output)?;
+                    recipe = Some(found);
+                    println!(
+                        "round {round}: ours, all at once, {:.1} s",
+                        time.as_secs_f64()
+                    );
+                    times.ours.push(time);
+                }
+                "one" => {
+                    let (master0, one_join, found) = one_after_another(&output)?;
+                    recipe = Some(found);
+                    println!(
+                        "round {round}: ours, master0 alone {:.1} s and then one join {:.1} s",
+                        master0.as_secs_f64(),
+                        one_join.as_secs_f64()
+                    );
+                    times.master0.push(master0);
+                    times.one_join.push(one_join);
+                    times.alone_plus_one.push(master0 + one_join);
+                }
+                "usual" => {
+                    let recipe = recipe
+                        .as_ref()
+                        .context("`usual` needs `ours` or `one` before it")?;
+                    let time = the_usual_way(&output, &images, recipe)?;
+                    println!("round {round}: the usual way {:.1} s", time.as_secs_f64());
+                    times.usual.push(time);
+                }
+                other => bail!("FIRSTLIGHT_WAYS: there is no way `{other}`"),
+            }
+        }
     }
     report(&host, &output, &times)?;
     run.passed();
@@ -71,25 +89,23 @@ fn report(host: &Host, output: &Output, times: &Times) -> Result<()> {
         .iter()
         .map(|member| member.name.as_str())
         .collect();
-    let ratio =
-        |of: &[Duration], to: &[Duration]| median(of).as_secs_f64() / median(to).as_secs_f64();
     println!(
         "power-on to all Ready: {} ({:?}, seconds of the guests' clocks at pace {:.2}, {} rounds; median, lowest-highest)",
         names.join(" "),
         host.accel(),
         machines.pace(),
-        times.ours.len()
+        rounds()
     );
     println!("  ours, all at once            {}", spread(&times.ours));
     println!("  the usual way, in turn       {}", spread(&times.usual));
     println!(
-        "  ratio                        {:.2}",
+        "  ratio                        {}",
         ratio(&times.ours, &times.usual)
     );
     println!("  master0 alone                {}", spread(&times.master0));
     println!("  one join                     {}", spread(&times.one_join));
     println!(
-        "  ours to master0 and one join {:.2}",
+        "  ours to master0 and one join {}",
         ratio(&times.ours, &times.alone_plus_one)
     );
     machines.passed();
@@ -110,7 +126,7 @@ fn ours(output: &Output) -> Result<(Duration, Recipe)> {
 }
 
 /// master0 alone until it is Ready, then one master, each from its own power-on.
-fn one_after_another(output: &Output) -> Result<(Duration, Duration)> {
+fn one_after_another(output: &Output) -> Result<(Duration, Duration, Recipe)> {
     let mut site = Site::prepare("cluster-bench-one", output)?;
     let begun = Instant::now();
     site.start("m0")?;
@@ -120,8 +136,9 @@ fn one_after_another(output: &Output) -> Result<(Duration, Duration)> {
     site.start("m1")?;
     site.wait_ready()?;
     let join = guest_time(&site, begun);
+    let recipe = Recipe::of(site.vm("m0")?)?;
     site.passed();
-    Ok((master0, join))
+    Ok((master0, join, recipe))
 }
 
 /// All are switched on and prepare together; then one joins after another, as kubeadm's documentation has it.

@@ -15,7 +15,7 @@ use vm_tests::host::Host;
 use vm_tests::journal::Want;
 use vm_tests::qemu::DiskFile;
 use vm_tests::run::Run;
-use vm_tests::usual::{self, Recipe, median, rounds, spread};
+use vm_tests::usual::{self, Recipe, ratio, rounds, spread};
 
 fn main() -> Result<()> {
     // `cargo test --benches` runs this too, without `--bench`; a benchmark is no test.
@@ -44,10 +44,7 @@ fn main() -> Result<()> {
     );
     println!("  ours           {}", spread(&ours));
     println!("  the usual way  {}", spread(&theirs));
-    println!(
-        "  ratio          {:.2}",
-        median(&ours).as_secs_f64() / median(&theirs).as_secs_f64()
-    );
+    println!("  ratio          {}", ratio(&ours, &theirs));
     print_build(&output)?;
     run.passed();
     Ok(())

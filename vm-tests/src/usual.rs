@@ -235,21 +235,28 @@ pub fn rounds() -> usize {
     wanted.and_then(|text| text.parse().ok()).unwrap_or(3)
 }
 
+/// Zero of none.
 pub fn median(times: &[Duration]) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort();
-    sorted[sorted.len() / 2]
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// Of the medians.
+pub fn ratio(of: &[Duration], to: &[Duration]) -> String {
+    if of.is_empty() || to.is_empty() {
+        return "not measured".to_owned();
+    }
+    format!("{:.2}", median(of).as_secs_f64() / median(to).as_secs_f64())
 }
 
 /// `median (lowest-highest)`.
 pub fn spread(times: &[Duration]) -> String {
-    let seconds = |time: Option<&Duration>| time.map_or(0.0, Duration::as_secs_f64);
-    format!(
-        "{:.1} s ({:.1}-{:.1})",
-        median(times).as_secs_f64(),
-        seconds(times.iter().min()),
-        seconds(times.iter().max())
-    )
+    let (Some(least), Some(most)) = (times.iter().min(), times.iter().max()) else {
+        return "not measured".to_owned();
+    };
+    let [median, least, most] = [median(times), *least, *most].map(|time| time.as_secs_f64());
+    format!("{median:.1} s ({least:.1}-{most:.1})")
 }
 
 #[cfg(test)]
