@@ -136,24 +136,31 @@ pub struct Fresh {
     pub answer: Result<StatusCode, Verdict>,
     /// The connection, if it is worth keeping.
     pub held: Option<Held>,
+    /// There was no answer in time, which is less than a wrong one.
+    pub is_late: bool,
 }
 
-/// Asks on a new connection, and knows by `deadline`.
+/// Asks on a new connection, and knows by `deadline`, or when a server far away had as much time as it needs, but by
+/// `latest`.
 pub async fn fresh(
     address: SocketAddr,
     path: &str,
     question: &Question,
     deadline: Instant,
+    latest: Instant,
 ) -> Fresh {
-    let failed = |verdict| Fresh {
+    let failed = |verdict, deadline| Fresh {
         answer: Err(verdict),
         held: None,
+        is_late: Instant::now() >= deadline,
     };
+    let began = Instant::now();
     let stream = match connect(address, deadline).await {
         Ok(stream) => stream,
-        Err(verdict) => return failed(verdict),
+        Err(verdict) => return failed(verdict, deadline),
     };
     // From here on somebody is there.
+    let deadline = as_far_away(began, Instant::now(), deadline).min(latest);
     let asked = async {
         let mut held = open(address, stream, question).await?;
         let status = held.ask(address, path, question).await?;
@@ -165,13 +172,22 @@ pub async fn fresh(
             Fresh {
                 answer: Ok(status),
                 held: reusable.then_some(held),
+                is_late: false,
             }
         }
-        Ok(Err(cause)) => failed(Verdict::Sick { cause }),
-        Err(_) => failed(Verdict::Sick {
-            cause: "connected, but no answer in time".to_owned(),
-        }),
+        Ok(Err(cause)) => failed(Verdict::Sick { cause }, deadline),
+        Err(_) => failed(
+            Verdict::Sick {
+                cause: "connected, but no answer in time".to_owned(),
+            },
+            deadline,
+        ),
     }
+}
+
+/// TLS and the question take two or three times to and fro after the one that connected, and packets may be lost.
+fn as_far_away(began: Instant, connected: Instant, deadline: Instant) -> Instant {
+    deadline.max(connected + 5 * (connected - began))
 }
 
 async fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStream, Verdict> {
@@ -255,4 +271,19 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_far_away_gets_the_time_it_needs_and_a_near_one_no_more() {
+        let began = Instant::now();
+        let after = |milliseconds| began + Duration::from_millis(milliseconds);
+        let deadline = after(500);
+        assert_eq!(as_far_away(began, after(1), deadline), deadline);
+        assert_eq!(as_far_away(began, after(80), deadline), deadline);
+        assert_eq!(as_far_away(began, after(200), deadline), after(1200));
+    }
 }

@@ -32,6 +32,11 @@ const FRESH: Duration = Duration::from_millis(500);
 /// one shows only to new connections, and those are what clients make.
 const RENEW: Duration = Duration::from_secs(60);
 
+/// For so long an old connection that is answered vouches for a server that does not answer a new one in time. A new one
+/// takes three times as many packets to and fro as a question, and any of them may be lost; but a server that takes no
+/// new connection for so long is of no use to clients.
+const VOUCH: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     pub interval: Duration,
@@ -39,8 +44,10 @@ pub struct Timing {
     pub timeout: Duration,
     /// How long a new connection gets for everything.
     pub fresh: Duration,
-    /// A held connection is not used for longer, give or take a tenth.
+    /// A held connection is not used for longer, give or take a tenth, once there is a new one.
     pub renew: Duration,
+    /// For so much longer it is used while there is none.
+    pub vouch: Duration,
 }
 
 impl Default for Timing {
@@ -50,6 +57,7 @@ impl Default for Timing {
             timeout: Duration::from_secs(10),
             fresh: FRESH,
             renew: RENEW,
+            vouch: VOUCH,
         }
     }
 }
@@ -130,13 +138,29 @@ impl Watch {
         let began = Instant::now();
         let verdict = match self.held.take() {
             Some(held) if held.opened.elapsed() < self.renew => self.ask_held(held, began).await,
-            _ => self.ask_anew(began + self.timing.fresh()).await,
+            Some(held) if held.opened.elapsed() < self.renew + self.timing.vouch => {
+                self.ask_both(held, began).await
+            }
+            _ => self.ask_anew(began, began + self.timing.fresh()).await,
         };
         Report {
             address: self.address,
             verdict,
             began,
             ended: Instant::now(),
+        }
+    }
+
+    /// On the connection held, and on a new one that is to take its place.
+    async fn ask_both(&mut self, held: Held, began: Instant) -> Verdict {
+        let (path, question) = (self.path.clone(), Arc::clone(&self.question));
+        let (deadline, latest) = (began + self.timing.fresh(), began + self.timing.timeout);
+        let fresh = fresh(self.address, &path, &question, deadline, latest);
+        let (verdict, fresh) = tokio::join!(self.ask_held(held, began), fresh);
+        if fresh.is_late {
+            verdict
+        } else {
+            self.keep(fresh)
         }
     }
 
@@ -150,8 +174,9 @@ impl Watch {
                 Ok(answer) => answer.ok(),
                 // Late: a second question beside the first. Whichever is answered counts.
                 Err(_) => {
-                    let mut second =
-                        pin!(fresh(address, &path, &question, began + late + patience));
+                    let deadline = began + late + patience;
+                    let latest = began + self.timing.timeout;
+                    let mut second = pin!(fresh(address, &path, &question, deadline, latest));
                     tokio::select! {
                         biased;
                         answer = &mut answer => match answer {
@@ -170,13 +195,14 @@ impl Watch {
                 self.judge(status)
             }
             // A connection may end for many reasons, of which a new one knows more.
-            None => self.ask_anew(Instant::now() + patience).await,
+            None => self.ask_anew(began, Instant::now() + patience).await,
         }
     }
 
-    async fn ask_anew(&mut self, deadline: Instant) -> Verdict {
+    async fn ask_anew(&mut self, began: Instant, deadline: Instant) -> Verdict {
         let path = self.path.clone();
-        let fresh = fresh(self.address, &path, &self.question, deadline).await;
+        let latest = began + self.timing.timeout;
+        let fresh = fresh(self.address, &path, &self.question, deadline, latest).await;
         self.keep(fresh)
     }
 

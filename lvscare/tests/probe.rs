@@ -19,6 +19,7 @@ const TIMING: Timing = Timing {
     timeout: Duration::from_secs(10),
     fresh: Duration::from_millis(500),
     renew: Duration::from_secs(3600),
+    vouch: Duration::ZERO,
 };
 
 fn question(trust: Trust) -> Arc<Question> {
@@ -199,6 +200,40 @@ async fn a_held_connection_is_renewed_so_that_a_new_certificate_is_seen() {
     Authority::new().replace(&authority);
     let verdict = watch.round().await.verdict;
     assert!(matches!(verdict, Verdict::Sick { .. }), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn an_old_connection_vouches_for_a_server_slow_to_take_new_ones_but_not_for_ever() {
+    let authority = Authority::new();
+    let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
+    let timing = Timing {
+        renew: Duration::from_millis(100),
+        vouch: Duration::from_secs(3),
+        ..TIMING
+    };
+    let trust = Trust::Authority(authority.file().to_owned());
+    let mut watch = Watch::new(server.address, READYZ, question(trust), timing);
+    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    tokio::time::sleep(2 * timing.renew).await;
+
+    server.mute_new_connections(true);
+    for connections in [2, 3] {
+        assert_eq!(watch.round().await.verdict, Verdict::Up);
+        assert_eq!(server.connections(), connections, "tried again each round");
+    }
+    server.mute_new_connections(false);
+    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    assert_eq!(server.connections(), 4, "the new one took its place");
+
+    tokio::time::sleep(2 * timing.renew).await;
+    server.mute_new_connections(true);
+    tokio::time::sleep(timing.vouch).await;
+    let verdict = watch.round().await.verdict;
+    assert!(
+        matches!(&verdict, Verdict::Sick { cause } if cause.contains("no answer in time")),
+        "{verdict:?}"
+    );
 }
 
 #[tokio::test]

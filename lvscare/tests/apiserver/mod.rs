@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http_body_util::Full;
@@ -124,6 +124,7 @@ pub(crate) struct Apiserver {
 #[derive(Default)]
 struct Seen {
     connections: AtomicUsize,
+    mutes_new_ones: AtomicBool,
     paths: Mutex<Vec<String>>,
 }
 
@@ -170,6 +171,11 @@ impl Apiserver {
         self.stall.send_replace(self.connections());
     }
 
+    /// Connections opened from now on are accepted, and told nothing.
+    pub(crate) fn mute_new_connections(&self, mute: bool) {
+        self.seen.mutes_new_ones.store(mute, Ordering::Relaxed);
+    }
+
     /// How many were accepted.
     pub(crate) fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::Relaxed)
@@ -211,6 +217,9 @@ async fn serve(
     stalled: watch::Receiver<usize>,
     number: usize,
 ) {
+    if seen.mutes_new_ones.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
     match behaviour {
         Behaviour::HangUp => return,
         Behaviour::Mute => std::future::pending().await,
