@@ -20,6 +20,10 @@ pub fn credential(name: &str, value: &[u8]) -> Smbios {
     ))
 }
 
+/// An emulated timer beside busy neighbours may tick too seldom for the kernel's check of it at boot, which ends in a panic.
+/// Under KVM the kernel leaves the check out by itself.
+pub const NO_TIMER_CHECK: &str = "no_timer_check";
+
 /// Kernel arguments that systemd-stub appends to the image's own.
 pub fn kernel_arguments(arguments: &str) -> Smbios {
     Smbios(format!("io.systemd.stub.kernel-cmdline-extra={arguments}"))

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use imagegen::cache::Key;
 
+use crate::credential::NO_TIMER_CHECK;
 use crate::host::Host;
 use crate::qemu::{Accel, Boot, Machine, SERIAL_PORTS};
 use crate::run::Run;
@@ -132,7 +133,10 @@ impl InitrdTest {
         };
         let initrd = run.folder().join(format!("{}.initrd", self.name));
         fs::write(&initrd, self.archive(host, &kernel)?)?;
-        let append = format!("console=ttyS0 quiet panic=-1 {}", self.kernel_arguments);
+        let append = format!(
+            "console=ttyS0 quiet panic=-1 {NO_TIMER_CHECK} {}",
+            self.kernel_arguments
+        );
         let boot = Boot::Kernel {
             kernel: kernel.image,
             initrd: Some(initrd),

@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
 use crate::console::Console;
+use crate::credential;
 use crate::disk;
 use crate::guest::{Guest, Output};
 use crate::host::Host;
@@ -96,7 +97,11 @@ impl Vm {
         }
         let mut machine = machine.clone();
         if machine.reports {
-            machine.smbios.extend(crate::credential::report_units());
+            machine.smbios.extend(credential::report_units());
+        }
+        if accel == Accel::Tcg {
+            let arguments = credential::kernel_arguments(credential::NO_TIMER_CHECK);
+            machine.smbios.push(arguments);
         }
         let qmp = UnixListener::bind(sockets.join("qmp"))?;
         let reports = machine
