@@ -3,8 +3,8 @@
 //! kubeadm does what it does well in calls of its own phases, but not etcd: kubeadm 1.20 adds a member that votes before
 //! it has started, and from one member to two a power cut then stops the cluster for good. Here the member is added as a
 //! learner, started from a manifest of kubeadm's (`init phase etcd local`, with the other members as arguments, which
-//! needs no apiserver), and gets its vote when it has caught up, by its own word. Only then come the apiserver and the rest: they cost a
-//! slow machine much, and could not serve before.
+//! needs no apiserver), and gets its vote when it has caught up, by its own word. Only then come the apiserver and the
+//! rest: they cost a slow machine much, and could not serve before.
 
 use std::fmt;
 use std::fs;
