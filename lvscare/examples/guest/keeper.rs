@@ -279,7 +279,10 @@ impl Keeper {
         command.arg("--pid").arg(self.folder.join("pid"));
         command
             .arg("--checkers_pid")
-            .arg(self.folder.join("checkers.pid"));
+            .arg(self.folder.join("checkers.pid"))
+            // Looked at even where nothing of BFD is configured.
+            .arg("--bfd_pid")
+            .arg(self.folder.join("bfd.pid"));
         Ok(command)
     }
 
