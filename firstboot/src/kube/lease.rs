@@ -1,4 +1,4 @@
-//! One join at a time: a Lease in kube-system, held with renewal, taken over when its holder has fallen silent.
+//! One join of etcd at a time: a Lease in kube-system, held with renewal, taken over when its holder has fallen silent.
 //!
 //! Orders, and does not protect: what keeps etcd whole is its own rule of one learner. Clocks are not compared between
 //! hosts, because they may be years apart: a lease has expired when it has not changed for its duration by our own clock.
@@ -67,11 +67,17 @@ pub fn hold(
         match step(&client, own, &mut seen) {
             Ok(None) => break,
             Ok(Some(holder)) => {
-                let target = format!("its turn to join, by the lease {NAME} at {}", client.base());
+                let target = format!(
+                    "its turn to join etcd, by the lease {NAME} at {}",
+                    client.base()
+                );
                 report.waiting(&target, &holder, backoff.wait());
             }
             Err(error) => {
-                let target = format!("its turn to join, by the lease {NAME} at {}", client.base());
+                let target = format!(
+                    "its turn to join etcd, by the lease {NAME} at {}",
+                    client.base()
+                );
                 report.waiting(&target, &format!("{error:#}"), backoff.wait());
                 backoff.pause();
                 client = connect(report)?;

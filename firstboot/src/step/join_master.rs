@@ -1,4 +1,4 @@
-//! A master joins the control plane: in turn, as a learner first, and with a way back at every moment.
+//! A master joins the control plane: its etcd in turn, as a learner first, and with a way back at every moment.
 //!
 //! kubeadm does what it does well in calls of its own phases, but not etcd: kubeadm 1.20 adds a member that votes before
 //! it has started, and from one member to two a power cut then stops the cluster for good. Here the member is added as a
@@ -332,11 +332,14 @@ impl Step for JoinControlPlane {
             // Of a try that was cut off before it had a vote: kubelet, started below, must not run it.
             self.root().remove(format!("{MANIFESTS}/etcd.yaml"))?;
         }
-        let turn = lease::hold(&self.own.name, report, |report| self.find_master(report))?;
         self.joiner
             .configure_kubelet(&|report| self.find_master(report), SKIPPED_FIRST, report)?;
         self.wait_for_capacity(report)?;
+        // Only etcd's members come one at a time: what is before and after costs most of the time, and masters do it side
+        // by side, so that many join about as fast as one.
+        let turn = lease::hold(&self.own.name, report, |report| self.find_master(report))?;
         self.join_etcd(report)?;
+        drop(turn);
         kubeadm_join(SKIPPED_SECOND)?;
         let local = Client::from_kubeconfig(self.root(), ADMIN, &self.endpoint)?;
         wait_for_apiserver(&local, report)?;
@@ -354,9 +357,7 @@ impl Step for JoinControlPlane {
             Ok(())
         });
         kubeadm_join(SKIPPED_THIRD)?;
-        self.joiner.joined()?;
-        drop(turn);
-        Ok(())
+        self.joiner.joined()
     }
 
     fn needs_machine(&self) -> bool {
