@@ -21,7 +21,38 @@ impl Site {
         let masters = self.masters_on();
         let asked = masters.first().context("no master is on")?;
         self.nodes_are_ready(asked)?;
+        self.kubeadm_knows_the_masters(asked)?;
         self.cluster.no_packet_left()
+    }
+
+    /// Fails unless kubeadm's own list, which it takes for the control plane when it upgrades or resets a host, holds every
+    /// master: masters that join side by side write it side by side.
+    fn kubeadm_knows_the_masters(&self, asked: &str) -> Result<()> {
+        let config = self.get(
+            asked,
+            "/api/v1/namespaces/kube-system/configmaps/kubeadm-config",
+        )?;
+        let status = config["data"]["ClusterStatus"]
+            .as_str()
+            .context("kubeadm-config has no ClusterStatus")?;
+        let status: Value = serde_yaml::from_str(status)
+            .with_context(|| format!("reading kubeadm's ClusterStatus, {status}"))?;
+        let found: BTreeSet<_> = status["apiEndpoints"]
+            .as_object()
+            .context("a ClusterStatus without apiEndpoints")?
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let wanted: BTreeSet<_> = self
+            .cluster
+            .masters()
+            .map(|master| master.name.as_str())
+            .collect();
+        ensure!(
+            found == wanted,
+            "kubeadm's ClusterStatus has {found:?}, and the masters are {wanted:?}"
+        );
+        Ok(())
     }
 
     /// Fails unless every master that is on knows the same cluster with every master of the topology in it, and is
