@@ -20,8 +20,9 @@ use signal_hook::flag::register_conditional_shutdown;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
+use crate::beat::Beat;
 use crate::cli::Settings;
 use crate::fleet::{Event, Fleet};
 use crate::flows;
@@ -88,10 +89,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         );
     }
     let members = Members::new(settings.sources.clone())?;
-    let mut care = Care::new(settings, handle, members, Watches::new(sender));
+    let beat = Beat::start();
+    let mut care = Care::new(settings, handle, members, Watches::new(sender, beat));
     care.listen().await;
-    let mut rounds = interval(ROUND);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next_round = tokio::time::Instant::now();
     let mut round = 0u32;
     let mut again = false;
     let mut look: Option<tokio::time::Instant> = None;
@@ -99,7 +100,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = rounds.tick() => {
+            () = sleep_until(next_round) => {
+                next_round = beat.next(ROUND);
                 alarm::set(WATCHDOG);
                 round = round.wrapping_add(1);
                 if round % ROUNDS_TO_LOOK_AROUND == 1 {

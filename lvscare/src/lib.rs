@@ -2,6 +2,7 @@
 //!
 //! The program is `main.rs`; this library is its parts, so that tests and the guest's self-test can use them.
 
+pub mod beat;
 pub mod care;
 pub mod cli;
 pub mod connections;

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use tokio::sync::mpsc::Sender;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::beat::Beat;
 use crate::health::Verdict;
 use crate::probe::{Fresh, Held, Question, READYZ, fresh};
 
@@ -72,12 +73,6 @@ impl Timing {
     fn fresh(self) -> Duration {
         self.fresh.min(self.timeout)
     }
-
-    /// The interval or up to a fifth less, so that the nodes of a cluster do not fall into step, and a vanished host is
-    /// found out no later than the interval promises.
-    fn next(self) -> Duration {
-        self.interval.mul_f64(0.8 + 0.2 * fraction())
-    }
 }
 
 /// What one round found.
@@ -115,8 +110,9 @@ impl Watch {
         }
     }
 
-    /// Reports every round until nobody listens any more. The first comes at once: until then nothing is known.
-    pub async fn run(mut self, reports: Sender<Report>) {
+    /// Reports every round until nobody listens any more. The first comes at once, for until then nothing is known; the
+    /// others on the beat.
+    pub async fn run(mut self, beat: Beat, reports: Sender<Report>) {
         let mut was_good = true;
         loop {
             let report = self.round().await;
@@ -128,7 +124,7 @@ impl Watch {
             }
             // A first bad answer is looked into at once; what is bad already can wait its turn.
             if !asks_again {
-                self.pause().await;
+                self.pause(beat).await;
             }
         }
     }
@@ -225,12 +221,11 @@ impl Watch {
     }
 
     /// Waits for the next turn, or for the end of the held connection.
-    async fn pause(&mut self) {
-        let next = self.timing.next();
+    async fn pause(&mut self, beat: Beat) {
+        let wait = sleep_until(beat.next(self.timing.interval));
         let Some(held) = &mut self.held else {
-            return sleep(next).await;
+            return wait.await;
         };
-        let wait = sleep(next);
         tokio::select! {
             () = wait => {}
             _ = &mut held.ended => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
 use tokio::task::AbortHandle;
 
+use crate::beat::Beat;
 use crate::cli::Settings;
 use crate::watch::{Report, Watch};
 
@@ -14,13 +15,15 @@ use crate::watch::{Report, Watch};
 pub struct Watches {
     running: BTreeMap<SocketAddr, AbortHandle>,
     sender: Sender<Report>,
+    beat: Beat,
 }
 
 impl Watches {
-    pub fn new(sender: Sender<Report>) -> Self {
+    pub fn new(sender: Sender<Report>, beat: Beat) -> Self {
         Self {
             running: BTreeMap::new(),
             sender,
+            beat,
         }
     }
 
@@ -37,7 +40,7 @@ impl Watches {
             self.running.entry(address).or_insert_with(|| {
                 let question = Arc::clone(&settings.question);
                 let watch = Watch::new(address, &settings.path, question, settings.timing);
-                tokio::spawn(watch.run(self.sender.clone())).abort_handle()
+                tokio::spawn(watch.run(self.beat, self.sender.clone())).abort_handle()
             });
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{Apiserver, Authority, Behaviour};
+use lvscare::beat::Beat;
 use lvscare::health::Verdict;
 use lvscare::probe::{Question, READYZ};
 use lvscare::tls::{Tls, Trust};
@@ -259,7 +260,7 @@ async fn a_dying_server_is_reported_without_waiting_for_the_next_round() {
     let trust = Trust::Authority(authority.file().to_owned());
     let watch = Watch::new(server.address, READYZ, question(trust), timing);
     let (sender, mut reports) = tokio::sync::mpsc::channel(8);
-    tokio::spawn(watch.run(sender));
+    tokio::spawn(watch.run(Beat::start(), sender));
     assert_eq!(reports.recv().await.unwrap().verdict, Verdict::Up);
     server.stop().await;
     let verdict = reports.recv().await.unwrap().verdict;

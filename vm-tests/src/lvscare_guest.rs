@@ -111,8 +111,8 @@ fn kernel(host: &Host, release: Release) -> Result<Kernel> {
     }
 }
 
-/// The programs and, once each, the libraries they are linked with.
-fn programs(host: &Host) -> Result<BTreeMap<String, Vec<u8>>> {
+/// The tree with the programs lvscare is measured against.
+pub fn rivals(host: &Host) -> Result<PathBuf> {
     let packages = [
         "keepalived",
         "haproxy",
@@ -126,7 +126,12 @@ fn programs(host: &Host) -> Result<BTreeMap<String, Vec<u8>>> {
     ];
     let spec = Spec::new("lvscare's rivals", "trixie", "apt", &packages);
     let tree = Tree::ensure(host.cache(), &spec, &Progress::stderr())?;
-    let root = tree.path();
+    Ok(tree.path().to_owned())
+}
+
+/// The programs and, once each, the libraries they are linked with.
+fn programs(host: &Host) -> Result<BTreeMap<String, Vec<u8>>> {
+    let root = &rivals(host)?;
     let mut files = BTreeMap::new();
     let mut add = |inside: String, path: &Path| -> Result<()> {
         let bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;

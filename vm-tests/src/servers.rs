@@ -141,7 +141,7 @@ impl Holder {
 }
 
 /// The beginning of a command that the kernel ends with us, even when we are killed.
-fn bound() -> Command {
+pub fn bound() -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).stdin(Stdio::null());
     command
@@ -298,7 +298,8 @@ impl Site {
         self.start(&format!("apiserver-{host}"), &mut command)
     }
 
-    fn start(&self, name: &str, command: &mut Command) -> Result<Server> {
+    /// Starts a command as a server; its log is in the run's folder.
+    pub fn start(&self, name: &str, command: &mut Command) -> Result<Server> {
         let log = self.folder.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
         command.stdout(output.try_clone()?).stderr(output);
@@ -335,6 +336,24 @@ impl Server {
         };
         // sysconf(_SC_CLK_TCK) is 100 on every architecture that Linux has user space for.
         Ok(Duration::from_millis(10 * (user + system)))
+    }
+
+    /// What its threads have used of processors since their start, to the nanosecond; of threads that ended nothing. Where
+    /// the kernel keeps no scheduler statistics that is an error.
+    pub fn run_time(&self) -> Result<Duration> {
+        let folder = format!("/proc/{}/task", self.child.id());
+        let mut sum = Duration::ZERO;
+        for thread in fs::read_dir(&folder).with_context(|| format!("reading `{folder}`"))? {
+            let path = thread?.path().join("schedstat");
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("reading `{}`", path.display()))?;
+            let first = text.split_whitespace().next().map(str::parse);
+            let Some(Ok(nanoseconds)) = first else {
+                bail!("`{}` holds no time: {text}", path.display());
+            };
+            sum += Duration::from_nanos(nanoseconds);
+        }
+        Ok(sum)
     }
 
     /// Asks until there is an answer; an error where the server ends before, or none comes in time.
