@@ -1,12 +1,16 @@
-//! Power-on of all to all Ready: ours, against the same machines joined one after another the usual way.
+//! Power-on of three masters to all Ready: ours, against the same machines joined one after another the usual way.
 //!
 //! And against master0 alone plus one join, which is what no number of joining masters may exceed by half. All machines
-//! of all ways live at the same pace, so that seconds of the guests' clocks are the same seconds.
+//! of all ways live at the same pace, so that seconds of the guests' clocks are the same seconds; and where this host has
+//! too few processors for all at once, each has the same share of them in all ways, alone or not, so that they are the
+//! same machines.
 //!
 //! `cargo bench -p vm-tests --bench cluster`; `FIRSTLIGHT_ROUNDS` sets the number of rounds (3), `FIRSTLIGHT_WAYS` some
 //! of the ways (`ours,one,usual`; the usual way takes kubeadm's configuration from one of ours before it). Without KVM a
 //! round of all takes an hour.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -34,8 +38,8 @@ fn main() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
     };
-    let output = Output::make(&Programs::build()?, &topology("ha"))?;
     let run = Run::new("cluster-bench")?;
+    let output = Output::make(&Programs::build()?, &masters(&run)?)?;
     let images = usual::images_disk(&host, &run)?;
     let ways = std::env::var("FIRSTLIGHT_WAYS").unwrap_or("ours,one,usual".to_owned());
     let mut times = Times::default();
@@ -82,7 +86,7 @@ fn main() -> Result<()> {
 }
 
 fn report(host: &Host, output: &Output, times: &Times) -> Result<()> {
-    let machines = Site::prepare("cluster-bench-shape", output)?;
+    let machines = site("cluster-bench-shape", output)?;
     let names: Vec<_> = machines
         .cluster
         .members
@@ -96,6 +100,9 @@ fn report(host: &Host, output: &Output, times: &Times) -> Result<()> {
         machines.pace(),
         rounds()
     );
+    if let Some(cores) = machines.cluster.first().machine.share {
+        println!("  each machine has {cores:.2} cores of this host, whatever the others do");
+    }
     println!("  ours, all at once            {}", spread(&times.ours));
     println!("  the usual way, in turn       {}", spread(&times.usual));
     println!(
@@ -112,9 +119,31 @@ fn report(host: &Host, output: &Output, times: &Times) -> Result<()> {
     Ok(())
 }
 
+/// The tests' topology without its node, which waits for no master but the first.
+fn masters(run: &Run) -> Result<PathBuf> {
+    let all = fs::read_to_string(topology("ha"))?;
+    let lines: Vec<_> = all
+        .lines()
+        .filter(|line| !line.contains("role: node"))
+        .collect();
+    let path = run.folder().join("masters.yaml");
+    fs::write(&path, lines.join("\n"))?;
+    Ok(path)
+}
+
+/// All machines of the topology, off, each with its share of this host.
+fn site(name: &str, output: &Output) -> Result<Site> {
+    let mut site = Site::prepare(name, output)?;
+    let machines = site.cluster.members.len();
+    for member in &mut site.cluster.members {
+        member.machine.share = site.host.share(machines, member.machine.cpus);
+    }
+    Ok(site)
+}
+
 /// All at once; and what firstboot ran kubeadm with.
 fn ours(output: &Output) -> Result<(Duration, Recipe)> {
-    let mut site = Site::prepare("cluster-bench-ours", output)?;
+    let mut site = site("cluster-bench-ours", output)?;
     let begun = Instant::now();
     site.start_all()?;
     site.wait_ready()?;
@@ -127,7 +156,7 @@ fn ours(output: &Output) -> Result<(Duration, Recipe)> {
 
 /// master0 alone until it is Ready, then one master, each from its own power-on.
 fn one_after_another(output: &Output) -> Result<(Duration, Duration, Recipe)> {
-    let mut site = Site::prepare("cluster-bench-one", output)?;
+    let mut site = site("cluster-bench-one", output)?;
     let begun = Instant::now();
     site.start("m0")?;
     site.wait_ready()?;
@@ -143,7 +172,7 @@ fn one_after_another(output: &Output) -> Result<(Duration, Duration, Recipe)> {
 
 /// All are switched on and prepare together; then one joins after another, as kubeadm's documentation has it.
 fn the_usual_way(output: &Output, images: &DiskFile, recipe: &Recipe) -> Result<Duration> {
-    let mut site = Site::prepare("cluster-bench-usual", output)?;
+    let mut site = site("cluster-bench-usual", output)?;
     usual::cluster(&mut site.cluster, images, recipe)?;
     let begun = Instant::now();
     site.start_all()?;

@@ -101,6 +101,13 @@ impl Host {
         }
     }
 
+    /// What each of `machines` with `cpus` processors can have of this host for itself; none where there is enough for
+    /// all.
+    pub fn share(&self, machines: usize, cpus: u32) -> Option<f64> {
+        let each = self.cores as f64 / machines.max(1) as f64;
+        (each < f64::from(cpus)).then_some(each)
+    }
+
     fn probe(&self) -> Result<Accel> {
         if fs::OpenOptions::new()
             .read(true)

@@ -40,6 +40,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod run;
 pub mod servers;
+pub mod share;
 pub mod site;
 pub mod tools;
 pub mod usual;

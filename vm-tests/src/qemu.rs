@@ -76,6 +76,8 @@ pub struct Machine {
     pub rtc: Rtc,
     /// Guest seconds per second of the wall clock; below 1 the guest's clock is slowed.
     pub pace: f64,
+    /// Cores of this host it may use at most; as many as it can, if none.
+    pub share: Option<f64>,
     /// Journal and command ports; off for guests without systemd.
     pub reports: bool,
 }
@@ -94,6 +96,7 @@ impl Machine {
             smbios: Vec::new(),
             rtc: Rtc::Host,
             pace: 1.0,
+            share: None,
             reports: true,
         }
     }

@@ -24,6 +24,7 @@ use crate::journal::{Journal, Record, Want};
 use crate::qemu::{self, Accel, Boot, DiskFile, DiskFormat, Machine, Paths};
 use crate::qmp::Qmp;
 use crate::run::Run;
+use crate::share::Share;
 use crate::tools::tail;
 
 /// Writing or reading a machine's memory takes seconds; a disk under load, minutes.
@@ -34,6 +35,8 @@ const STATE_DEADLINE: Duration = Duration::from_secs(600);
 pub struct Vm {
     name: String,
     process: Mutex<Child>,
+    /// After the process, which has to end first.
+    _share: Option<Share>,
     qmp: Mutex<Qmp>,
     journal: Option<Journal>,
     guest: Option<Guest>,
@@ -126,7 +129,13 @@ impl Vm {
             .stdin(Stdio::null())
             .stdout(errors.try_clone()?)
             .stderr(errors);
-        let mut process = Process(Some(command.spawn().context("starting QEMU")?));
+        let child = command.spawn().context("starting QEMU")?;
+        let id = child.id();
+        let mut process = Process(Some(child));
+        let share = machine
+            .share
+            .map(|cores| Share::give(cores, id))
+            .transpose()?;
 
         let qmp = Qmp::new(process.accept(&qmp, &folder)?)
             .map_err(|error| error.context(said(&folder)))?;
@@ -146,6 +155,7 @@ impl Vm {
         Ok(Self {
             name,
             process: Mutex::new(child),
+            _share: share,
             qmp: Mutex::new(qmp),
             journal,
             guest,
