@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,24 +18,8 @@ use vm_tests::artifacts::Programs;
 use vm_tests::host::Host;
 use vm_tests::lvscare_guest::rivals;
 use vm_tests::run::Run;
-use vm_tests::servers::{Server, Site, bound, in_network};
+use vm_tests::servers::{MASTERS, Server, Site, THREE_MASTERS, bound, in_network};
 use vm_tests::usual::rounds;
-
-const TOPOLOGY: &str = "\
-apiVersion: firstlight/v1
-kind: Cluster
-name: idle
-hosts:
-- { name: m0, role: master, address: 192.168.7.10/24, mac: \"52:54:00:00:07:10\" }
-- { name: m1, role: master, address: 192.168.7.11/24, mac: \"52:54:00:00:07:11\" }
-- { name: m2, role: master, address: 192.168.7.12/24, mac: \"52:54:00:00:07:12\" }
-";
-
-const MASTERS: [(&str, Ipv4Addr); 3] = [
-    ("m0", Ipv4Addr::new(192, 168, 7, 10)),
-    ("m1", Ipv4Addr::new(192, 168, 7, 11)),
-    ("m2", Ipv4Addr::new(192, 168, 7, 12)),
-];
 
 /// lvscare's own default.
 const STATUS: &str = "127.0.0.1:10354";
@@ -63,7 +47,7 @@ fn main() -> Result<()> {
     let lvscare = Programs::build_static()?.join("lvscare");
     let rivals = rivals(&host)?;
     let run = Run::new("idle-bench")?;
-    let site = Site::new(&run, TOPOLOGY)?;
+    let site = Site::new(&run, THREE_MASTERS)?;
     in_network(&MASTERS, |network| {
         let mut servers = Vec::new();
         for (name, address) in MASTERS {

@@ -24,6 +24,24 @@ use crate::tools;
 /// A server that was started has this long to answer: tens of times what it needs on a quiet host.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// A topology of three masters.
+pub const THREE_MASTERS: &str = "\
+apiVersion: firstlight/v1
+kind: Cluster
+name: three
+hosts:
+- { name: m0, role: master, address: 192.168.7.10/24, mac: \"52:54:00:00:07:10\" }
+- { name: m1, role: master, address: 192.168.7.11/24, mac: \"52:54:00:00:07:11\" }
+- { name: m2, role: master, address: 192.168.7.12/24, mac: \"52:54:00:00:07:12\" }
+";
+
+/// Its hosts.
+pub const MASTERS: [(&str, Ipv4Addr); 3] = [
+    ("m0", Ipv4Addr::new(192, 168, 7, 10)),
+    ("m1", Ipv4Addr::new(192, 168, 7, 11)),
+    ("m2", Ipv4Addr::new(192, 168, 7, 12)),
+];
+
 /// Runs `test` in a network namespace of its own, on a bridge to which a namespace for each of `hosts` (name, address in
 /// a /24) is joined. Where there may be none, the reason is printed and the test skipped; `FIRSTLIGHT_NO_SKIP=1` makes
 /// that a failure.
@@ -338,22 +356,9 @@ impl Server {
         Ok(Duration::from_millis(10 * (user + system)))
     }
 
-    /// What its threads have used of processors since their start, to the nanosecond; of threads that ended nothing. Where
-    /// the kernel keeps no scheduler statistics that is an error.
+    /// As [`run_time`].
     pub fn run_time(&self) -> Result<Duration> {
-        let folder = format!("/proc/{}/task", self.child.id());
-        let mut sum = Duration::ZERO;
-        for thread in fs::read_dir(&folder).with_context(|| format!("reading `{folder}`"))? {
-            let path = thread?.path().join("schedstat");
-            let text = fs::read_to_string(&path)
-                .with_context(|| format!("reading `{}`", path.display()))?;
-            let first = text.split_whitespace().next().map(str::parse);
-            let Some(Ok(nanoseconds)) = first else {
-                bail!("`{}` holds no time: {text}", path.display());
-            };
-            sum += Duration::from_nanos(nanoseconds);
-        }
-        Ok(sum)
+        run_time(self.child.id())
     }
 
     /// Asks until there is an answer; an error where the server ends before, or none comes in time.
@@ -383,6 +388,24 @@ impl Drop for Server {
     fn drop(&mut self) {
         end(&mut self.child);
     }
+}
+
+/// What the threads of a process have used of processors since their start, to the nanosecond; of threads that ended
+/// nothing. Where the kernel keeps no scheduler statistics that is an error.
+pub fn run_time(process: u32) -> Result<Duration> {
+    let folder = format!("/proc/{process}/task");
+    let mut sum = Duration::ZERO;
+    for thread in fs::read_dir(&folder).with_context(|| format!("reading `{folder}`"))? {
+        let path = thread?.path().join("schedstat");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading `{}`", path.display()))?;
+        let first = text.split_whitespace().next().map(str::parse);
+        let Some(Ok(nanoseconds)) = first else {
+            bail!("`{}` holds no time: {text}", path.display());
+        };
+        sum += Duration::from_nanos(nanoseconds);
+    }
+    Ok(sum)
 }
 
 /// The files of one of the package's images, all layers in one folder of the cache.

@@ -69,6 +69,7 @@ mod tests {
 
     use super::*;
     use crate::host::NO_SKIP;
+    use crate::servers::run_time;
 
     #[test]
     fn a_process_gets_its_share_and_no_more() -> Result<()> {
@@ -77,16 +78,9 @@ mod tests {
             .stdin(Stdio::null());
         let mut busy = busy.spawn()?;
         let outcome = Share::give(0.2, busy.id());
-        let ticks = || -> Result<u64> {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", busy.id()))?;
-            let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-            let mut fields = fields.split_whitespace().skip(11);
-            let mut next = || fields.next().unwrap_or_default().parse::<u64>();
-            Ok(next()? + next()?)
-        };
-        let (begun, before) = (Instant::now(), ticks()?);
+        let (begun, before) = (Instant::now(), run_time(busy.id())?);
         std::thread::sleep(Duration::from_secs(2));
-        let used = (ticks()? - before) as f64 / 100.0 / begun.elapsed().as_secs_f64();
+        let used = (run_time(busy.id())? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
         busy.kill()?;
         busy.wait()?;
         match outcome {

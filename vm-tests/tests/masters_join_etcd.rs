@@ -9,26 +9,10 @@ use firstboot::kube::etcd::{self, Etcd, Member, Verdict, verdict};
 use firstboot::kube::learner::Learner;
 use firstboot::system::files::Root;
 use vm_tests::run::Run;
-use vm_tests::servers::{Network, Server, Site, in_network};
-
-const TOPOLOGY: &str = "\
-apiVersion: firstlight/v1
-kind: Cluster
-name: members
-hosts:
-- { name: m0, role: master, address: 192.168.7.10/24, mac: \"52:54:00:00:07:10\" }
-- { name: m1, role: master, address: 192.168.7.11/24, mac: \"52:54:00:00:07:11\" }
-- { name: m2, role: master, address: 192.168.7.12/24, mac: \"52:54:00:00:07:12\" }
-";
-
-const HOSTS: [(&str, Ipv4Addr); 3] = [
-    ("m0", Ipv4Addr::new(192, 168, 7, 10)),
-    ("m1", Ipv4Addr::new(192, 168, 7, 11)),
-    ("m2", Ipv4Addr::new(192, 168, 7, 12)),
-];
+use vm_tests::servers::{MASTERS, Network, Server, Site, THREE_MASTERS, in_network};
 
 fn address(host: &str) -> Ipv4Addr {
-    let found = HOSTS.iter().find(|(name, _)| *name == host);
+    let found = MASTERS.iter().find(|(name, _)| *name == host);
     found.map_or(Ipv4Addr::UNSPECIFIED, |(_, address)| *address)
 }
 
@@ -137,8 +121,8 @@ impl Masters<'_> {
 #[test]
 fn masters_join_as_learners_and_one_that_lost_its_data_comes_back() -> Result<()> {
     let run = Run::new("masters_join_etcd")?;
-    let site = Site::new(&run, TOPOLOGY)?;
-    in_network(&HOSTS, |network| {
+    let site = Site::new(&run, THREE_MASTERS)?;
+    in_network(&MASTERS, |network| {
         let masters = Masters {
             site: &site,
             network,
