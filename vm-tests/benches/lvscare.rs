@@ -2,8 +2,9 @@
 //! getting connections, how long connections to it hang, what is taken for broken that is not, and what it all costs.
 //!
 //! `cargo bench -p vm-tests --bench lvscare`; `FIRSTLIGHT_ROUNDS` sets the number of rounds (10; twice as many where a host
-//! vanishes), `FIRSTLIGHT_STORM` the seconds in the bad network (300; 0 leaves it out), `FIRSTLIGHT_FAULTS` some of the
-//! faults. It takes about half an hour, for some of its subjects take half a minute to act.
+//! vanishes), `FIRSTLIGHT_SLOW_ROUNDS` those of the programs that take long to act (as many; 0 leaves them out),
+//! `FIRSTLIGHT_STORM` the seconds in the bad network (300; 0 leaves it out), `FIRSTLIGHT_FAULTS` some of the faults. It
+//! takes about half an hour, for some of its subjects take half a minute to act.
 //!
 //! A bar of ours that does not hold is the exit status.
 
@@ -80,7 +81,8 @@ fn main() -> Result<()> {
     let storm = setting("FIRSTLIGHT_STORM", "300");
     let run = Run::new("lvscare-bench")?;
     let faults = setting("FIRSTLIGHT_FAULTS", "kill,vanish,freeze,500,flush");
-    let arguments = ["bench", &faults, &rounds, &storm];
+    let slow = setting("FIRSTLIGHT_SLOW_ROUNDS", &rounds);
+    let arguments = ["bench", &faults, &rounds, &slow, &storm];
     // A round of the slow ones takes three minutes at most, also on a fast machine.
     let deadline = Duration::from_secs(rounds.parse::<u64>()? * 180 + storm.parse::<u64>()? + 300);
     let outcome = lvscare_guest::run(&host, &run, Release::Trixie, &arguments, deadline)?;

@@ -25,10 +25,10 @@ const SLOW: Duration = Duration::from_secs(40);
 /// How long a return is waited for.
 const RETURN: Duration = Duration::from_secs(60);
 
-/// `faults`: some of `kill,vanish,freeze,500,flush`. `storm`: seconds in the bad network; with 0 neither that nor what
-/// the programs cost is measured.
-pub(crate) fn main(faults: &str, rounds: &str, storm: &str) -> anyhow::Result<()> {
-    let rounds: u32 = rounds.parse()?;
+/// `faults`: some of `kill,vanish,freeze,500,flush`. `rounds` of the two fast programs, and `slow` of the others. `storm`:
+/// seconds in the bad network; with 0 neither that nor what the programs cost is measured.
+pub(crate) fn main(faults: &str, rounds: &str, slow: &str, storm: &str) -> anyhow::Result<()> {
+    let (rounds, slow): (u32, u32) = (rounds.parse()?, slow.parse()?);
     let storm = Duration::from_secs(storm.parse()?);
     let mut fast = Lab::new(net(1), &[Kind::Lvscare, Kind::KeepalivedTuned])?;
     for fault in faults.split(',') {
@@ -41,13 +41,15 @@ pub(crate) fn main(faults: &str, rounds: &str, storm: &str) -> anyhow::Result<()
         for round in 0..rounds {
             fast.refresh()?;
             match fault {
-                "flush" => fast.flush()?,
+                "flush" => fast.flush(round)?,
                 fault => fast.round(fault, round, FAST)?,
             }
         }
     }
     drop(fast);
-    side_by_side(faults, rounds)?;
+    if slow > 0 {
+        side_by_side(faults, slow)?;
+    }
     if storm.is_zero() {
         return Ok(());
     }
@@ -103,6 +105,11 @@ fn net(cell: u8) -> Net {
         cell,
         family: Family::V4,
     }
+}
+
+/// So that the rounds' faults fall everywhere between two checks, evenly: multiples of the golden ratio fill an interval.
+fn wait_between_two_checks(round: u32) {
+    std::thread::sleep(Duration::from_secs(1).mul_f64((f64::from(round) * 0.618).fract()));
 }
 
 fn victim(round: u32) -> u8 {
@@ -165,8 +172,7 @@ impl Lab {
                 Vec::new()
             });
         }
-        // Everywhere between two checks, evenly: multiples of the golden ratio fill an interval.
-        std::thread::sleep(Duration::from_secs(1).mul_f64((f64::from(round) * 0.618).fract()));
+        wait_between_two_checks(round);
         let since = Instant::now();
         self.inject(fault, victim)?;
         let injected = Instant::now();
@@ -299,7 +305,8 @@ impl Lab {
     }
 
     /// Somebody flushes the table of both.
-    fn flush(&mut self) -> anyhow::Result<()> {
+    fn flush(&mut self, round: u32) -> anyhow::Result<()> {
+        wait_between_two_checks(round);
         let since = Instant::now();
         for worker in &self.cell.workers {
             worker.space.call("ipvsadm -C")?;

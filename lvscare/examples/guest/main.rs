@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
         ["apiserver", rest @ ..] => runtime.block_on(apiserver::main(rest)),
         ["faults", family] => faults::main(family),
         ["storm", family, seconds] => storm::main(family, seconds),
-        ["bench", faults, rounds, storm] => bench::main(faults, rounds, storm),
+        ["bench", faults, rounds, slow, storm] => bench::main(faults, rounds, slow, storm),
         other => bail!("which test? Not {other:?}"),
     }
 }
