@@ -62,9 +62,18 @@ kubectl wait --for=condition=Ready "node/@NAME@" --timeout=1800s
 "#;
 
 /// Which the administrator starts by hand, one host after another.
-const JOIN: &str = r#"@JOIN@ @CONTROL_PLANE@ --ignore-preflight-errors=SystemVerification --node-name @NAME@ --cri-socket /run/containerd/containerd.sock
-kubectl --kubeconfig @KUBECONFIG@ wait --for=condition=Ready "node/@NAME@" --timeout=1800s
+const JOIN: &str = r#"join() { @JOIN@ @CONTROL_PLANE@ --ignore-preflight-errors=SystemVerification --node-name @NAME@ --cri-socket /run/containerd/containerd.sock "$@"; }
+export KUBECONFIG=@KUBECONFIG@
+@PHASES@
+kubectl wait --for=condition=Ready "node/@NAME@" --timeout=1800s
 "#;
+
+/// Until kubelet 1.20 has measured its disk and said so, it refuses etcd's pod, which asks for disk, and for good. kubeadm
+/// does not wait for that; where it comes first, the cluster has two members, one of which never starts, and no quorum any
+/// more (seen here).
+const MASTER_PHASES: &str = r"join --skip-phases=control-plane-join
+until kubectl get 'node/@NAME@' -o 'jsonpath={.status.allocatable.ephemeral-storage}' | grep .; do sleep 5; done
+join --skip-phases=preflight,control-plane-prepare,check-etcd,kubelet-start";
 
 const DOMAIN: &str = "apiserver.cluster.local";
 /// By which the uploaded certificates are encrypted; any 32 bytes.
@@ -172,21 +181,23 @@ pub fn join(master0: &Vm, member: &Member, vm: &Vm) -> Result<()> {
     wait(vm, PREPARED)?;
     let command = master0
         .ok("kubeadm token create --print-join-command --kubeconfig /etc/kubernetes/admin.conf")?;
-    let (control_plane, kubeconfig) = if member.is_master {
+    let (control_plane, phases, kubeconfig) = if member.is_master {
         (
             format!(
                 "--control-plane --certificate-key {CERTIFICATE_KEY} --apiserver-advertise-address {}",
                 member.address
             ),
+            MASTER_PHASES,
             "/etc/kubernetes/admin.conf",
         )
     } else {
-        (String::new(), "/etc/kubernetes/kubelet.conf")
+        (String::new(), "join", "/etc/kubernetes/kubelet.conf")
     };
     let script = JOIN
         .replace("@JOIN@", command.trim())
         .replace("@CONTROL_PLANE@", &control_plane)
         .replace("@KUBECONFIG@", kubeconfig)
+        .replace("@PHASES@", phases)
         .replace("@NAME@", &member.name);
     let script = format!("{HEAD}{script}{}", say(READY));
     vm.ok(&format!(
