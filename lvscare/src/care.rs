@@ -1,8 +1,8 @@
-//! The daemon: hears from the watches, compares what should be with what is, and repairs it, every second and on
+//! The daemon: hears from the watches, compares what should be with what is, and repairs it, twice a second and on
 //! every event.
 //!
-//! Keeps nothing that a restart would need: the kernel's table is the memory. Whatever fails is tried again in a
-//! second; the one way out is a signal, which leaves everything in place.
+//! Keeps nothing that a restart would need: the kernel's table is the memory. Whatever fails is tried again in
+//! half a second; the one way out is a signal, which leaves everything in place.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

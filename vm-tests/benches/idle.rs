@@ -18,7 +18,8 @@ use vm_tests::artifacts::Programs;
 use vm_tests::host::Host;
 use vm_tests::lvscare_guest::rivals;
 use vm_tests::run::Run;
-use vm_tests::servers::{MASTERS, Server, Site, THREE_MASTERS, bound, in_network};
+use vm_tests::server::Server;
+use vm_tests::servers::{MASTERS, Site, THREE_MASTERS, bound, in_network};
 use vm_tests::usual::rounds;
 
 /// lvscare's own default.
@@ -81,7 +82,7 @@ fn report(rows: &mut [(&str, Vec<f64>)]) -> Result<()> {
         "processor time at rest, three masters, % of a core, {} rounds; median (lowest-highest)",
         rounds()
     );
-    let mut ours = 0.0;
+    let mut ours = None;
     for (name, shares) in rows {
         shares.sort_by(f64::total_cmp);
         let (Some(least), Some(most)) = (shares.first(), shares.last()) else {
@@ -90,7 +91,7 @@ fn report(rows: &mut [(&str, Vec<f64>)]) -> Result<()> {
         let median = shares[shares.len() / 2];
         println!("  {name:<24} {median:.3} ({least:.3}-{most:.3})");
         if *name == LVSCARE {
-            ours = median;
+            ours = Some(median);
         }
     }
     if !Path::new("/proc/net/ip_vs").exists() {
@@ -98,6 +99,7 @@ fn report(rows: &mut [(&str, Vec<f64>)]) -> Result<()> {
             "this kernel has no IPVS: lvscare tried to open its table twice a second, in place of reading it"
         );
     }
+    let ours = ours.context("nothing was measured")?;
     ensure!(
         ours <= BAR,
         "the bar does not hold: lvscare took {ours:.3} % of a core, not {BAR} % at most"

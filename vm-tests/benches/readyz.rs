@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use vm_tests::one_apiserver::{ADDRESS, ENDPOINT, with_apiserver};
 use vm_tests::run::Run;
-use vm_tests::servers::Server;
+use vm_tests::server::Server;
 use vm_tests::usual::{median, rounds};
 
 const AUTHORITY: &str = "/etc/kubernetes/pki/ca.crt";

@@ -39,6 +39,7 @@ pub mod pcap;
 pub mod qemu;
 pub mod qmp;
 pub mod run;
+pub mod server;
 pub mod servers;
 pub mod share;
 pub mod site;

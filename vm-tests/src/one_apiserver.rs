@@ -7,7 +7,8 @@ use firstboot::kube::client::Client;
 use firstboot::system::files::Root;
 
 use crate::run::Run;
-use crate::servers::{Server, Site, in_network};
+use crate::server::Server;
+use crate::servers::{Site, in_network};
 
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 10);
 pub const ENDPOINT: &str = "192.168.7.10:6443";

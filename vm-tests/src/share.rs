@@ -43,7 +43,8 @@ impl Share {
                 "`{GROUPS}` has no controller `cpu`: a machine cannot be given a share of processors"
             );
         };
-        fs::create_dir(&group).with_context(|| format!("creating `{}`", group.display()))?;
+        fs::create_dir(&group)
+            .with_context(|| format!("creating `{}`, which root may", group.display()))?;
         let share = Self { group };
         for (file, value) in settings {
             write(&share.group.join(file), &value)?;
@@ -70,7 +71,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::servers::run_time;
+    use crate::server::run_time;
 
     #[test]
     fn a_process_gets_its_share_and_no_more() -> Result<()> {

@@ -9,7 +9,8 @@ use firstboot::kube::etcd::{self, Etcd, Member, Verdict, verdict};
 use firstboot::kube::learner::Learner;
 use firstboot::system::files::Root;
 use vm_tests::run::Run;
-use vm_tests::servers::{MASTERS, Network, Server, Site, THREE_MASTERS, in_network};
+use vm_tests::server::Server;
+use vm_tests::servers::{MASTERS, Network, Site, THREE_MASTERS, in_network};
 
 fn address(host: &str) -> Ipv4Addr {
     let found = MASTERS.iter().find(|(name, _)| *name == host);
