@@ -7,7 +7,7 @@
 //!
 //! `cargo bench -p vm-tests --bench cluster`; `FIRSTLIGHT_ROUNDS` sets the number of rounds (3), `FIRSTLIGHT_WAYS` some
 //! of the ways (`ours,one,usual`; the usual way takes kubeadm's configuration from one of ours before it). Without KVM a
-//! round of all takes an hour.
+//! round of all takes an hour and a quarter.
 
 use std::fs;
 use std::path::PathBuf;
