@@ -18,20 +18,21 @@ const FAILURES: u32 = 5;
 /// Between two looks at a machine that says nothing.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long emulated machines take until all are ready, by their own clocks: measured with three masters and a node at a
-/// fifth of the pace on two idle cores (master0 116 s, the others 125 s and 186 s, the node 112 s).
+/// How long emulated machines take until all are ready, by their own clocks: measured with three masters and a node on two
+/// idle cores (the node 183 s, master0 206 s, the others 288 s and 305 s).
 pub(crate) fn usual(cluster: &Cluster) -> Duration {
-    let joining = cluster.masters().count().saturating_sub(1);
-    let joining = JOIN * u32::try_from(joining).unwrap_or(u32::MAX);
-    FIRST_ANSWER + joining.max(READY_AFTER_ANSWER)
+    let masters = u32::try_from(cluster.masters().count()).unwrap_or(u32::MAX);
+    match masters {
+        0 | 1 => FIRST_MASTER,
+        2.. => SECOND_MASTER + TURN * (masters - 2),
+    }
 }
 
-/// From power-on until master0's apiserver answers.
-const FIRST_ANSWER: Duration = Duration::from_secs(60);
-/// Masters join one after another.
-const JOIN: Duration = Duration::from_secs(65);
-/// master0 itself, and all nodes together, while the masters join.
-const READY_AFTER_ANSWER: Duration = Duration::from_secs(60);
+/// master0, and meanwhile all nodes.
+const FIRST_MASTER: Duration = Duration::from_secs(205);
+const SECOND_MASTER: Duration = Duration::from_secs(290);
+/// Masters join etcd one after another; all else they do together.
+const TURN: Duration = Duration::from_secs(15);
 
 /// Shows what every machine says of its boot until all are ready. The first that cannot become ready ends it.
 pub(crate) fn until_ready(cluster: &Cluster, machines: &[Vm]) -> Result<()> {
