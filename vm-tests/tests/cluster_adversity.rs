@@ -7,7 +7,7 @@ use vm_tests::net::Quality;
 use vm_tests::site::Site;
 
 #[test]
-#[ignore = "needs 40 minutes without KVM; run: cargo test -p vm-tests -- --include-ignored"]
+#[ignore = "needs 25 minutes without KVM; run: cargo test -p vm-tests -- --include-ignored"]
 fn five_percent_loss_and_fifty_milliseconds() -> Result<()> {
     let Some(mut site) = Site::new("bad_network", "ha")? else {
         return Ok(());

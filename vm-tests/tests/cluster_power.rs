@@ -188,7 +188,7 @@ fn a_site_that_went_dark_comes_back_by_itself() -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs 10 minutes without KVM, and a formed cluster; run: cargo test -p vm-tests -- --include-ignored"]
+#[ignore = "needs 3 minutes without KVM, and a formed cluster; run: cargo test -p vm-tests -- --include-ignored"]
 fn a_wiped_master0_does_not_begin_a_second_cluster() -> Result<()> {
     let Some(mut site) = Site::formed("master0_wiped", "ha")? else {
         return Ok(());
