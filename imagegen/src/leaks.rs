@@ -234,6 +234,7 @@ impl Search<'_> {
             bail!("an encrypted private key");
         }
         words(text)?;
+        shapes(text)?;
         // Inside quotes a line break is written `\n`, and JSON writes `/` as `\/` at will.
         let plain = match text.contains('\\') {
             true => Cow::Owned(
@@ -274,8 +275,9 @@ fn is_private_key(der: &[u8]) -> bool {
 
 /// Secrets that are not keys: what stands behind these words is one.
 fn words(text: &str) -> Result<()> {
-    const WORDS: [(&str, &str); 11] = [
+    const WORDS: [(&str, &str); 12] = [
         ("token", "a token"),
+        ("token-secret", "a token"),
         ("tokenFile", "a token"),
         ("password", "a password"),
         ("passwd", "a password"),
@@ -310,6 +312,36 @@ fn words(text: &str) -> Result<()> {
         bail!("a key for encryption at rest (`EncryptionConfiguration`)");
     }
     Ok(())
+}
+
+/// Tokens that give themselves away by their form, whatever stands before them: in an option, a header, a file of its own.
+fn shapes(text: &str) -> Result<()> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    for word in text.split(|c| !is_part(c)) {
+        let parts: Vec<&str> = word.split('.').collect();
+        match parts[..] {
+            [id, secret] if is_bootstrap_token(id, secret) => bail!("a bootstrap token"),
+            // A JSON Web Token: two JSON objects, which in base64 begin so, and a signature.
+            [head, claims, _] if head.starts_with("eyJ") && claims.starts_with("eyJ") => {
+                bail!("a bearer token (a JSON Web Token)");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// As kubeadm makes and checks them. One in two hundred has no digit, and so looks like two words.
+fn is_bootstrap_token(id: &str, secret: &str) -> bool {
+    let lower = |part: &str| {
+        part.bytes()
+            .all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
+    };
+    id.len() == 6
+        && secret.len() == 16
+        && lower(id)
+        && lower(secret)
+        && secret.bytes().any(|b| b.is_ascii_digit())
 }
 
 /// Stretches that may be base64: each word that is long enough, and lines of nothing else joined together.

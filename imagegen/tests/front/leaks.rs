@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use imagegen::documents::{Document, Writer, admin_conf};
 use imagegen::leaks::Ledger;
 use imagegen::pki::issue::{NOT_BEFORE, SecretPem};
@@ -219,6 +219,26 @@ fn each_forbidden_thing_is_refused_in_every_disguise() {
             "a token",
             "users:\n- name: x\n  user:\n    token: abcdef.0123456789abcdef\n".into(),
             "a token",
+        ),
+        (
+            "a token in an option",
+            "kubeadm join apiserver.cluster.local:6443 --token abcdef.0123456789abcdef\n".into(),
+            "a bootstrap token",
+        ),
+        (
+            "a token's Secret",
+            "kind: Secret\ntype: bootstrap.kubernetes.io/token\nstringData:\n  token-secret: 0123456789abcdef\n"
+                .into(),
+            "a token",
+        ),
+        (
+            "a service account's token",
+            format!(
+                "curl -H 'Authorization: Bearer {}.{}.c2lnbmF0dXJl' x\n",
+                URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","kid":"x"}"#),
+                URL_SAFE_NO_PAD.encode(r#"{"iss":"kubernetes/serviceaccount"}"#)
+            ),
+            "a bearer token",
         ),
         (
             "a password",
