@@ -13,6 +13,7 @@ use imagegen::make::{self, Input, Outcome, Refused, Request};
 use imagegen::output::Folder;
 use imagegen::package::Package;
 use imagegen::progress::Progress;
+use imagegen::tool::side_by_side;
 use imagegen::{image, package, show, topology};
 use userdata::yaml::Severity;
 
@@ -166,7 +167,14 @@ fn node_image(
     let cache = Cache::open()?;
     let package = match ready.package {
         Some(package) => package,
-        None => Package::open(&package::build::default_package(&cache, progress)?)?,
+        None => {
+            // The first time both take minutes.
+            let (package, ()) = side_by_side(
+                || package::build::default_package(&cache, progress),
+                || image::prepare(&cache, input.plan.image.kernel, progress),
+            );
+            Package::open(&package?)?
+        }
     };
     let request = image::ImageRequest {
         package: &package,

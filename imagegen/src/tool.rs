@@ -5,8 +5,11 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
@@ -115,6 +118,9 @@ fn tail(bytes: &[u8]) -> String {
 /// Finds `program` on PATH or in the sbin folders; where it is missing, installs Debian's `package`
 /// if we may, and else says the one command that does.
 pub fn require(program: &str, package: &str) -> Result<PathBuf> {
+    // apt refuses to run twice, and threads that make trees side by side all want the same program.
+    static ONE_APT: Mutex<()> = Mutex::new(());
+    let _one = ONE_APT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = find(program) {
         return Ok(found);
     }
@@ -141,6 +147,19 @@ fn find(program: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|dir| dir.join(program))
         .find(|file| file.is_file())
+}
+
+/// Two pieces of work that leave the processors idle for much of their time (downloads, one linker), at once.
+pub fn side_by_side<A: Send, B>(
+    first: impl FnOnce() -> A + Send,
+    second: impl FnOnce() -> B,
+) -> (A, B) {
+    thread::scope(|scope| {
+        let first = scope.spawn(first);
+        let second = second();
+        let first = first.join().unwrap_or_else(|panic| resume_unwind(panic));
+        (first, second)
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use imagegen::cache::Cache;
+use imagegen::image;
+use imagegen::package::build::default_package;
+use imagegen::plan::Kernel;
+use imagegen::progress::Progress;
+use imagegen::tool::{self, side_by_side};
 
 use crate::run::target_dir;
 use crate::tools;
@@ -25,70 +31,94 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds them if anything changed; cargo's own output goes to stderr.
+    /// Builds them if anything changed, and beside that makes what else images need, if it is not in the cache: the first
+    /// time each takes minutes.
     pub fn build() -> Result<Self> {
-        let image = Self::build_static()?;
-        Ok(Self {
-            imagegen: Self::build_imagegen()?,
-            image,
-        })
+        let progress = Progress::stderr();
+        let imagegen = build_imagegen(&progress)?;
+        let cache = Cache::open()?;
+        let (image, (package, ())) = side_by_side(
+            || build_static(&progress),
+            || {
+                side_by_side(
+                    || package(&cache, &progress),
+                    || image::prepare(&cache, Kernel::Cloud, &progress),
+                )
+            },
+        );
+        let image = image?;
+        package?;
+        Ok(Self { imagegen, image })
     }
 
     /// Builds only imagegen; returns its path.
     pub fn build_imagegen() -> Result<PathBuf> {
-        // In the outer cargo's own folder (it lets go of its lock before it runs tests), and with our own package
-        // beside it: that selects the same features of every dependency, which is compiled already then.
-        let target = target_dir();
-        let packages = ["--package", "vm-tests", "--package", "imagegen"];
-        cargo(
-            &target,
-            &[&["build"], &packages[..], &["--bin", "imagegen"]].concat(),
-            None,
-        )?;
-        Ok(target.join("debug/imagegen"))
+        build_imagegen(&Progress::stderr())
     }
 
     /// Builds only the static ones; returns their folder.
     pub fn build_static() -> Result<PathBuf> {
-        let folder = target_dir().join("vm-tests/build");
-        fs::create_dir_all(&folder)?;
-        let _lock = lock(&folder.join("lock"))?;
-        build_static(&folder.join("static"))
+        build_static(&Progress::stderr())
     }
 
     /// Builds the program that proves lvscare on a kernel of its own.
     pub fn build_lvscare_guest() -> Result<PathBuf> {
-        let folder = target_dir().join("vm-tests/build");
-        fs::create_dir_all(&folder)?;
-        let _lock = lock(&folder.join("lock"))?;
-        let target = folder.join("static");
-        cargo_static(&target, &["--package", "lvscare", "--example", "guest"])?;
-        Ok(target.join(TARGET).join("release/examples/guest"))
+        cargo_static(
+            "lvscare's guest",
+            &["--package", "lvscare", "--example", "guest"],
+            &Progress::stderr(),
+        )
+        .map(|release| release.join("examples/guest"))
     }
 }
 
-fn build_static(target: &Path) -> Result<PathBuf> {
+/// The package that images are made of, as a folder: the one that [`PACKAGE`] names, else the default one.
+pub fn package(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    match std::env::var_os(PACKAGE).filter(|path| !path.is_empty()) {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => default_package(cache, progress),
+    }
+}
+
+fn build_imagegen(progress: &Progress) -> Result<PathBuf> {
+    // In the outer cargo's own folder (it lets go of its lock before it runs tests), and with our own package
+    // beside it: that selects the same features of every dependency, which is compiled already then.
+    let target = target_dir();
+    let mut cargo = cargo(&target);
+    cargo.args(["build", "--package", "vm-tests", "--package", "imagegen"]);
+    cargo.args(["--bin", "imagegen"]);
+    build("imagegen", &mut cargo, progress)?;
+    Ok(target.join("debug/imagegen"))
+}
+
+fn build_static(progress: &Progress) -> Result<PathBuf> {
     let packages = ["--package", "firstboot", "--package", "lvscare", "--bins"];
-    cargo_static(target, &packages)?;
+    cargo_static("firstboot and lvscare", &packages, progress)
+}
+
+/// Builds static programs; returns their folder.
+fn cargo_static(name: &str, what: &[&str], progress: &Progress) -> Result<PathBuf> {
+    let folder = target_dir().join("vm-tests/build");
+    fs::create_dir_all(&folder).with_context(|| format!("creating `{}`", folder.display()))?;
+    let _lock = lock(&folder.join("lock"))?;
+    let target = folder.join("static");
+    // Without `--target` the flag would reach procedural macros, which cannot be static.
+    let mut cargo = cargo(&target);
+    cargo.args(["build", "--release", "--target", TARGET]);
+    cargo.args(what);
+    // Nothing unwinds; tables for it would be a twentieth of what lvscare has in memory.
+    cargo.env(
+        "RUSTFLAGS",
+        "-C target-feature=+crt-static -C force-unwind-tables=no",
+    );
+    build(name, &mut cargo, progress)?;
     Ok(target.join(TARGET).join("release"))
 }
 
-fn cargo_static(target: &Path, what: &[&str]) -> Result<()> {
-    // Without `--target` the flag would reach procedural macros, which cannot be static.
-    let arguments = [&["build", "--release", "--target", TARGET], what].concat();
-    // Nothing unwinds; tables for it would be a twentieth of what lvscare has in memory.
-    let flags = "-C target-feature=+crt-static -C force-unwind-tables=no";
-    cargo(target, &arguments, Some(flags))
-}
-
-fn cargo(target: &Path, arguments: &[&str], flags: Option<&str>) -> Result<()> {
+fn cargo(target: &Path) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    cargo
-        .args(arguments)
-        .env("CARGO_TARGET_DIR", target)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
+    cargo.env("CARGO_TARGET_DIR", target);
     // What the outer cargo set for our own tests would make the inner one build everything again.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -96,13 +126,15 @@ fn cargo(target: &Path, arguments: &[&str], flags: Option<&str>) -> Result<()> {
             cargo.env_remove(&name);
         }
     }
-    if let Some(flags) = flags {
-        cargo.env("RUSTFLAGS", flags);
-    }
-    let status = cargo.status().context("starting cargo")?;
-    if !status.success() {
-        bail!("`cargo {}`: {status}", arguments.join(" "));
-    }
+    cargo
+}
+
+/// Runs cargo; the line it is at is shown.
+fn build(name: &str, cargo: &mut Command, progress: &Progress) -> Result<()> {
+    let stage = progress.stage(format_args!("building {name}"));
+    tool::watch("cargo build", cargo, |line| stage.at(line.trim()))
+        .with_context(|| format!("building {name}"))?;
+    stage.done();
     Ok(())
 }
 
@@ -111,6 +143,7 @@ fn cargo(target: &Path, arguments: &[&str], flags: Option<&str>) -> Result<()> {
 pub struct Output {
     folder: PathBuf,
     topology: PathBuf,
+    image: PathBuf,
 }
 
 impl Output {
@@ -126,13 +159,14 @@ impl Output {
         imagegen.arg("--programs").arg(&programs.image);
         run(&mut imagegen)?;
         Ok(Self {
+            image: folder.join("node.raw"),
             folder,
             topology: topology.to_path_buf(),
         })
     }
 
-    /// The documents of this cluster after its topology has changed, with the same authorities, in a new `folder`; there
-    /// is no other image.
+    /// The documents of this cluster after its topology has changed, with the same authorities, in a new `folder`; the
+    /// image is the same.
     pub fn changed(&self, programs: &Programs, topology: &Path, folder: &Path) -> Result<Self> {
         fs::create_dir(folder).with_context(|| format!("creating `{}`", folder.display()))?;
         for name in ["pki", "hosts", "admin.conf", "manifest.json"] {
@@ -147,6 +181,7 @@ impl Output {
         Ok(Self {
             folder: folder.to_path_buf(),
             topology: topology.to_path_buf(),
+            image: self.image.clone(),
         })
     }
 
@@ -161,7 +196,7 @@ impl Output {
 
     /// The node image; never written to.
     pub fn image(&self) -> PathBuf {
-        self.folder.join("node.raw")
+        self.image.clone()
     }
 
     /// The disk with one host's document.

@@ -9,11 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
-
-use imagegen::package::build::default_package;
 use imagegen::progress::Progress;
 
-use crate::artifacts::{Output, PACKAGE};
+use crate::artifacts::{self, Output, PACKAGE};
 use crate::cluster::{Cluster, Member};
 use crate::host::Host;
 use crate::tools;
@@ -41,18 +39,9 @@ pub fn through_door(admin: &str, door: SocketAddr, name: &str) -> Result<String>
     Ok(text)
 }
 
-/// The package that images are made of, as a folder.
-pub fn package(host: &Host) -> Result<PathBuf> {
-    match std::env::var_os(PACKAGE).filter(|path| !path.is_empty()) {
-        Some(path) => Ok(PathBuf::from(path)),
-        // Already there when an image was made of it.
-        None => default_package(host.cache(), &Progress::stderr()),
-    }
-}
-
 /// The package's own kubectl, for this host: static, so any Linux runs it.
 pub fn kubectl(host: &Host) -> Result<PathBuf> {
-    let path = package(host)?.join("bin/kubectl");
+    let path = artifacts::package(host.cache(), &Progress::stderr())?.join("bin/kubectl");
     if !path.is_file() {
         bail!(
             "`{}` is not there; {PACKAGE} must name a package that is a folder",

@@ -8,13 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use imagegen::progress::Progress;
 
+use crate::artifacts;
 use crate::cluster::{Cluster, Member, READY_DEADLINE};
 use crate::credential::credential;
 use crate::disk;
 use crate::host::Host;
 use crate::journal::Want;
-use crate::kube;
 use crate::qemu::DiskFile;
 use crate::run::Run;
 use crate::tools;
@@ -121,7 +122,7 @@ impl Recipe {
 
 /// The package's image archives on a disk, as an administrator would have copied them to the host.
 pub fn images_disk(host: &Host, run: &Run) -> Result<DiskFile> {
-    let images = kube::package(host)?.join("images");
+    let images = artifacts::package(host.cache(), &Progress::stderr())?.join("images");
     let mut size = 64 << 20;
     for entry in
         std::fs::read_dir(&images).with_context(|| format!("reading `{}`", images.display()))?

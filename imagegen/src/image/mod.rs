@@ -132,6 +132,14 @@ pub fn tools(cache: &Cache, kernel: Kernel, progress: &Progress) -> Result<Tree>
     Tree::ensure(cache, &spec, progress)
 }
 
+/// Makes the Debian trees of every image in advance. What fails here fails again where it is needed, and is told there.
+pub fn prepare(cache: &Cache, kernel: Kernel, progress: &Progress) {
+    let trees = tools(cache, kernel, progress).and_then(|_| base(cache, progress));
+    if let Err(error) = trees {
+        log::debug!("in advance: {error:#}");
+    }
+}
+
 /// Debian's part of the root, as a tar file.
 fn base(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     let mut spec = Spec::new("image root", "trixie", "essential", root::PACKAGES);

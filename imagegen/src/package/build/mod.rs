@@ -16,13 +16,18 @@ use anyhow::Result;
 
 use crate::cache::{Cache, Key};
 use crate::progress::Progress;
+use crate::tool::side_by_side;
 use crate::tree::Tree;
 
 /// The default package's folder in the cache; made first where it is not there. That takes minutes, a network with a
 /// Debian mirror, and root.
 pub fn default_package(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
-    let programs = kubernetes::Programs::ensure(cache, progress)?;
-    let tree = Tree::ensure(cache, &runtime::tree(), progress)?;
+    // One waits for a mirror while the other has the processors.
+    let (programs, tree) = side_by_side(
+        || kubernetes::Programs::ensure(cache, progress),
+        || Tree::ensure(cache, &runtime::tree(), progress),
+    );
+    let (programs, tree) = (programs?, tree?);
     let mut key = Key::new("package", 2)
         .with("programs", programs.identity())
         .with("tree", identity(tree.path()));
