@@ -136,7 +136,8 @@ impl Ledger {
         for (name, bytes) in document.files() {
             search.bytes(bytes, 0).with_context(|| {
                 format!(
-                    "checking `{name}` of `{}`: nothing was written; this is a fault in imagegen",
+                    "checking `{name}` of `{}` (nothing was written; take it out of the topology, and if it is not in there, \
+                     report a fault of imagegen)",
                     host.name
                 )
             })?;
