@@ -17,34 +17,48 @@ use crate::host::Host;
 use crate::qemu::{DiskFile, DiskFormat};
 use crate::run::{Run, target_dir};
 use crate::site::Site;
+use crate::vm::Vm;
+
+/// Prints everything that firstboot and kubeadm made, by digest; what lives and moves by itself is left out.
+pub const STATE: &str = "cd / && find etc/kubernetes etc/firstlight etc/hostname etc/hosts etc/systemd/network -type f \
+                         -exec sha256sum {} + 2>/dev/null | sort -k2; sha256sum var/lib/kubelet/config.yaml";
+
+/// Where a kept master0 has that as it was when its first boot ended. Nobody but its user writes there, so that it shows
+/// too whether `/etc` keeps what one writes.
+pub const FIRST_STATE: &str = "/etc/state-of-first-boot";
 
 /// The formed disk of the first master, a qcow2 over the image.
-pub fn master0(host: &Host, output: &Output) -> Result<PathBuf> {
+fn master0(host: &Host, output: &Output) -> Result<PathBuf> {
     host.cache()
         .ensure("formed", &master0_key(output)?, |path| {
             let run = Run::new("forming-master0")?;
             let cluster = Cluster::new(host, &run, output)?;
             let vm = cluster.first().start(host, &run)?;
             wait_ready(&vm)?;
-            vm.power_off()?;
-            drop(vm);
+            switch_off(vm)?;
             disk::save(cluster.first().disk(), path)?;
             run.passed();
             Ok(())
         })
 }
 
-/// Puts the disk of a master0 that has become Ready and was shut down aside for other tests, unless one is there.
-pub fn keep_master0(host: &Host, output: &Output, disk: &DiskFile) -> Result<()> {
+/// Switches a master0 off that has become Ready, and puts its disk aside for other tests, unless one is there.
+pub fn keep_master0(host: &Host, output: &Output, vm: Vm, disk: &DiskFile) -> Result<()> {
+    switch_off(vm)?;
     let key = master0_key(output)?;
     let save = |path: &Path| disk::save(disk, path);
     host.cache().ensure("formed", &key, save).map(drop)
 }
 
+fn switch_off(vm: Vm) -> Result<()> {
+    vm.ok(&format!("({STATE}) >{FIRST_STATE}"))?;
+    vm.power_off()
+}
+
 fn master0_key(output: &Output) -> Result<Key> {
     let manifest =
         fs::read(output.folder().join("manifest.json")).context("reading the image's manifest")?;
-    Ok(Key::new("formed", 1)
+    Ok(Key::new("formed", 2)
         .with("manifest", manifest)
         .with("image", output.image().display().to_string()))
 }

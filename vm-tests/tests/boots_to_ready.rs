@@ -152,9 +152,7 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
     );
     cluster.no_packet_left()?;
 
-    vm.power_off()?;
-    drop(vm);
-    formed::keep_master0(&host, &output, cluster.first().disk())?;
+    formed::keep_master0(&host, &output, vm, cluster.first().disk())?;
     run.passed();
     Ok(())
 }
