@@ -5,11 +5,11 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use userdata::cloudconfig::{CloudConfig, Command, File, User, UserEntry};
+use userdata::cloud_config::{CloudConfig, Command, File, User, UserEntry};
 use userdata::document::{Document, Match, MetaData};
 use userdata::network::Network;
-use userdata::node::NodeFile;
-use userdata::yaml::{Diagnostic, Diagnostics};
+use userdata::node_config::NodeConfig;
+use yaml::{Diagnostic, Diagnostics};
 
 use crate::source::Seed;
 use crate::system::netlink::Wanted;
@@ -30,7 +30,7 @@ pub struct Host {
     pub nameservers: Vec<IpAddr>,
     pub search: Vec<String>,
     /// Without one the document is a plain cloud-config, and the machine gets no role.
-    pub node: Option<NodeFile>,
+    pub node: Option<NodeConfig>,
     /// At every boot, before the role.
     pub boot_commands: Vec<Command>,
     /// Once, before the role.
@@ -188,7 +188,7 @@ fn resolvers(network: &Network) -> (Vec<IpAddr>, Vec<String>) {
 }
 
 /// The node's own addresses, each on the link that the network names; a spare link without a cable holds up nothing.
-fn wanted(network: Option<&Network>, node: Option<&NodeFile>) -> Vec<Wanted> {
+fn wanted(network: Option<&Network>, node: Option<&NodeConfig>) -> Vec<Wanted> {
     let own = node
         .map(|node| node.addresses.as_slice())
         .unwrap_or_default();

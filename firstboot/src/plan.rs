@@ -4,9 +4,9 @@
 //! found while the list is made, before the first step changes anything.
 
 use anyhow::{Context, Result, ensure};
-use userdata::image::ImageFile;
-use userdata::node::{NodeFile, Role};
-use userdata::paths::IMAGE_FILE;
+use userdata::contract::IMAGE_FILE;
+use userdata::image_info::ImageInfo;
+use userdata::node_config::{NodeConfig, Role};
 
 use crate::document::Host;
 use crate::step::Step;
@@ -104,7 +104,7 @@ fn machine(host: &Host, root: &Root) -> Steps {
     steps
 }
 
-fn master0(node: &NodeFile, image: &ImageFile, root: &Root) -> Result<Steps> {
+fn master0(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
     Ok(vec![
         boxed(Kernel::new(node)),
         boxed(Unit {
@@ -124,7 +124,7 @@ fn master0(node: &NodeFile, image: &ImageFile, root: &Root) -> Result<Steps> {
     ])
 }
 
-fn master(host: &Host, node: &NodeFile, image: &ImageFile, root: &Root) -> Result<Steps> {
+fn master(host: &Host, node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
     Ok(vec![
         boxed(Kernel::new(node)),
         boxed(Unit {
@@ -142,7 +142,7 @@ fn master(host: &Host, node: &NodeFile, image: &ImageFile, root: &Root) -> Resul
     ])
 }
 
-fn worker(node: &NodeFile, image: &ImageFile, root: &Root) -> Result<Steps> {
+fn worker(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
     Ok(vec![
         boxed(Kernel::new(node)),
         boxed(Unit {
@@ -164,11 +164,11 @@ fn worker(node: &NodeFile, image: &ImageFile, root: &Root) -> Result<Steps> {
     ])
 }
 
-fn image_file(root: &Root) -> Result<ImageFile> {
+fn image_file(root: &Root) -> Result<ImageInfo> {
     let bytes = root.read(IMAGE_FILE)?;
     let bytes =
         bytes.with_context(|| format!("`{IMAGE_FILE}` is missing: this is not a node image"))?;
-    let image: ImageFile =
+    let image: ImageInfo =
         serde_json::from_slice(&bytes).with_context(|| format!("reading `{IMAGE_FILE}`"))?;
     ensure!(
         image.api_version == "firstlight/v1",

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use userdata::paths::RECEIPT_FILE;
+use userdata::contract::RECEIPT_FILE;
 
 use crate::system::files::Root;
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Error;
 use sd_notify::NotifyState;
-use userdata::node::Role;
-use userdata::paths::STATUS_FILE;
+use userdata::contract::STATUS_FILE;
+use userdata::node_config::Role;
 
 use crate::journal;
 use crate::source::{Look, Seed};

@@ -5,13 +5,13 @@ mod common;
 use std::fs;
 
 use firstboot::kube::{config, documents};
-use userdata::image::ImageFile;
-use userdata::node::{NodeFile, Role};
+use userdata::image_info::ImageInfo;
+use userdata::node_config::{NodeConfig, Role};
 
 use common::fixture;
 
-fn node() -> NodeFile {
-    userdata::yaml::parse(
+fn node() -> NodeConfig {
+    yaml::parse(
         "node.yaml",
         &fs::read_to_string(fixture("node.yaml")).unwrap(),
     )
@@ -19,17 +19,17 @@ fn node() -> NodeFile {
     .value
 }
 
-fn image(kubernetes: &str, api: &str) -> ImageFile {
+fn image(kubernetes: &str, api: &str) -> ImageInfo {
     let text = fs::read(fixture("root/usr/share/firstlight/image.json")).unwrap();
-    let image: ImageFile = serde_json::from_slice(&text).unwrap();
-    ImageFile {
+    let image: ImageInfo = serde_json::from_slice(&text).unwrap();
+    ImageInfo {
         kubernetes_version: kubernetes.into(),
         kubeadm_api_version: format!("kubeadm.k8s.io/{api}"),
         ..image
     }
 }
 
-fn configuration(node: &NodeFile, kubernetes: &str, api: &str) -> String {
+fn configuration(node: &NodeConfig, kubernetes: &str, api: &str) -> String {
     let base = fs::read_to_string(fixture("root/usr/share/firstlight/conf/kubeadm.yaml")).unwrap();
     let base = documents::parse("kubeadm.yaml", &base).unwrap();
     documents::to_text(&config::kubeadm(node, &image(kubernetes, api), base).unwrap())
@@ -52,7 +52,7 @@ fn init_for_v1beta4() {
 
 #[test]
 fn join_as_master_for_v1beta2() {
-    let node = NodeFile {
+    let node = NodeConfig {
         role: Role::Master,
         ..node()
     };
@@ -61,7 +61,7 @@ fn join_as_master_for_v1beta2() {
 
 #[test]
 fn join_as_node_for_v1beta4() {
-    let node = NodeFile {
+    let node = NodeConfig {
         role: Role::Node,
         taints: Vec::new(),
         ..node()

@@ -23,7 +23,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use userdata::paths::STATUS_PORT;
+use userdata::contract::STATUS_PORT;
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -327,12 +327,12 @@ fn the_units_name_the_files_and_the_port_that_the_code_means() {
     assert!(unit("firstboot-status.socket").contains(&format!("\nListenStream={STATUS_PORT}\n")));
     let service = unit("firstboot-status@.service");
     for line in [
-        format!("ConditionPathExists={}", userdata::paths::STATUS_KEY),
+        format!("ConditionPathExists={}", userdata::contract::STATUS_KEY),
         format!(
             "LoadCredential=certificate:{}",
-            userdata::paths::STATUS_CERTIFICATE
+            userdata::contract::STATUS_CERTIFICATE
         ),
-        format!("LoadCredential=key:{}", userdata::paths::STATUS_KEY),
+        format!("LoadCredential=key:{}", userdata::contract::STATUS_KEY),
     ] {
         assert!(service.lines().any(|found| found == line), "{line}");
     }

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use serde::Serialize;
+use userdata::contract::{STATUS_CERTIFICATE, STATUS_KEY};
 use userdata::document::{DocumentBuilder, Match};
 use userdata::network::{self, Destination, Device, MacAddress, Nameservers, Route};
-use userdata::node::{HostsEntry, Network, NodeFile, Role};
-use userdata::paths::{STATUS_CERTIFICATE, STATUS_KEY};
-use userdata::yaml;
+use userdata::node_config::{HostsEntry, Network, NodeConfig, Role};
+use yaml;
 
 use crate::kubeconfig::{self, Server};
 use crate::pki::store::Pki;
@@ -232,8 +232,8 @@ fn files(plan: &ClusterPlan, pki: &Pki, host: &HostPlan) -> Result<Vec<(String, 
     Ok(files)
 }
 
-fn node_file(plan: &ClusterPlan, host: &HostPlan, hosts: Vec<HostsEntry>) -> NodeFile {
-    NodeFile {
+fn node_file(plan: &ClusterPlan, host: &HostPlan, hosts: Vec<HostsEntry>) -> NodeConfig {
+    NodeConfig {
         api_version: "firstlight/v1".to_owned(),
         kind: "Node".to_owned(),
         cluster: plan.name.clone(),

@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use userdata::yaml;
+use yaml;
 
 use crate::pki::issue::Issued;
 

@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use rcgen::{KeyPair, PublicKeyData as _};
-use userdata::node::Role;
+use userdata::node_config::Role;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::documents::Document;

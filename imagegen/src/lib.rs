@@ -11,7 +11,6 @@
 //! [`cli`] and [`show`] face a person. [`tree`] (Debian trees), [`tool`] (running programs), [`cache`], [`vfat`] and
 //! [`progress`] serve the rest.
 
-pub mod cache;
 pub mod cli;
 pub mod documents;
 pub mod image;
@@ -23,10 +22,7 @@ pub mod output;
 pub mod package;
 pub mod pki;
 pub mod plan;
-pub mod progress;
 pub mod seed;
 pub mod show;
-pub mod tool;
 pub mod topology;
-pub mod tree;
 pub mod vfat;

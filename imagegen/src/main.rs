@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use build_tools::cache::Cache;
+use build_tools::process::side_by_side;
+use build_tools::progress::Progress;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
-use imagegen::cache::Cache;
 use imagegen::cli::{Cli, Command, Common};
 use imagegen::make::{self, Input, Outcome, Refused, Request};
 use imagegen::output::Folder;
 use imagegen::package::Package;
-use imagegen::progress::Progress;
-use imagegen::tool::side_by_side;
 use imagegen::{image, package, show, topology};
-use userdata::yaml::Severity;
+use yaml::Severity;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -170,7 +170,7 @@ fn node_image(
         None => {
             // The first time both take minutes.
             let (package, ()) = side_by_side(
-                || package::build::default_package(&cache, progress),
+                || default_package::default_package(&cache, progress),
                 || image::prepare(&cache, input.plan.image.kernel, progress),
             );
             Package::open(&package?)?
@@ -195,7 +195,7 @@ fn package(common: &Common, progress: &Progress) -> Result<()> {
             .output
             .clone()
             .unwrap_or_else(|| PathBuf::from("kube.tar.zst"));
-        return package::build::write_default(&Cache::open()?, &output, progress);
+        return default_package::write_default(&Cache::open()?, &output, progress);
     };
     let package = Package::open(path)?;
     let mut text = format!(

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use time::OffsetDateTime;
-use userdata::yaml::{Diagnostic, Diagnostics};
+use yaml::{Diagnostic, Diagnostics};
 
 use crate::documents::{Writer, admin_conf};
 use crate::image::ImageReport;

@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::cache::hex;
 use crate::image::ImageReport;
+use build_tools::cache::hex;
 
 /// Its name in the output folder.
 pub const FILE: &str = "manifest.json";

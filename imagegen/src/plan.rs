@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
-use userdata::node::{Apiserver, HostsEntry, Kubernetes, Master, Role};
+use userdata::node_config::{Apiserver, HostsEntry, Kubernetes, Master, Role};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClusterPlan {

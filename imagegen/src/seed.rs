@@ -6,7 +6,7 @@ use std::io::Cursor;
 
 use anyhow::Result;
 use sha2::{Digest as _, Sha256};
-use userdata::paths;
+use userdata::contract;
 
 use crate::documents::Document;
 use crate::vfat;
@@ -29,6 +29,6 @@ pub fn image(document: &Document) -> Result<Vec<u8>> {
     // Tables, the root folder and each file's last cluster need less than an eighth and 16 KiB.
     let size = (content + content / 8 + 16 * 1024).next_multiple_of(STEP);
     let mut disk = Cursor::new(vec![0; size]);
-    vfat::write(&mut disk, size as u64, paths::SEED_LABEL, id, &files)?;
+    vfat::write(&mut disk, size as u64, contract::SEED_LABEL, id, &files)?;
     Ok(disk.into_inner())
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use userdata::node::Role;
+use userdata::node_config::Role;
 
 use crate::pki::{AUTHORITIES, Holders, LEAVES, Place};
 use crate::plan::{ClusterPlan, HostPlan};

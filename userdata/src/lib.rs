@@ -3,18 +3,17 @@
 //!
 //! A *document* is an ordinary NoCloud seed: `user-data` (a `#cloud-config`), `meta-data` and
 //! `network-config`. One of the files its `write_files` brings is the *node file*
-//! ([`node::NodeFile`], `/etc/firstlight/node.yaml`), which says what this machine is in its cluster.
-//! The *image file* ([`image::ImageFile`]) travels the other way: it is baked into the root and tells
+//! ([`node_config::NodeConfig`], `/etc/firstlight/node.yaml`), which says what this machine is in its cluster.
+//! The *image file* ([`image_info::ImageInfo`]) travels the other way: it is baked into the root and tells
 //! `firstboot` what the image holds.
 //!
 //! This crate is data: it opens no file, no socket and no clock, and it does not log.
 
-pub mod cloudconfig;
+pub mod cloud_config;
+pub mod contract;
 pub mod document;
-pub mod image;
+pub mod image_info;
 pub mod network;
-pub mod node;
-pub mod paths;
+pub mod node_config;
 pub mod secret;
 pub mod validate;
-pub mod yaml;

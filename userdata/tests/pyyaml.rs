@@ -137,7 +137,7 @@ fn a_yaml_1_1_reader_reads_what_we_wrote() {
         "numbers": [0, -1, u64::MAX, i64::MIN, 1.5, 1e20, -2.5e-7, 0.1],
         "others": [null, true, false, {}, []],
     });
-    let text = userdata::yaml::to_string(&value);
+    let text = yaml::to_string(&value);
     if let Some(read) = pyyaml(&text) {
         let pairs = value["list"]
             .as_array()
@@ -149,7 +149,7 @@ fn a_yaml_1_1_reader_reads_what_we_wrote() {
         }
         assert_eq!(read, value);
     }
-    let ours = userdata::yaml::parse::<Value>("t", &text)
+    let ours = yaml::parse::<Value>("t", &text)
         .unwrap_or_else(|errors| panic!("{errors}"))
         .value;
     assert_eq!(ours, value);

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use imagegen::cache::Cache;
+use build_tools::cache::Cache;
+use build_tools::process::{self, side_by_side};
+use build_tools::progress::Progress;
+use default_package::default_package;
 use imagegen::image;
-use imagegen::package::build::default_package;
 use imagegen::plan::Kernel;
-use imagegen::progress::Progress;
-use imagegen::tool::{self, side_by_side};
 
 use crate::run::target_dir;
 use crate::tools;
@@ -65,10 +65,10 @@ impl Programs {
     pub fn build_lvscare_guest() -> Result<PathBuf> {
         cargo_static(
             "lvscare's guest",
-            &["--package", "lvscare", "--example", "guest"],
+            &["--package", "lvscare-guest"],
             &Progress::stderr(),
         )
-        .map(|release| release.join("examples/guest"))
+        .map(|release| release.join("lvscare-guest"))
     }
 }
 
@@ -132,7 +132,7 @@ fn cargo(target: &Path) -> Command {
 /// Runs cargo; the line it is at is shown.
 fn build(name: &str, cargo: &mut Command, progress: &Progress) -> Result<()> {
     let stage = progress.stage(format_args!("building {name}"));
-    tool::watch("cargo build", cargo, |line| stage.at(line.trim()))
+    process::watch("cargo build", cargo, |line| stage.at(line.trim()))
         .with_context(|| format!("building {name}"))?;
     stage.done();
     Ok(())

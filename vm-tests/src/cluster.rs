@@ -263,7 +263,7 @@ impl Topology {
         let text =
             fs::read_to_string(path).with_context(|| format!("reading `{}`", path.display()))?;
         // Leniently: the fields that are not needed here count as unknown.
-        let (parsed, _) = userdata::yaml::parse_leniently::<Self>("topology", &text, false);
+        let (parsed, _) = yaml::parse_leniently::<Self>("topology", &text, false);
         let parsed = parsed.with_context(|| format!("reading `{}`", path.display()))?;
         Ok(parsed.value)
     }
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn pod_ranges_are_read_in_every_form_a_topology_may_have() {
         let pods = |text: &str| {
-            let (parsed, _) = userdata::yaml::parse_leniently::<Topology>("t", text, false);
+            let (parsed, _) = yaml::parse_leniently::<Topology>("t", text, false);
             parsed.map(|parsed| parsed.value.network.pods())
         };
         let net = |text: &str| text.parse::<Ipv4Net>().expect("a range");

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use imagegen::cache::{Cache, Key};
+use build_tools::cache::{Cache, Key};
 
 use crate::artifacts::Output;
 use crate::cluster::{Cluster, wait_ready};

@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use imagegen::cache::{Cache, Key};
-use imagegen::progress::Progress;
-use imagegen::tree::{Spec, Tree};
+use build_tools::cache::{Cache, Key};
+use build_tools::debian_tree::{Spec, Tree};
+use build_tools::progress::Progress;
 
 use crate::initrd::InitrdTest;
 use crate::qemu::Accel;

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use imagegen::cache::Key;
+use build_tools::cache::Key;
 
 use crate::credential::NO_TIMER_CHECK;
 use crate::host::Host;

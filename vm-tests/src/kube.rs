@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
-use imagegen::progress::Progress;
+use build_tools::progress::Progress;
 
 use crate::artifacts::{self, Output, PACKAGE};
 use crate::cluster::{Cluster, Member};

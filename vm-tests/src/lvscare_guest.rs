@@ -10,8 +10,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use imagegen::progress::Progress;
-use imagegen::tree::{Spec, Tree};
+use build_tools::debian_tree::{Spec, Tree};
+use build_tools::progress::Progress;
 use serde_json::Value;
 
 use crate::artifacts::Programs;

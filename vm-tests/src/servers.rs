@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use imagegen::cache::{Cache, Key};
+use build_tools::cache::{Cache, Key};
+use build_tools::progress::Progress;
 use imagegen::package::images::ImageArchive;
-use imagegen::progress::Progress;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::artifacts::Programs;
@@ -185,7 +185,7 @@ impl Site {
         imagegen.arg("userdata").arg("--topology").arg(&file);
         tools::run(imagegen.arg("--output").arg(folder.join("made")))?;
         let cache = Cache::open()?;
-        let package = imagegen::package::build::default_package(&cache, &Progress::stderr())?;
+        let package = default_package::default_package(&cache, &Progress::stderr())?;
         Ok(Self {
             etcd: image(&cache, &package, "etcd")?,
             apiserver: image(&cache, &package, "kube-apiserver")?,
@@ -201,7 +201,7 @@ impl Site {
         }
         let path = self.folder.join("made/hosts").join(host).join("user-data");
         let (config, _) =
-            userdata::cloudconfig::CloudConfig::parse("user-data", &fs::read(&path)?)?;
+            userdata::cloud_config::CloudConfig::parse("user-data", &fs::read(&path)?)?;
         for file in &config.value.files {
             let at = root.join(file.path.trim_start_matches('/'));
             fs::create_dir_all(at.parent().context("a file without a folder")?)?;

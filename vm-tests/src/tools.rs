@@ -1,6 +1,6 @@
 //! The Debian 13 tools tree that QEMU, its firmware and libfaketime come from.
 //!
-//! It does not make the tree (`imagegen::tree` does) and does not enter it: a program runs through
+//! It does not make the tree (`build_tools::debian_tree` does) and does not enter it: a program runs through
 //! the tree's own dynamic loader, so neither root nor the host's versions matter.
 
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use imagegen::progress::Progress;
+use build_tools::progress::Progress;
 
 use crate::artifacts;
 use crate::cluster::{Cluster, Member, READY_DEADLINE};

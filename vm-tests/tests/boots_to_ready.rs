@@ -43,7 +43,7 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
     assert_eq!(
         vm.ok("lsblk -no PARTLABEL $(findmnt -no SOURCE /var)")?
             .trim(),
-        userdata::paths::STATE_PARTITION
+        userdata::contract::STATE_PARTITION
     );
 
     // The control plane runs, as containers, from images that were there before the first boot.

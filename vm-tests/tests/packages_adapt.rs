@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
-use imagegen::cache::Cache;
+use build_tools::cache::Cache;
+use build_tools::progress::Progress;
 use imagegen::plan::Kernel;
-use imagegen::progress::Progress;
-use userdata::paths::ROOT_PARTITION;
+use userdata::contract::ROOT_PARTITION;
 use vm_tests::artifacts::{Programs, topology};
 use vm_tests::host::Host;
 use vm_tests::run::Run;
@@ -31,7 +31,7 @@ fn a_hook_changes_the_image_or_stops_it_and_the_image_comes_as_qcow2() -> Result
     };
     let run = Run::new("packages_adapt")?;
     let (cache, progress) = (Cache::open()?, Progress::stderr());
-    let default = imagegen::package::build::default_package(&cache, &progress)?;
+    let default = default_package::default_package(&cache, &progress)?;
     let package = run.folder().join("package");
     tools::run(
         Command::new("cp")

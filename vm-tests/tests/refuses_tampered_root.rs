@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use firstboot::journal::READY;
-use userdata::paths::ROOT_PARTITION;
+use userdata::contract::ROOT_PARTITION;
 use vm_tests::artifacts::{Output, Programs, topology};
 use vm_tests::cluster::Cluster;
 use vm_tests::disk;

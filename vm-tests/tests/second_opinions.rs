@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use imagegen::cache::Cache;
-use imagegen::package::build::default_package;
+use build_tools::cache::Cache;
+use build_tools::debian_tree::{Spec, Tree};
+use build_tools::progress::Progress;
+use default_package::default_package;
 use imagegen::plan::Kernel;
-use imagegen::progress::Progress;
-use imagegen::tree::{Spec, Tree};
-use userdata::paths::{ESP_PARTITION, ROOT_PARTITION, VERITY_PARTITION};
+use userdata::contract::{ESP_PARTITION, ROOT_PARTITION, VERITY_PARTITION};
 use vm_tests::artifacts::{Output, Programs, topology};
 use vm_tests::disk;
 use vm_tests::run::Run;
@@ -98,7 +98,7 @@ fn the_certificates_of_a_master_are_what_openssl_expects() -> Result<()> {
 fn kubeadm_uses_what_the_document_brings_and_sees_it_last_a_century() -> Result<()> {
     let output = Output::make(&Programs::build()?, &topology("one"))?;
     let run = Run::new("kubeadm_certs")?;
-    let package = imagegen::package::build::default_package(&Cache::open()?, &Progress::stderr())?;
+    let package = default_package::default_package(&Cache::open()?, &Progress::stderr())?;
     let root = run.folder().join("root");
     fs::create_dir_all(root.join("bin"))?;
     fs::copy(package.join("bin/kubeadm"), root.join("bin/kubeadm"))?;
@@ -308,7 +308,7 @@ fn kernel_image(image: &Path) -> Result<Vec<u8>> {
 /// The files that a host's document brings, decoded.
 fn written_files(output: &Output, host: &str) -> Result<Vec<(String, Vec<u8>)>> {
     let path = output.folder().join("hosts").join(host).join("user-data");
-    let (config, _) = userdata::cloudconfig::CloudConfig::parse("user-data", &fs::read(&path)?)?;
+    let (config, _) = userdata::cloud_config::CloudConfig::parse("user-data", &fs::read(&path)?)?;
     Ok(config
         .value
         .files

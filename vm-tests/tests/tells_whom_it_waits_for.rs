@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use firstboot::journal::{WAITING, field};
 use serde_json::Value;
-use userdata::paths::{STATUS_FILE, STATUS_PORT};
+use userdata::contract::{STATUS_FILE, STATUS_PORT};
 use vm_tests::artifacts::{Output, Programs, topology};
 use vm_tests::cluster::{Cluster, never_ready};
 use vm_tests::host::Host;

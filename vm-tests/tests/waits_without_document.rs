@@ -6,7 +6,7 @@ use anyhow::Result;
 use firstboot::journal::{
     DOCUMENT_AWAITED, DOCUMENT_FOUND, DOCUMENT_REFUSED, FAILED, SOURCE_TRIED, STEP_STARTED, field,
 };
-use userdata::paths::STATUS_PORT;
+use userdata::contract::STATUS_PORT;
 use vm_tests::artifacts::{Output, Programs, topology};
 use vm_tests::cluster::Cluster;
 use vm_tests::host::Host;

@@ -103,7 +103,7 @@ impl Client {
             .read(path)?
             .with_context(|| format!("`{path}` is missing"))?;
         let text = String::from_utf8(bytes).with_context(|| format!("reading `{path}`"))?;
-        let config = userdata::yaml::parse_redacted::<Value>(path, &text)
+        let config = yaml::parse_redacted::<Value>(path, &text)
             .map_err(|found| anyhow!("{}", found.lines().collect::<Vec<_>>().join("\n")))?
             .value;
         let data = |list: &str, entry: &str, key: &str| -> Result<Vec<u8>> {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
-use userdata::image::ImageFile;
-use userdata::node::{NodeFile, Role};
+use userdata::image_info::ImageInfo;
+use userdata::node_config::{NodeConfig, Role};
 
 /// kubeadm waits this long for the control plane unless the topology says otherwise. Its own four minutes are too few
 /// for a slow machine, and firstboot waits itself, without a limit.
@@ -29,7 +29,7 @@ enum Api {
 /// The kubeadm configuration for this host's role: `kubeadm init`'s documents on master0, `kubeadm join`'s elsewhere.
 ///
 /// `base` holds the documents of the package's `conf/kubeadm.yaml`. What both say, the node file wins.
-pub fn kubeadm(node: &NodeFile, image: &ImageFile, base: Vec<Value>) -> Result<Vec<Value>> {
+pub fn kubeadm(node: &NodeConfig, image: &ImageInfo, base: Vec<Value>) -> Result<Vec<Value>> {
     let api = match image.kubeadm_api_version.as_str() {
         "kubeadm.k8s.io/v1beta2" => Api::V1Beta2,
         "kubeadm.k8s.io/v1beta3" => Api::V1Beta3,
@@ -99,7 +99,7 @@ impl Documents {
     }
 }
 
-fn init(documents: &mut Documents, node: &NodeFile, image: &ImageFile) -> Result<()> {
+fn init(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> Result<()> {
     let api = documents.api;
     let document = documents.kubeadm("InitConfiguration")?;
     document.insert("localAPIEndpoint".into(), local_endpoint(node)?);
@@ -110,7 +110,7 @@ fn init(documents: &mut Documents, node: &NodeFile, image: &ImageFile) -> Result
     Ok(())
 }
 
-fn join(documents: &mut Documents, node: &NodeFile, image: &ImageFile) -> Result<()> {
+fn join(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> Result<()> {
     let api = documents.api;
     let document = documents.kubeadm("JoinConfiguration")?;
     let discovery = section(document, "discovery")?;
@@ -134,7 +134,7 @@ fn join(documents: &mut Documents, node: &NodeFile, image: &ImageFile) -> Result
     Ok(())
 }
 
-fn cluster(documents: &mut Documents, node: &NodeFile, image: &ImageFile) -> Result<()> {
+fn cluster(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> Result<()> {
     let api = documents.api;
     let document = documents.kubeadm("ClusterConfiguration")?;
     let settings = &node.kubernetes;
@@ -184,7 +184,7 @@ fn cluster(documents: &mut Documents, node: &NodeFile, image: &ImageFile) -> Res
     arguments(etcd, "extraArgs", &settings.etcd_args, api)
 }
 
-fn kubelet(documents: &mut Documents, node: &NodeFile) -> Result<()> {
+fn kubelet(documents: &mut Documents, node: &NodeConfig) -> Result<()> {
     let document = documents.get("KubeletConfiguration", "kubelet.config.k8s.io/v1beta1")?;
     // kubeadm before 1.22 leaves the kubelet's `cgroupfs`, which fights with systemd over one tree.
     document
@@ -198,8 +198,8 @@ fn kubelet(documents: &mut Documents, node: &NodeFile) -> Result<()> {
 
 fn register(
     section: &mut Map<String, Value>,
-    node: &NodeFile,
-    image: &ImageFile,
+    node: &NodeConfig,
+    image: &ImageInfo,
     api: Api,
 ) -> Result<()> {
     section.insert("name".into(), node.name.clone().into());
@@ -243,7 +243,7 @@ fn register(
 }
 
 /// v1beta4's section for what was spread before.
-fn timeouts(document: &mut Map<String, Value>, node: &NodeFile) -> Result<()> {
+fn timeouts(document: &mut Map<String, Value>, node: &NodeConfig) -> Result<()> {
     let limit = seconds(timeout(node));
     let timeouts = section(document, "timeouts")?;
     for key in [
@@ -322,11 +322,11 @@ fn section<'a>(
         .with_context(|| format!("`{key}` in `kubeadm.yaml` is not a mapping"))
 }
 
-fn local_endpoint(node: &NodeFile) -> Result<Value> {
+fn local_endpoint(node: &NodeConfig) -> Result<Value> {
     Ok(json!({ "advertiseAddress": address(node)?, "bindPort": node.apiserver.port }))
 }
 
-fn address(node: &NodeFile) -> Result<String> {
+fn address(node: &NodeConfig) -> Result<String> {
     let first = node
         .addresses
         .first()
@@ -342,7 +342,7 @@ fn ranges(ranges: &[IpNet]) -> String {
         .join(",")
 }
 
-fn timeout(node: &NodeFile) -> u32 {
+fn timeout(node: &NodeConfig) -> u32 {
     node.kubernetes
         .control_plane_timeout_seconds
         .unwrap_or(CONTROL_PLANE_TIMEOUT_SECONDS)
@@ -353,7 +353,7 @@ fn seconds(seconds: u32) -> Value {
     format!("{seconds}s").into()
 }
 
-fn minor(image: &ImageFile) -> Result<u32> {
+fn minor(image: &ImageInfo) -> Result<u32> {
     let version = &image.kubernetes_version;
     let minor = version
         .split('.')

@@ -33,7 +33,7 @@ fn push(name: &str, text: &str, first_line: usize, documents: &mut Vec<Value>) -
         return Ok(());
     }
     let padded = "\n".repeat(first_line) + text;
-    let parsed = userdata::yaml::parse::<Value>(name, &padded)
+    let parsed = yaml::parse::<Value>(name, &padded)
         .map_err(|found| anyhow!("{}", found.lines().collect::<Vec<_>>().join("\n")))?;
     documents.push(parsed.value);
     Ok(())

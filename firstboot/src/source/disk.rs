@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use userdata::paths::{SEED_LABEL, SEED_PARTITION};
+use userdata::contract::{SEED_LABEL, SEED_PARTITION};
 
 use super::label::{FileSystem, probe};
 use super::{Look, Source, directory};

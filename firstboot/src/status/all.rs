@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
-use userdata::node::{NodeFile, Role};
-use userdata::paths::{NODE_FILE, STATUS_PORT};
+use userdata::contract::{NODE_FILE, STATUS_PORT};
+use userdata::node_config::{NodeConfig, Role};
 
 use super::{Phase, Told, role_name, table};
 use crate::kube::client::{CLOSED, Client};
@@ -83,12 +83,12 @@ pub(crate) fn is_ready(answer: &Answer) -> bool {
     matches!(answer, Ok(told) if told.status.phase == Phase::Ready)
 }
 
-fn node_file(root: &Root) -> Result<NodeFile> {
+fn node_file(root: &Root) -> Result<NodeConfig> {
     let bytes = root.read(NODE_FILE)?.with_context(|| {
         format!("`{NODE_FILE}` is missing: this machine has no document of a cluster, or not yet")
     })?;
     let text = String::from_utf8(bytes).with_context(|| format!("reading `{NODE_FILE}`"))?;
-    let node = userdata::yaml::parse_redacted::<NodeFile>(NODE_FILE, &text)
+    let node = yaml::parse_redacted::<NodeConfig>(NODE_FILE, &text)
         .map_err(|found| anyhow!("{}", found.lines().collect::<Vec<_>>().join("\n")))?
         .value;
     if node.role == Role::Node {
@@ -103,7 +103,7 @@ fn node_file(root: &Root) -> Result<NodeFile> {
 }
 
 /// All hosts that the node file knows: the masters in their order, then the others.
-fn hosts(node: &NodeFile) -> Vec<Host> {
+fn hosts(node: &NodeConfig) -> Vec<Host> {
     let mut hosts: Vec<Host> = (0..)
         .zip(&node.masters)
         .map(|(number, master)| Host {
@@ -132,7 +132,7 @@ fn hosts(node: &NodeFile) -> Vec<Host> {
     hosts
 }
 
-fn ask_all(root: &Root, node: &NodeFile, within: Duration) -> Result<Vec<(Host, Answer)>> {
+fn ask_all(root: &Root, node: &NodeConfig, within: Duration) -> Result<Vec<(Host, Answer)>> {
     let hosts = hosts(node);
     let next = AtomicUsize::new(0);
     let ask_next = || {
@@ -205,7 +205,7 @@ mod tests {
             "- { address: 192.168.7.20, names: [n0.prod.internal, n0] }\n\
              - { address: \"fd00::20\", names: [n0.prod.internal, n0] }",
         );
-        let node: NodeFile = userdata::yaml::parse("node.yaml", &text).unwrap().value;
+        let node: NodeConfig = yaml::parse("node.yaml", &text).unwrap().value;
         let found: Vec<_> = hosts(&node)
             .into_iter()
             .map(|host| format!("{} {:?} {}", host.name, host.role, host.address))

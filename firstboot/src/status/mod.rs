@@ -13,8 +13,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use userdata::node::Role;
-use userdata::paths::STATUS_FILE;
+use userdata::contract::STATUS_FILE;
+use userdata::node_config::Role;
 
 use crate::system::files::Root;
 

@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, Stream};
 use serde_json::json;
-use userdata::paths::{STATUS_CERTIFICATE, STATUS_KEY};
+use userdata::contract::{STATUS_CERTIFICATE, STATUS_KEY};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Told;

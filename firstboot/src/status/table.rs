@@ -75,7 +75,7 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use userdata::node::Role;
+    use userdata::node_config::Role;
 
     use super::*;
     use crate::status::{Phase, Status, Told, Waiting};

@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 
 use anyhow::{Context, Result, bail};
-use userdata::paths::STATUS_FILE;
+use userdata::contract::STATUS_FILE;
 
 use super::{Phase, Told, role_name};
 use crate::system::files::Root;

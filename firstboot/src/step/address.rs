@@ -8,8 +8,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use userdata::image::ImageFile;
-use userdata::node::{Master, NodeFile, Role};
+use userdata::image_info::ImageInfo;
+use userdata::node_config::{Master, NodeConfig, Role};
 
 use super::Step;
 use super::init::endpoint;
@@ -43,7 +43,7 @@ struct ControlPlane {
 }
 
 impl Address {
-    pub fn new(root: &Root, node: &NodeFile, image: &ImageFile) -> Result<Self> {
+    pub fn new(root: &Root, node: &NodeConfig, image: &ImageInfo) -> Result<Self> {
         let address = node
             .addresses
             .first()
@@ -52,7 +52,7 @@ impl Address {
         let control_plane = match node.role {
             Role::Node => None,
             Role::Master0 | Role::Master => {
-                let as_first = NodeFile {
+                let as_first = NodeConfig {
                     role: Role::Master0,
                     ..node.clone()
                 };

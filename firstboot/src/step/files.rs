@@ -9,7 +9,7 @@ use super::Step;
 use crate::report::Reporter;
 use crate::system::accounts;
 use crate::system::files::{Attributes, Root, Wanted};
-use userdata::cloudconfig::File;
+use userdata::cloud_config::File;
 
 #[derive(Debug)]
 pub struct Files {

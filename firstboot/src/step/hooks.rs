@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::{Context, Result};
-use userdata::paths::HOOKS_DIR;
+use userdata::contract::HOOKS_DIR;
 
 use super::Step;
 use crate::report::Reporter;

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use anyhow::Result;
-use userdata::node::{NodeFile, Role};
+use userdata::node_config::{NodeConfig, Role};
 
 use super::Step;
 use crate::document::Host;
@@ -142,7 +142,7 @@ pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
 /// Where the apiserver's domain leads: on master0 to itself, elsewhere to the virtual address.
 ///
 /// A joining master needs a master that answers first: its step `kubeadm-join` says so for the time of joining.
-fn apiserver_address(node: &NodeFile, own: Option<IpAddr>) -> IpAddr {
+fn apiserver_address(node: &NodeConfig, own: Option<IpAddr>) -> IpAddr {
     match (node.role, own) {
         (Role::Master0 | Role::Master, Some(own)) => own,
         _ => node.apiserver.vip,

@@ -18,8 +18,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use userdata::image::ImageFile;
-use userdata::node::{Master, NodeFile};
+use userdata::image_info::ImageInfo;
+use userdata::node_config::{Master, NodeConfig};
 
 use super::{Step, kubeadm_config, mark};
 use crate::kube::client::Client;
@@ -80,7 +80,7 @@ pub struct KubeadmInit {
 }
 
 impl KubeadmInit {
-    pub fn new(root: &Root, node: &NodeFile, image: &ImageFile) -> Result<Self> {
+    pub fn new(root: &Root, node: &NodeConfig, image: &ImageInfo) -> Result<Self> {
         let port = node.apiserver.port;
         let own = node
             .addresses

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use userdata::node::NodeFile;
+use userdata::node_config::NodeConfig;
 
 use super::Step;
 use crate::report::Reporter;
@@ -22,7 +22,7 @@ pub struct Ipvs {
 }
 
 impl Ipvs {
-    pub fn new(node: &NodeFile) -> Result<Self> {
+    pub fn new(node: &NodeConfig) -> Result<Self> {
         Ok(Self {
             arguments: servers(node)?,
             service: SocketAddr::new(node.apiserver.vip, node.apiserver.port),
@@ -41,7 +41,7 @@ impl Ipvs {
 }
 
 /// lvscare's flags for this cluster: virtual server, masters, authority.
-pub fn servers(node: &NodeFile) -> Result<Vec<String>> {
+pub fn servers(node: &NodeConfig) -> Result<Vec<String>> {
     let (vip, port) = (node.apiserver.vip, node.apiserver.port);
     let masters: Vec<_> = node
         .masters

@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
-use userdata::image::ImageFile;
-use userdata::node::{Master, NodeFile};
+use userdata::image_info::ImageInfo;
+use userdata::node_config::{Master, NodeConfig};
 
 use super::init::endpoint;
 use super::ipvs::Ipvs;
@@ -49,7 +49,7 @@ pub struct Joiner {
 }
 
 impl Joiner {
-    pub fn new(root: &Root, node: &NodeFile, image: &ImageFile) -> Result<Self> {
+    pub fn new(root: &Root, node: &NodeConfig, image: &ImageInfo) -> Result<Self> {
         let others: Vec<_> = node
             .masters
             .iter()
@@ -284,7 +284,7 @@ pub struct KubeadmJoin {
 }
 
 impl KubeadmJoin {
-    pub fn new(root: &Root, node: &NodeFile, image: &ImageFile) -> Result<Self> {
+    pub fn new(root: &Root, node: &NodeConfig, image: &ImageInfo) -> Result<Self> {
         Ok(Self {
             joiner: Joiner::new(root, node, image)?,
             ipvs: Ipvs::new(node)?,

@@ -10,8 +10,8 @@ use std::fmt;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use userdata::image::ImageFile;
-use userdata::node::{Master, NodeFile, Role};
+use userdata::image_info::ImageInfo;
+use userdata::node_config::{Master, NodeConfig, Role};
 
 use super::hosts::hosts_file_with;
 use super::init::{endpoint, wait_for_apiserver};
@@ -63,8 +63,8 @@ const SKIPPED_THIRD: &[&str] = &[
 #[derive(Debug)]
 pub struct JoinControlPlane {
     joiner: Joiner,
-    node: NodeFile,
-    image: ImageFile,
+    node: NodeConfig,
+    image: ImageInfo,
     endpoint: String,
     own: Master,
     /// The host table when joined, and while joining by way of each other master.
@@ -73,7 +73,7 @@ pub struct JoinControlPlane {
 }
 
 impl JoinControlPlane {
-    pub fn new(root: &Root, host: &Host, node: &NodeFile, image: &ImageFile) -> Result<Self> {
+    pub fn new(root: &Root, host: &Host, node: &NodeConfig, image: &ImageInfo) -> Result<Self> {
         let address = node
             .addresses
             .first()

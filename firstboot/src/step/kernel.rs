@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use userdata::node::{NodeFile, Role};
+use userdata::node_config::{NodeConfig, Role};
 
 use super::Step;
 use crate::report::Reporter;
@@ -21,7 +21,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    pub fn new(node: &NodeFile) -> Self {
+    pub fn new(node: &NodeConfig) -> Self {
         let mut modules = vec!["overlay", "br_netfilter", "nf_conntrack"];
         if node.role == Role::Node {
             modules.extend(["ip_vs", "ip_vs_rr"]);

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use anyhow::{Context, Result};
-use userdata::image::ImageFile;
-use userdata::node::NodeFile;
-use userdata::paths::CONF_DIR;
+use userdata::contract::CONF_DIR;
+use userdata::image_info::ImageInfo;
+use userdata::node_config::NodeConfig;
 
 use super::Step;
 use crate::kube::{config, documents};
@@ -23,7 +23,7 @@ pub struct KubeadmConfig {
 
 impl KubeadmConfig {
     /// Makes the text at once: a base that cannot be completed is found before the first change to the host.
-    pub fn new(root: &Root, node: &NodeFile, image: &ImageFile) -> Result<Self> {
+    pub fn new(root: &Root, node: &NodeConfig, image: &ImageInfo) -> Result<Self> {
         let path = format!("{CONF_DIR}/kubeadm.yaml");
         let base = match root.read(&path)? {
             Some(bytes) => documents::parse(

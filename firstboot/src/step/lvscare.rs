@@ -9,8 +9,8 @@ use std::fmt;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use userdata::image::ImageFile;
-use userdata::node::NodeFile;
+use userdata::image_info::ImageInfo;
+use userdata::node_config::NodeConfig;
 
 use super::{Step, ipvs};
 use crate::kube::documents;
@@ -41,7 +41,7 @@ pub struct Lvscare {
 }
 
 impl Lvscare {
-    pub fn new(root: &Root, node: &NodeFile, image: &ImageFile) -> Result<Self> {
+    pub fn new(root: &Root, node: &NodeConfig, image: &ImageInfo) -> Result<Self> {
         Ok(Self {
             root: root.clone(),
             text: documents::to_text(&[pod(node, image)?]),
@@ -49,7 +49,7 @@ impl Lvscare {
     }
 }
 
-fn pod(node: &NodeFile, image: &ImageFile) -> Result<Value> {
+fn pod(node: &NodeConfig, image: &ImageInfo) -> Result<Value> {
     let mut command = vec![PROGRAM.to_owned(), "care".to_owned()];
     command.extend(ipvs::servers(node)?);
     command.extend(interval(node));
@@ -103,7 +103,7 @@ fn pod(node: &NodeFile, image: &ImageFile) -> Result<Value> {
 }
 
 /// lvscare's flag for it, where its own default would be too much for the apiservers of so large a cluster.
-fn interval(node: &NodeFile) -> Option<String> {
+fn interval(node: &NodeConfig) -> Option<String> {
     // A host has an entry for each of its addresses, with its short name last.
     let others = node.hosts.iter().filter_map(|entry| entry.names.last());
     let hosts: BTreeSet<_> = others.chain([&node.name]).collect();
@@ -137,16 +137,16 @@ impl Step for Lvscare {
 
 #[cfg(test)]
 mod tests {
-    use userdata::node::HostsEntry;
+    use userdata::node_config::HostsEntry;
 
     use super::*;
 
     #[test]
     fn the_pod_pulls_nothing_and_names_every_master() {
         let text = include_str!("../../tests/fixtures/node.yaml");
-        let node: NodeFile = userdata::yaml::parse("node.yaml", text).unwrap().value;
+        let node: NodeConfig = yaml::parse("node.yaml", text).unwrap().value;
         let image = include_bytes!("../../tests/fixtures/root/usr/share/firstlight/image.json");
-        let image: ImageFile = serde_json::from_slice(image).unwrap();
+        let image: ImageInfo = serde_json::from_slice(image).unwrap();
         let pod = pod(&node, &image).unwrap();
         let container = &pod["spec"]["containers"][0];
         assert_eq!(container["imagePullPolicy"], "Never");
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn many_nodes_ask_less_often_each() {
         let text = include_str!("../../tests/fixtures/node.yaml");
-        let mut node: NodeFile = userdata::yaml::parse("node.yaml", text).unwrap().value;
+        let mut node: NodeConfig = yaml::parse("node.yaml", text).unwrap().value;
         let mut with = |workers: usize| {
             let names = (0..workers).map(|n| format!("n{n}"));
             let names = names.chain(node.masters.iter().map(|master| master.name.clone()));

@@ -5,8 +5,8 @@ use std::fmt;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use userdata::node::NodeFile;
-use userdata::paths::CONF_DIR;
+use userdata::contract::CONF_DIR;
+use userdata::node_config::NodeConfig;
 
 use super::Step;
 use super::init::{endpoint, wait_for_apiserver};
@@ -29,7 +29,7 @@ pub struct Manifests {
 
 impl Manifests {
     /// Reads and parses at once: a broken manifest is found before the first change to the host.
-    pub fn new(root: &Root, node: &NodeFile) -> Result<Self> {
+    pub fn new(root: &Root, node: &NodeConfig) -> Result<Self> {
         let own = node
             .addresses
             .first()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use userdata::node::NodeFile;
+use userdata::node_config::NodeConfig;
 
 use super::Step;
 use super::init::{endpoint, wait_for_apiserver};
@@ -26,7 +26,7 @@ pub struct NodeReady {
 
 impl NodeReady {
     /// On a master: asks the apiserver of this host as the administrator.
-    pub fn on_master(root: &Root, node: &NodeFile) -> Result<Self> {
+    pub fn on_master(root: &Root, node: &NodeConfig) -> Result<Self> {
         let own = node
             .addresses
             .first()
@@ -41,7 +41,7 @@ impl NodeReady {
     }
 
     /// On a node: asks through the virtual address, as everything else on it does, as its kubelet.
-    pub fn on_node(root: &Root, node: &NodeFile) -> Self {
+    pub fn on_node(root: &Root, node: &NodeConfig) -> Self {
         Self {
             root: root.clone(),
             name: node.name.clone(),

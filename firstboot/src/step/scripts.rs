@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
-use userdata::cloudconfig::Command;
+use userdata::cloud_config::Command;
 
 use super::Step;
 use crate::report::Reporter;

@@ -8,7 +8,7 @@ use super::Step;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
 use crate::system::{accounts, command, systemd};
-use userdata::cloudconfig::User as Account;
+use userdata::cloud_config::User as Account;
 
 /// Keys lie here and not in home directories: root's is on the read-only root.
 const KEYS: &str = "/etc/ssh/authorized_keys.d";

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use gpt::disk::LogicalBlockSize;
 use gpt::partition::Partition;
 use gpt::partition_types::{OperatingSystem, Type};
-use userdata::paths;
+use userdata::contract;
 use uuid::{Uuid, uuid};
 
 use super::verity;
@@ -71,10 +71,22 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
         read_only,
     };
     let slots = [
-        slot(paths::ESP_PARTITION, ESP_TYPE, id("esp"), ESP_SIZE, false),
-        slot(paths::ROOT_PARTITION, ROOT_TYPE, root_id, root_slot, true),
         slot(
-            paths::VERITY_PARTITION,
+            contract::ESP_PARTITION,
+            ESP_TYPE,
+            id("esp"),
+            ESP_SIZE,
+            false,
+        ),
+        slot(
+            contract::ROOT_PARTITION,
+            ROOT_TYPE,
+            root_id,
+            root_slot,
+            true,
+        ),
+        slot(
+            contract::VERITY_PARTITION,
             VERITY_TYPE,
             verity_id,
             verity_slot,
@@ -84,7 +96,7 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
         slot("_empty", ROOT_TYPE, id("root-b"), root_slot, true),
         slot("_empty", VERITY_TYPE, id("verity-b"), verity_slot, true),
         slot(
-            paths::SEED_PARTITION,
+            contract::SEED_PARTITION,
             SEED_TYPE,
             id("seed"),
             SEED_SIZE,
@@ -127,7 +139,7 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
     copy_bytes(
         &mut file,
         offsets[5],
-        &fat(SEED_SIZE, paths::SEED_LABEL, id("seed"), parts.seed)?,
+        &fat(SEED_SIZE, contract::SEED_LABEL, id("seed"), parts.seed)?,
     )?;
     file.sync_all()
         .with_context(|| format!("syncing `{}`", out.display()))

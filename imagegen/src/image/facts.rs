@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use semver::Version;
-use userdata::image::ImageFile;
+use userdata::image_info::ImageInfo;
 
 use crate::package::Package;
 use crate::package::images::Image;
@@ -23,7 +23,7 @@ const CONTROL_PLANE: &[&str] = &[
 ];
 
 /// The image file for `package`, whose images are `images`.
-pub fn image_file(package: &Package, images: &[Image]) -> Result<ImageFile> {
+pub fn image_file(package: &Package, images: &[Image]) -> Result<ImageInfo> {
     let version = package.kubernetes_version()?;
     let references: BTreeSet<String> = images
         .iter()
@@ -53,7 +53,7 @@ pub fn image_file(package: &Package, images: &[Image]) -> Result<ImageFile> {
         .to_owned();
     let etcd = find(&references, "etcd").context("no image of etcd")?;
     let pause = find(&references, "pause").context("no image of pause")?;
-    Ok(ImageFile {
+    Ok(ImageInfo {
         api_version: "firstlight/v1".to_owned(),
         kind: "Image".to_owned(),
         kubeadm_api_version: kubeadm_api_version(&version)?.to_owned(),

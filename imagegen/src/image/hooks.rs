@@ -14,9 +14,9 @@ use anyhow::{Context as _, Result};
 use super::archive::{Archive, Placed};
 use super::root::STATE;
 use crate::package::BUILD_HOOK;
-use crate::progress::Stage;
-use crate::tool;
-use crate::tree;
+use build_tools::debian_tree;
+use build_tools::process;
+use build_tools::progress::Stage;
 
 /// Where the hook finds its package, read-only.
 const PACKAGE: &str = "/run/package";
@@ -66,11 +66,11 @@ pub fn run(
         "--xattrs-include=*",
         "--file",
     ]);
-    tool::run(unpack.arg(&before).arg("--directory").arg(&folder))?;
+    process::run(unpack.arg(&before).arg("--directory").arg(&folder))?;
     remove(&before)?;
 
     stage.at(BUILD_HOOK);
-    tool::watch(BUILD_HOOK, &mut hook(&folder, package), |line| {
+    process::watch(BUILD_HOOK, &mut hook(&folder, package), |line| {
         stage.at(format_args!("{BUILD_HOOK}: {line}"));
         log::info!("{BUILD_HOOK}: {line}");
     })
@@ -90,7 +90,7 @@ pub fn run(
         "--xattrs-exclude=security.selinux",
     ]);
     pack.args(["--pax-option=delete=atime,delete=ctime", "--file"]);
-    tool::run(pack.arg(&after).arg("--directory").arg(&folder).arg("."))?;
+    process::run(pack.arg(&after).arg("--directory").arg(&folder).arg("."))?;
     fs::remove_dir_all(&folder).with_context(|| format!("removing `{}`", folder.display()))?;
 
     let file = File::open(&after).with_context(|| format!("opening `{}`", after.display()))?;
@@ -117,7 +117,7 @@ fn hook(root: &Path, package: &Path) -> Command {
     command.args(["--pid", "--fork", "--kill-child", "--", "sh", "-c"]);
     command.arg(SURROUNDINGS.replace("STATE", STATE)).arg("sh");
     command.arg(root).arg(package).arg(BUILD_HOOK);
-    tree::set_environment(&mut command);
+    debian_tree::set_environment(&mut command);
     command.env("FIRSTLIGHT_PACKAGE", PACKAGE);
     command
 }
@@ -132,7 +132,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::progress::Progress;
+    use build_tools::progress::Progress;
 
     struct Bench {
         dir: tempfile::TempDir,
@@ -181,7 +181,7 @@ mod tests {
         for program in ["sh", "chmod", "id", "ls", "rm", "sleep", "uname"] {
             let path = PathBuf::from("/bin").join(program);
             root.host_file(&format!("bin/{program}"), 0o755, &path)?;
-            let said = tool::output(Command::new("ldd").arg(&path))?;
+            let said = process::output(Command::new("ldd").arg(&path))?;
             for word in String::from_utf8_lossy(&said).split_whitespace() {
                 if word.starts_with('/') {
                     root.host_file(word.trim_start_matches('/'), 0o755, Path::new(word))?;
@@ -241,7 +241,7 @@ mod tests {
         let entry = made.get("etc/made").context("made")?;
         assert_eq!(
             (entry.mode, entry.uid, entry.mtime),
-            (0o640, 0, tree::SOURCE_DATE_EPOCH)
+            (0o640, 0, debian_tree::SOURCE_DATE_EPOCH)
         );
         assert!(made.get("etc/gone").is_none() && made.get("run/package").is_none());
         assert_eq!(made.read("etc/kept")?, b"kept\n");

@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::tool;
-use crate::tree::Tree;
+use build_tools::debian_tree::Tree;
+use build_tools::process;
 
 /// What the initrd brings besides dracut's modules: (path in the initrd, contents).
 const FILES: &[(&str, &str)] = &[
     (
         "usr/lib/systemd/system/sysroot-var.mount",
-        include_str!("../../image/initrd/sysroot-var.mount"),
+        include_str!("../../assets/initrd/sysroot-var.mount"),
     ),
     (
         "usr/lib/systemd/system/sysroot-etc.mount",
-        include_str!("../../image/initrd/sysroot-etc.mount"),
+        include_str!("../../assets/initrd/sysroot-etc.mount"),
     ),
     (
         "usr/lib/systemd/system/systemd-repart.service.d/firstlight.conf",
-        include_str!("../../image/initrd/repart.conf"),
+        include_str!("../../assets/initrd/repart.conf"),
     ),
     (
         "usr/lib/systemd/system/dev-disk-by\\x2dpartlabel-firstlight\\x2dstate.device.d/timeout.conf",
-        include_str!("../../image/initrd/state-device.conf"),
+        include_str!("../../assets/initrd/state-device.conf"),
     ),
 ];
 
@@ -89,6 +89,6 @@ pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
     // zstd unpacks several times faster than xz, and here every second of boot counts more than a megabyte.
     dracut.args(["--compress", "zstd -15 -T1"]);
     dracut.arg("/tmp/work/initrd");
-    tool::run(&mut dracut)?;
+    process::run(&mut dracut)?;
     Ok(work.join("initrd"))
 }

@@ -26,12 +26,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Cache, Key};
 use crate::package::images::ImageArchive;
 use crate::package::{BUILD_HOOK, Package};
 use crate::plan::{ImagePlan, Kernel};
-use crate::progress::Progress;
-use crate::tree::{Spec, Tree};
+use build_tools::cache::{Cache, Key};
+use build_tools::debian_tree::{Spec, Tree};
+use build_tools::progress::Progress;
 
 /// Raised when the recipe changes in a way that its inputs do not show.
 const REVISION: u32 = 1;

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::cache::Cache;
-use crate::progress::Progress;
-use crate::tool;
-use crate::tree::{Spec, Tree};
+use build_tools::cache::Cache;
+use build_tools::debian_tree::{Spec, Tree};
+use build_tools::process;
+use build_tools::progress::Progress;
 
 /// Writes the disk image `raw` to `out` as qcow2: the same bytes for the same disk. Not compressed, because what fills
 /// the disk is already.
@@ -18,7 +18,7 @@ pub fn convert(raw: &Path, out: &Path, cache: &Cache, progress: &Progress) -> Re
     let stage = progress.stage("qcow2 image");
     let mut convert = tree.program("qemu-img")?;
     convert.args(["convert", "-f", "raw", "-O", "qcow2"]);
-    tool::run(convert.arg(raw).arg(out))
+    process::run(convert.arg(raw).arg(out))
         .with_context(|| format!("converting `{}` to qcow2", raw.display()))?;
     stage.done();
     Ok(())

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use userdata::image::ImageFile;
+use userdata::image_info::ImageInfo;
 
 use super::archive::{Archive, Placed};
 
@@ -51,34 +51,34 @@ const FILES: &[(&str, u32, &str)] = &[
     (
         "usr/lib/repart.d/50-state.conf",
         0o644,
-        include_str!("../../image/root/state.repart.conf"),
+        include_str!("../../assets/root/state.repart.conf"),
     ),
     (
         "usr/lib/modules-load.d/firstlight.conf",
         0o644,
-        include_str!("../../image/root/modules-load.conf"),
+        include_str!("../../assets/root/modules-load.conf"),
     ),
     (
         "usr/lib/sysctl.d/60-firstlight.conf",
         0o644,
-        include_str!("../../image/root/sysctl.conf"),
+        include_str!("../../assets/root/sysctl.conf"),
     ),
     (
         "usr/lib/tmpfiles.d/firstlight.conf",
         0o644,
-        include_str!("../../image/root/tmpfiles.conf"),
+        include_str!("../../assets/root/tmpfiles.conf"),
     ),
     (
         "usr/lib/systemd/system/cri-containerd-.scope.d/firstlight.conf",
         0o644,
-        include_str!("../../image/root/containers.conf"),
+        include_str!("../../assets/root/containers.conf"),
     ),
     (
         "etc/resolv.conf",
         0o644,
-        include_str!("../../image/root/resolv.conf"),
+        include_str!("../../assets/root/resolv.conf"),
     ),
-    ("etc/hosts", 0o644, include_str!("../../image/root/hosts")),
+    ("etc/hosts", 0o644, include_str!("../../assets/root/hosts")),
     ("etc/hostname", 0o644, "firstlight\n"),
     // Empty, and not absent: systemd then makes an id of its own without treating the boot as an unconfigured system's.
     ("etc/machine-id", 0o444, ""),
@@ -90,17 +90,17 @@ const FILES: &[(&str, u32, &str)] = &[
     (
         "usr/lib/systemd/system/firstboot.service",
         0o644,
-        include_str!("../../../firstboot/firstboot.service"),
+        include_str!("../../../firstboot/systemd/firstboot.service"),
     ),
     (
         "usr/lib/systemd/system/firstboot-status.socket",
         0o644,
-        include_str!("../../../firstboot/firstboot-status.socket"),
+        include_str!("../../../firstboot/systemd/firstboot-status.socket"),
     ),
     (
         "usr/lib/systemd/system/firstboot-status@.service",
         0o644,
-        include_str!("../../../firstboot/firstboot-status@.service"),
+        include_str!("../../../firstboot/systemd/firstboot-status@.service"),
     ),
 ];
 
@@ -175,7 +175,7 @@ pub struct Inputs<'a> {
     pub package: &'a Path,
     /// firstboot and lvscare, static.
     pub programs: &'a Path,
-    pub facts: &'a ImageFile,
+    pub facts: &'a ImageInfo,
     /// For what is unpacked on the way.
     pub work: &'a Path,
 }
@@ -279,8 +279,8 @@ fn package(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
         }
     }
     let conf = inputs.package.join("conf");
-    root.directory(userdata::paths::CONF_DIR, 0o755);
-    root.host_folder(userdata::paths::CONF_DIR.trim_start_matches('/'), &conf)?;
+    root.directory(userdata::contract::CONF_DIR, 0o755);
+    root.host_folder(userdata::contract::CONF_DIR.trim_start_matches('/'), &conf)?;
     let units = "usr/lib/systemd/system";
     let required = [
         ("kubelet.service", format!("{units}/kubelet.service")),
@@ -303,12 +303,15 @@ fn package(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
     }
     let hooks = inputs.package.join("hooks");
     if hooks.is_dir() {
-        root.host_folder(userdata::paths::HOOKS_DIR.trim_start_matches('/'), &hooks)?;
+        root.host_folder(
+            userdata::contract::HOOKS_DIR.trim_start_matches('/'),
+            &hooks,
+        )?;
     }
     Ok(())
 }
 
-fn settings(root: &mut Archive, facts: &ImageFile) -> Result<()> {
+fn settings(root: &mut Archive, facts: &ImageInfo) -> Result<()> {
     for (path, mode, contents) in FILES {
         root.file(path, *mode, contents.as_bytes());
     }
@@ -353,6 +356,6 @@ fn settings(root: &mut Archive, facts: &ImageFile) -> Result<()> {
         root.symlink(&format!("etc/systemd/system/{unit}"), "/dev/null");
     }
     let facts = serde_json::to_vec_pretty(facts).context("writing the image file")?;
-    root.file(userdata::paths::IMAGE_FILE, 0o644, facts);
+    root.file(userdata::contract::IMAGE_FILE, 0o644, facts);
     Ok(())
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::tool;
-use crate::tree::Tree;
+use build_tools::debian_tree::Tree;
+use build_tools::process;
 
 /// The kernel command line. `extra` comes from the topology and stands last, so that it wins where options conflict.
 pub fn cmdline(root_hash: &str, console: &[String], extra: &[String]) -> String {
@@ -48,7 +48,7 @@ pub fn build(
     ukify.arg(format!("--uname={release}"));
     ukify.arg(format!("--os-release=@{}", name(&os_release_file)?));
     ukify.arg(format!("--output={}", name(&uki)?));
-    tool::run(&mut ukify)?;
+    process::run(&mut ukify)?;
     Ok(uki)
 }
 

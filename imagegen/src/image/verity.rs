@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::tool;
-use crate::tree::{SOURCE_DATE_EPOCH, Tree};
+use build_tools::debian_tree::{SOURCE_DATE_EPOCH, Tree};
+use build_tools::process;
 
 /// Turns the tar archive `tar` into the erofs image `out`.
 pub fn erofs(tools: &Tree, tar: &Path, out: &Path) -> Result<()> {
@@ -19,7 +19,7 @@ pub fn erofs(tools: &Tree, tar: &Path, out: &Path) -> Result<()> {
         .arg("--mkfs-time");
     mkfs.arg(format!("-U{}", id("root", b"")));
     mkfs.arg("--tar=f").arg(out).arg(tar);
-    tool::run(&mut mkfs)
+    process::run(&mut mkfs)
 }
 
 /// Writes the hash tree of `data` to `tree`; returns the root hash in hexadecimal.
@@ -30,10 +30,10 @@ pub fn format(tools: &Tree, data: &Path, tree: &Path) -> Result<String> {
     // The salt makes equal blocks of different images hash differently; it must be fixed for equal images to be equal.
     veritysetup.arg(format!(
         "--salt={}",
-        crate::cache::hex(&Sha256::digest(b"firstlight verity salt"))
+        build_tools::cache::hex(&Sha256::digest(b"firstlight verity salt"))
     ));
     veritysetup.arg(format!("--uuid={}", id("verity", b"")));
-    let said = tool::output(&mut veritysetup)?;
+    let said = process::output(&mut veritysetup)?;
     let said = String::from_utf8_lossy(&said);
     let hash = said
         .lines()

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::index::Slice;
 use super::stream;
-use crate::cache::hex;
+use build_tools::cache::hex;
 
 /// The images of one archive.
 #[derive(Debug)]

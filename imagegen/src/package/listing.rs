@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
-use crate::cache::hex;
+use build_tools::cache::hex;
 
 /// One thing in a package. Folders are not kept: they are where files are.
 #[derive(Debug, Clone, PartialEq, Eq)]

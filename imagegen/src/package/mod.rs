@@ -3,13 +3,11 @@
 //! [`reader`] opens any package and [`images`] the image archives in it; [`build`] makes the default one.
 //! What becomes of a package's files in the node image is [`crate::image`]'s.
 
-pub mod build;
 mod extract;
 pub mod images;
 mod listing;
 pub mod reader;
 mod scan;
 mod stream;
-mod tarball;
 
 pub use reader::{BUILD_HOOK, Package};

@@ -215,7 +215,7 @@ impl Authorities {
 
 /// SHA-256 of the DER, as `openssl x509 -fingerprint -sha256` has it, in lower-case hexadecimal.
 pub fn fingerprint(certificate: &str) -> Result<String> {
-    Ok(crate::cache::hex(&Sha256::digest(certificate_der(
+    Ok(build_tools::cache::hex(&Sha256::digest(certificate_der(
         certificate,
     )?)))
 }

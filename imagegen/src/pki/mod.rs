@@ -13,9 +13,9 @@ pub mod store;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use userdata::node::Role;
 #[cfg(doc)]
-use userdata::paths::{STATUS_CERTIFICATE, STATUS_KEY};
+use userdata::contract::{STATUS_CERTIFICATE, STATUS_KEY};
+use userdata::node_config::Role;
 
 use crate::plan::{ClusterPlan, HostPlan};
 

@@ -15,8 +15,8 @@ use time::Date;
 
 use super::issue::{Authorities, Authority, Issued, SecretPem, ServiceAccount};
 use super::{ADMIN, AUTHORITIES, AuthorityRow, LEAVES, SERVICE_ACCOUNT, Specification};
-use crate::cache::hex;
 use crate::plan::{ClusterPlan, HostPlan};
+use build_tools::cache::hex;
 
 /// Issued certificates with their keys, so that a second run changes none.
 const ISSUED_FILE: &str = "issued.json";

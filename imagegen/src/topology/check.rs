@@ -3,8 +3,8 @@
 //! All findings of one text come in one run, each with its place. Rules for a single value stand in
 //! [`value`](super::value), rules for ranges and for hosts in the two modules beside this.
 
-use userdata::node::Kubernetes;
-use userdata::yaml::{self, Diagnostic, Diagnostics, Parsed};
+use userdata::node_config::Kubernetes;
+use yaml::{self, Diagnostic, Diagnostics, Parsed};
 
 use super::findings::Findings;
 use super::value::{self, Refusal};

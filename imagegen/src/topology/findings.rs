@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use userdata::yaml::{Diagnostic, Diagnostics, Spans};
+use yaml::{Diagnostic, Diagnostics, Spans};
 
 use super::value::Refusal;
 

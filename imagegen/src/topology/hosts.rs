@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use userdata::node::Role;
+use userdata::node_config::Role;
 
 use super::findings::{Findings, Unique};
 use super::network::{Network, is_v4, overlap};

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use userdata::node::Apiserver;
-use userdata::paths::STATUS_PORT;
+use userdata::contract::STATUS_PORT;
+use userdata::node_config::Apiserver;
 
 use super::findings::Findings;
 use super::value::{self, Refusal};

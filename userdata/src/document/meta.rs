@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::MacAddress;
 use crate::validate;
-use crate::yaml::{self, Diagnostic, Diagnostics};
+use yaml::{self, Diagnostic, Diagnostics};
 
 /// YAML or JSON; keys we do not know are other clients' and pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

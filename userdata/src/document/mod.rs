@@ -11,11 +11,11 @@ mod tests;
 pub use meta::{Machine, Match, MetaData};
 pub use write::{DocumentBuilder, Texts};
 
-use crate::cloudconfig::CloudConfig;
+use crate::cloud_config::CloudConfig;
 use crate::network::Network;
-use crate::node::NodeFile;
-use crate::yaml::{self, Diagnostic, Diagnostics, Severity};
-use crate::{paths, validate};
+use crate::node_config::NodeConfig;
+use crate::{contract, validate};
+use yaml::{self, Diagnostic, Diagnostics, Severity};
 
 /// The files of a NoCloud seed as a source delivered them.
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ pub struct Document {
     pub meta_data: MetaData,
     pub network: Option<Network>,
     /// `None`: a cloud-config that is not ours. It configures the host, and the host joins nothing.
-    pub node: Option<NodeFile>,
+    pub node: Option<NodeConfig>,
 }
 
 /// What the host is called, by cloud-init's rules.
@@ -175,15 +175,15 @@ fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostics> {
 fn node_file(
     seed: &Seed<'_>,
     config: &CloudConfig,
-) -> Result<Option<yaml::Parsed<NodeFile>>, Diagnostics> {
+) -> Result<Option<yaml::Parsed<NodeConfig>>, Diagnostics> {
     let mut files = config
         .files
         .iter()
-        .filter(|file| file.path == paths::NODE_FILE);
+        .filter(|file| file.path == contract::NODE_FILE);
     let Some(file) = files.next() else {
         return Ok(None);
     };
-    let name = format!("{}:{}", seed.file("user-data"), paths::NODE_FILE);
+    let name = format!("{}:{}", seed.file("user-data"), contract::NODE_FILE);
     let refuse = |message: &str| Err(Diagnostic::new(Severity::Error, &name, message).into());
     if files.next().is_some() {
         return refuse("the node file is written twice");
@@ -191,7 +191,7 @@ fn node_file(
     if file.append || file.defer {
         return refuse("the node file cannot be appended to or deferred");
     }
-    let parsed = yaml::parse::<NodeFile>(&name, text(&name, file.content.expose())?)?;
+    let parsed = yaml::parse::<NodeConfig>(&name, text(&name, file.content.expose())?)?;
     let found = validate::parsed_node(&parsed);
     if found.has_errors() {
         Err(found)
@@ -241,7 +241,7 @@ fn names(config: &CloudConfig, meta: &MetaData) -> Names {
 
 /// The node file against what the rest of the document makes of the host.
 fn agree(
-    node: &yaml::Parsed<NodeFile>,
+    node: &yaml::Parsed<NodeConfig>,
     hostname: Option<&str>,
     network: Option<&Network>,
     found: &mut Diagnostics,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::cloudconfig::{File, Owner, User};
+use crate::cloud_config::{File, Owner, User};
 
 fn fixtures(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -78,7 +78,7 @@ fn bad_documents_get_the_message_that_lies_beside_them() {
     assert!(seen > 0);
 }
 
-pub(crate) fn node() -> NodeFile {
+pub(crate) fn node() -> NodeConfig {
     let text = "apiVersion: firstlight/v1
 kind: Node
 cluster: prod
@@ -178,7 +178,7 @@ fn a_document_written_is_the_document_read() {
     };
     assert_eq!(document.names(), names);
     let (written, last) = (builder(), document.cloud_config.files.len() - 1);
-    assert_eq!(document.cloud_config.files[last].path, paths::NODE_FILE);
+    assert_eq!(document.cloud_config.files[last].path, contract::NODE_FILE);
     let read: Vec<&File> = document.cloud_config.files[..last].iter().collect();
     assert_eq!(read, written.given_files().collect::<Vec<_>>());
 }

@@ -7,11 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::Match;
-use crate::cloudconfig::{File, Owner, Password, User};
+use crate::cloud_config::{File, Owner, Password, User};
+use crate::contract;
 use crate::network::Network;
-use crate::node::NodeFile;
+use crate::node_config::NodeConfig;
 use crate::secret::Secret;
-use crate::{paths, yaml};
 
 /// The files of a seed, by their NoCloud names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Texts {
 /// Collects what one host is to be, and writes it.
 #[derive(Debug, Clone)]
 pub struct DocumentBuilder {
-    node: NodeFile,
+    node: NodeConfig,
     network: Network,
     domain: Option<String>,
     instance_id: Option<String>,
@@ -38,7 +38,7 @@ pub struct DocumentBuilder {
 }
 
 impl DocumentBuilder {
-    pub fn new(node: NodeFile, network: Network) -> Self {
+    pub fn new(node: NodeConfig, network: Network) -> Self {
         DocumentBuilder {
             node,
             network,
@@ -133,7 +133,7 @@ impl DocumentBuilder {
         let node = yaml::to_string(&self.node);
         let mut files: Vec<WrittenFile<'_>> = self.files.iter().map(WrittenFile::new).collect();
         files.push(WrittenFile {
-            path: paths::NODE_FILE,
+            path: contract::NODE_FILE,
             owner: "root:root".to_owned(),
             permissions: "0600".to_owned(),
             encoding: None,

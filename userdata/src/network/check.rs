@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::values::{is_file_name, is_interface_name, is_word};
 use super::{Device, Network};
 use crate::validate;
-use crate::yaml::{Diagnostics, Parsed, Spans};
+use yaml::{Diagnostics, Parsed, Spans};
 
 struct Checker<'a> {
     network: &'a Network,

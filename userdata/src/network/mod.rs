@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use values::{Destination, MacAddress};
 
-use crate::yaml::{self, Diagnostic, Diagnostics, Parsed};
+use yaml::{self, Diagnostic, Diagnostics, Parsed};
 
 /// The devices by their netplan id, which is the interface's name when nothing else matches it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

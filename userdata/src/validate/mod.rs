@@ -11,8 +11,8 @@ use ipnet::IpNet;
 
 pub use value::{Invalid, dns_name, host_name, label_key, label_value, overlap, taint, vip};
 
-use crate::node::{NodeFile, Role};
-use crate::yaml::{Diagnostics, Parsed};
+use crate::node_config::{NodeConfig, Role};
+use yaml::{Diagnostics, Parsed};
 
 pub const API_VERSION: &str = "firstlight/v1";
 
@@ -25,7 +25,7 @@ pub struct Problem {
 }
 
 /// Everything wrong with `node`, in the order of its fields.
-pub fn node(node: &NodeFile) -> Vec<Problem> {
+pub fn node(node: &NodeConfig) -> Vec<Problem> {
     let mut found = Vec::new();
     if node.api_version != API_VERSION {
         found.push(
@@ -74,7 +74,7 @@ pub fn node(node: &NodeFile) -> Vec<Problem> {
 }
 
 /// [`node`] with the positions of the text it was read from.
-pub fn parsed_node(parsed: &Parsed<NodeFile>) -> Diagnostics {
+pub fn parsed_node(parsed: &Parsed<NodeConfig>) -> Diagnostics {
     let problems = node(&parsed.value).into_iter();
     let mut found = Diagnostics(
         problems
@@ -85,7 +85,7 @@ pub fn parsed_node(parsed: &Parsed<NodeFile>) -> Diagnostics {
     found
 }
 
-fn addresses(node: &NodeFile, found: &mut Vec<Problem>) {
+fn addresses(node: &NodeConfig, found: &mut Vec<Problem>) {
     if node.addresses.is_empty() {
         found.push(Invalid::new("a node needs an address").at("addresses"));
     }
@@ -105,7 +105,7 @@ fn addresses(node: &NodeFile, found: &mut Vec<Problem>) {
     }
 }
 
-fn masters(node: &NodeFile, found: &mut Vec<Problem>) {
+fn masters(node: &NodeConfig, found: &mut Vec<Problem>) {
     if node.masters.is_empty() {
         found.push(
             Invalid::new("a cluster needs a master")
@@ -175,7 +175,7 @@ fn masters(node: &NodeFile, found: &mut Vec<Problem>) {
     }
 }
 
-fn apiserver(node: &NodeFile, found: &mut Vec<Problem>) {
+fn apiserver(node: &NodeConfig, found: &mut Vec<Problem>) {
     let api = &node.apiserver;
     found.extend(
         dns_name(&api.domain)
@@ -236,7 +236,7 @@ fn apiserver(node: &NodeFile, found: &mut Vec<Problem>) {
     }
 }
 
-fn ranges(node: &NodeFile, found: &mut Vec<Problem>) {
+fn ranges(node: &NodeConfig, found: &mut Vec<Problem>) {
     let (pods, services) = (&node.network.pods, &node.network.services);
     for (name, nets) in [("pods", pods), ("services", services)] {
         let at = format!("network.{name}");
@@ -283,7 +283,7 @@ fn ranges(node: &NodeFile, found: &mut Vec<Problem>) {
     }
 }
 
-fn hosts(node: &NodeFile, found: &mut Vec<Problem>) {
+fn hosts(node: &NodeConfig, found: &mut Vec<Problem>) {
     for (i, entry) in node.hosts.iter().enumerate() {
         if entry.names.is_empty() {
             found.push(Invalid::new("an entry needs a name").at(format!("hosts[{i}].names")));

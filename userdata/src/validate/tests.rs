@@ -1,7 +1,7 @@
 //! One broken field at a time, each found at its path and nothing else with it.
 
 use super::*;
-use crate::yaml;
+use yaml;
 
 const GOOD: &str = "apiVersion: firstlight/v1
 kind: Node

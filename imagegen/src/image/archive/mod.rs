@@ -15,7 +15,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 
 pub use self::tarfile::Placed;
-use crate::tree::SOURCE_DATE_EPOCH;
+use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
 /// Entries by path, relative and without a trailing slash.
 #[derive(Debug, Default)]

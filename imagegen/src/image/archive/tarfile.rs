@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{Archive, Content, Data, Entry, SliceReader};
-use crate::tree::SOURCE_DATE_EPOCH;
+use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
 /// Where an entry of a tar archive goes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use self::encoding::{go_time, varint};
 use self::snapshots::Snapshots;
 use super::archive::Archive;
 use super::bolt::{self, Bucket};
-use crate::cache::hex;
-use crate::tree::SOURCE_DATE_EPOCH;
+use build_tools::cache::hex;
+use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
 /// containerd's namespace for Kubernetes.
 const NAMESPACE: &str = "k8s.io";

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::index::Index;
 use super::{Image, Layer};
-use crate::cache::hex;
+use build_tools::cache::hex;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

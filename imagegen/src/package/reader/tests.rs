@@ -49,7 +49,7 @@ fn packed(package: &Path, to: &Path, arguments: &[&str]) {
         .arg("-C")
         .arg(package)
         .args(arguments);
-    crate::tool::run(&mut tar).expect("running tar");
+    build_tools::process::run(&mut tar).expect("running tar");
 }
 
 struct Raw(Builder<Vec<u8>>);

@@ -1,0 +1,307 @@
+//! `users`, `user`, `chpasswd` and what else says who may log in.
+
+use super::flex::OneOrMany;
+use super::raw;
+use crate::secret::Secret;
+use yaml::{Diagnostics, Spans};
+
+/// An entry of `users`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserEntry {
+    /// The image's own default user.
+    Default,
+    User(Box<User>),
+}
+
+/// A user to make. `None` leaves the choice to the host's `useradd`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub gecos: Option<String>,
+    /// Besides the primary group.
+    pub groups: Vec<String>,
+    pub primary_group: Option<String>,
+    pub homedir: Option<String>,
+    pub shell: Option<String>,
+    pub uid: Option<u32>,
+    /// Lines for sudoers, without the user's name.
+    pub sudo: Vec<String>,
+    /// No login by password; cloud-init's default.
+    pub lock_passwd: bool,
+    pub password: Option<Password>,
+    pub ssh_authorized_keys: Vec<String>,
+    /// Days after which an expired password locks the account.
+    pub inactive: Option<u32>,
+    /// `YYYY-MM-DD`
+    pub expiredate: Option<String>,
+    pub no_create_home: bool,
+    pub no_user_group: bool,
+    pub system: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Password {
+    /// As it stands in `/etc/shadow`.
+    Hash(Secret<String>),
+    Text(Secret<String>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    pub name: String,
+    pub members: Vec<String>,
+}
+
+/// `chpasswd`: passwords of users by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passwords {
+    /// The password must be changed at the first login; cloud-init's default is yes.
+    pub expire: bool,
+    pub users: Vec<(String, Password)>,
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Passwords {
+            expire: true,
+            users: Vec::new(),
+        }
+    }
+}
+
+pub(super) fn entry(
+    raw: raw::UserEntry,
+    at: &str,
+    spans: &Spans,
+    found: &mut Diagnostics,
+) -> Option<UserEntry> {
+    match raw {
+        raw::UserEntry::Named(name) if name == "default" => Some(UserEntry::Default),
+        raw::UserEntry::Named(name) => {
+            name_is_good(&name, at, spans, found);
+            let user = User {
+                name,
+                lock_passwd: true,
+                ..User::default()
+            };
+            Some(UserEntry::User(Box::new(user)))
+        }
+        raw::UserEntry::Full(raw) => {
+            user(*raw, at, spans, found).map(|user| UserEntry::User(Box::new(user)))
+        }
+    }
+}
+
+fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Option<User> {
+    let refused = [
+        (raw.doas.is_some(), "doas", "use `sudo`"),
+        (
+            raw.selinux_user.is_some(),
+            "selinux_user",
+            "the image has no SELinux",
+        ),
+        (raw.snapuser.is_some(), "snapuser", "write the user out"),
+        (
+            raw.ssh_import_id.is_some(),
+            "ssh_import_id",
+            "write the keys under `ssh_authorized_keys`",
+        ),
+        (
+            raw.ssh_redirect_user.is_some(),
+            "ssh_redirect_user",
+            "write the keys under `ssh_authorized_keys`",
+        ),
+    ];
+    for (given, key, help) in refused {
+        if given {
+            let message = format!("`{key}` is not supported");
+            found.push(spans.error_at_key(
+                &spelled(spans, at, key),
+                message,
+                Some(help.to_owned()),
+            ));
+        }
+    }
+    let Some(name) = raw.name else {
+        found.push_unless_known(spans.error_at(at, "the key `name` is missing", None));
+        return None;
+    };
+    name_is_good(&name, &format!("{at}.name"), spans, found);
+    let mut number = |key: &str, scalar: Option<yaml::Scalar>| {
+        let scalar = scalar?;
+        let parsed = scalar.text.parse::<u32>().ok();
+        if parsed.is_none() {
+            found.push_unless_known(spans.error_at(
+                &format!("{at}.{key}"),
+                "expected a number, 0 or larger",
+                None,
+            ));
+        }
+        parsed
+    };
+    let uid = number("uid", raw.uid);
+    let inactive = number("inactive", raw.inactive);
+    let (keys_at, no_home) = (
+        spelled(spans, at, "ssh_authorized_keys"),
+        raw.no_create_home.unwrap_or(false),
+    );
+    let ssh_authorized_keys = keys(raw.ssh_authorized_keys, &keys_at, spans, found);
+    if no_home && !ssh_authorized_keys.is_empty() {
+        found.push_unless_known(spans.error_at(
+            &keys_at,
+            "a user without a home folder cannot hold SSH keys",
+            None,
+        ));
+    }
+    for (key, value) in [
+        ("gecos", &raw.gecos),
+        ("homedir", &raw.homedir),
+        ("shell", &raw.shell),
+    ] {
+        if value
+            .as_ref()
+            .is_some_and(|value| value.contains([':', '\n', '\0']))
+        {
+            found.push_unless_known(spans.error_at(
+                &format!("{at}.{key}"),
+                "it cannot hold `:` or line breaks",
+                None,
+            ));
+        }
+    }
+    let hash = raw.hashed_passwd.or(raw.passwd).map(Password::Hash);
+    Some(User {
+        name,
+        gecos: raw.gecos,
+        groups: raw
+            .groups
+            .0
+            .iter()
+            .flat_map(|list| list.split(','))
+            .map(str::trim)
+            .filter(|g| !g.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        primary_group: raw.primary_group,
+        homedir: raw.homedir,
+        shell: raw.shell,
+        uid,
+        sudo: raw.sudo.0,
+        lock_passwd: raw.lock_passwd.unwrap_or(true),
+        password: raw.plain_text_passwd.map(Password::Text).or(hash),
+        ssh_authorized_keys,
+        inactive,
+        expiredate: raw.expiredate,
+        no_create_home: no_home,
+        no_user_group: raw.no_user_group.unwrap_or(false),
+        system: raw.system.unwrap_or(false),
+    })
+}
+
+/// The path of a user's key in the spelling the document chose.
+fn spelled(spans: &Spans, at: &str, key: &str) -> String {
+    let hyphens = format!("{at}.{}", key.replace('_', "-"));
+    if spans.get(&hyphens).is_some() {
+        hyphens
+    } else {
+        format!("{at}.{key}")
+    }
+}
+
+fn name_is_good(name: &str, at: &str, spans: &Spans, found: &mut Diagnostics) {
+    let mut bytes = name.bytes();
+    let first = bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+    if !(first && rest && name.len() <= 32) {
+        let help = "up to 32 letters, digits, `_`, `-` and `.`, the first a letter or `_`";
+        found.push_unless_known(spans.error_at(at, "not a user name", Some(help.to_owned())));
+    }
+}
+
+/// One key a line; a text of several lines is several keys.
+pub(super) fn keys(
+    raw: OneOrMany,
+    at: &str,
+    spans: &Spans,
+    found: &mut Diagnostics,
+) -> Vec<String> {
+    let lines = raw
+        .0
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    let keys: Vec<String> = lines.map(str::to_owned).collect();
+    if keys
+        .iter()
+        .any(|key| !key.contains(' ') || key.contains("PRIVATE KEY"))
+    {
+        let help = "a key looks like `ssh-ed25519 AAAA… comment`";
+        found.push_unless_known(spans.error_at(at, "not a public SSH key", Some(help.to_owned())));
+    }
+    keys
+}
+
+pub(super) fn passwords(raw: raw::Chpasswd, spans: &Spans, found: &mut Diagnostics) -> Passwords {
+    let random = "a random password would only be printed on the console";
+    let help = || Some("give a hash, as `mkpasswd` prints it".to_owned());
+    let mut users = Vec::new();
+    for (i, user) in raw.users.into_iter().enumerate() {
+        let at = format!("chpasswd.users[{i}]");
+        match (user.kind, user.password) {
+            (raw::PasswordKind::Random, _) => {
+                found.push_unless_known(spans.error_at(&format!("{at}.type"), random, help()));
+            }
+            (_, None) => {
+                found.push_unless_known(spans.error_at(&at, "the key `password` is missing", None));
+            }
+            (raw::PasswordKind::Hash, Some(hash)) => users.push((user.name, Password::Hash(hash))),
+            (raw::PasswordKind::Text, Some(text)) => users.push((user.name, Password::Text(text))),
+        }
+    }
+    let list = raw.list.map(Secret::into_exposed).unwrap_or_default();
+    for line in list
+        .0
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+    {
+        match line.split_once(':') {
+            Some((_, "R" | "RANDOM")) => {
+                found.push_unless_known(spans.error_at("chpasswd.list", random, help()));
+            }
+            Some((name, password)) => {
+                let secret = Secret::new(password.to_owned());
+                let password = if is_hash(password) {
+                    Password::Hash(secret)
+                } else {
+                    Password::Text(secret)
+                };
+                users.push((name.to_owned(), password));
+            }
+            None => found.push_unless_known(spans.error_at(
+                "chpasswd.list",
+                "each line must be `user:password`",
+                None,
+            )),
+        }
+    }
+    Passwords {
+        expire: raw.expire.unwrap_or(true),
+        users,
+    }
+}
+
+/// cloud-init's own rule: `\$(1|2a|2y|5|6)(\$.+){2}`; and yescrypt, which Debian 13 writes.
+pub(super) fn is_hash(password: &str) -> bool {
+    let mut parts = password.split('$');
+    parts.next() == Some("")
+        && matches!(
+            parts.next(),
+            Some("1" | "2a" | "2b" | "2y" | "5" | "6" | "y")
+        )
+        && parts.filter(|part| !part.is_empty()).count() >= 2
+}

@@ -1,0 +1,33 @@
+//! The image file: what imagegen baked, told to firstboot.
+
+use serde::{Deserialize, Serialize};
+
+/// `/usr/share/firstlight/image.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageInfo {
+    /// `firstlight/v1`.
+    #[serde(rename = "apiVersion")]
+    pub api_version: String,
+    /// `Image`.
+    pub kind: String,
+    /// The package's kubeadm and kubelet, without a leading `v`: `1.20.2`.
+    pub kubernetes_version: String,
+    /// The group and version kubeadm of that release reads: `kubeadm.k8s.io/v1beta2`.
+    pub kubeadm_api_version: String,
+    /// The container runtime's socket: `/run/containerd/containerd.sock`.
+    pub cri_socket: String,
+    /// Where control plane images are named: `k8s.gcr.io`.
+    pub image_repository: String,
+    /// Tag of `<image_repository>/etcd` in the package: `3.5.16-0`.
+    pub etcd_image_tag: String,
+    /// Full reference of the pause image: `k8s.gcr.io/pause:3.2`.
+    pub pause_image: String,
+    /// Every image in the runtime's store, as `repository:tag`, sorted.
+    pub images: Vec<String>,
+    /// kubeadm add-ons whose image the package does not hold, and which init therefore skips: `coredns`.
+    #[serde(default)]
+    pub missing_addons: Vec<String>,
+    /// Digest of the package, `sha256:…`.
+    pub package_digest: String,
+}

@@ -1,0 +1,101 @@
+//! The node file: what one machine is in its cluster.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// `/etc/firstlight/node.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// `firstlight/v1`.
+    #[serde(rename = "apiVersion")]
+    pub api_version: String,
+    /// `Node`.
+    pub kind: String,
+    pub cluster: String,
+    pub role: Role,
+    /// Host name and Kubernetes node name.
+    pub name: String,
+    /// This host's addresses with their prefix; the first is the node's address.
+    pub addresses: Vec<IpNet>,
+    /// All masters of the cluster, in the order of the topology; the first is master0.
+    pub masters: Vec<Master>,
+    pub apiserver: Apiserver,
+    pub network: Network,
+    /// What every host resolves besides itself and the apiserver's domain.
+    pub hosts: Vec<HostsEntry>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// As kubeadm and `kubectl taint` write them: `key=value:Effect` or `key:Effect`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<String>,
+    #[serde(default)]
+    pub kubernetes: Kubernetes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Runs `kubeadm init`.
+    Master0,
+    /// Joins the control plane.
+    Master,
+    /// Joins as a worker.
+    Node,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Master {
+    pub name: String,
+    pub address: IpAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Apiserver {
+    pub domain: String,
+    pub port: u16,
+    /// What nodes resolve the domain to.
+    pub vip: IpAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Pod ranges, one per address family.
+    pub pods: Vec<IpNet>,
+    /// Service ranges, one per address family.
+    pub services: Vec<IpNet>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostsEntry {
+    pub address: IpAddr,
+    pub names: Vec<String>,
+}
+
+/// What the topology sets over the package's `conf/kubeadm.yaml`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kubernetes {
+    /// Flags without their dashes, as kubeadm's `extraArgs` takes them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub apiserver_args: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub controller_manager_args: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub scheduler_args: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub etcd_args: BTreeMap<String, String>,
+    /// Fields of `KubeletConfiguration`.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    pub kubelet: serde_json::Map<String, serde_json::Value>,
+    /// How long kubeadm waits for the control plane, in seconds; kubeadm's own 240 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane_timeout_seconds: Option<u32>,
+}

@@ -1,0 +1,166 @@
+//! YAML in and out: typed values with the position of every field, and text all readers read alike.
+//!
+//! The one module that touches `serde_yaml`. Its parser has no positions for semantic checks, stops at the
+//! first unknown key and guesses types from text, so reading goes through an event parser and the wanted
+//! type; `serde_yaml` gives the value tree that is written, and checks the reader in tests.
+
+mod access;
+mod de;
+mod diagnostic;
+mod failure;
+mod key;
+mod places;
+mod recover;
+mod scalar;
+mod spans;
+mod tree;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use spans::{Region, Span, Spans};
+pub use tree::Style;
+pub use write::{NotWritable, to_string, try_to_string};
+
+pub use failure::nearest;
+
+/// A value and where each of its fields was written.
+#[derive(Debug, Clone)]
+pub struct Parsed<T> {
+    pub value: T,
+    pub spans: Spans,
+}
+
+impl<T> Parsed<T> {
+    /// An error about the field at `path`; `help` says what to write instead.
+    pub fn error_at(
+        &self,
+        path: &str,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Diagnostic {
+        self.spans.error_at(path, message, help)
+    }
+
+    pub fn warning_at(
+        &self,
+        path: &str,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Diagnostic {
+        self.spans.warning_at(path, message, help)
+    }
+}
+
+/// A scalar as it was written, for fields whose meaning hangs on their text: `0644` is octal to a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scalar {
+    pub text: String,
+    pub style: Style,
+}
+
+impl Scalar {
+    /// `yes`, `on`, `true` and their opposites, unquoted.
+    pub fn as_bool(&self) -> Option<bool> {
+        (self.style == Style::Plain)
+            .then(|| scalar::boolean(&self.text))
+            .flatten()
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pair;
+        impl<'de> serde::de::Visitor<'de> for Pair {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a single value")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut pair: A,
+            ) -> Result<Scalar, A::Error> {
+                let missing = || serde::de::Error::custom("a single value was expected");
+                let text: String = pair.next_element()?.ok_or_else(missing)?;
+                let style: String = pair.next_element()?.ok_or_else(missing)?;
+                Ok(Scalar {
+                    text,
+                    style: match style.as_str() {
+                        "plain" => Style::Plain,
+                        "binary" => Style::Binary,
+                        _ => Style::Quoted,
+                    },
+                })
+            }
+        }
+        deserializer.deserialize_tuple_struct(de::SCALAR, 2, Pair)
+    }
+}
+
+/// Reads the one document in `text`. `name` is what errors call it: `cluster.yaml`.
+///
+/// Every unknown key, duplicate key and wrong value is reported in one run, in the order of the text.
+pub fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<Parsed<T>, Diagnostics> {
+    strict(parse_leniently(name, text, false))
+}
+
+/// Like [`parse`], for texts that hold secrets: no finding shows a line of the text.
+pub fn parse_redacted<T: DeserializeOwned>(
+    name: &str,
+    text: &str,
+) -> Result<Parsed<T>, Diagnostics> {
+    strict(parse_leniently(name, text, true))
+}
+
+fn strict<T>(read: (Option<Parsed<T>>, Diagnostics)) -> Result<Parsed<T>, Diagnostics> {
+    match read {
+        (Some(parsed), found) if found.0.is_empty() => Ok(parsed),
+        (_, found) => Err(found),
+    }
+}
+
+/// What could be read, and what was wrong. With errors, the value lacks the fields and list items they
+/// name: it is only good for finding more errors in the same run. Paths into it mean the value's own
+/// list positions; findings name those of the text.
+pub fn parse_leniently<T: DeserializeOwned>(
+    name: &str,
+    text: &str,
+    redact: bool,
+) -> (Option<Parsed<T>>, Diagnostics) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut faults = Vec::new();
+    let root = tree::build(text, &mut faults)
+        .map_err(|fault| faults.push(fault))
+        .ok();
+    let broken = root.is_none();
+    let mut spans = Spans {
+        name: name.to_owned(),
+        text: text.to_owned(),
+        redact,
+        root: root.unwrap_or_default(),
+    };
+    let mut found = Diagnostics::default();
+    for fault in faults {
+        found.push(spans.finding(
+            "",
+            Severity::Error,
+            fault.message,
+            fault.help,
+            &fault.region,
+        ));
+    }
+    let value = if broken {
+        None
+    } else {
+        recover::deserialize(&mut spans, &mut found)
+    };
+    found.sort();
+    (value.map(|value| Parsed { value, spans }), found)
+}
