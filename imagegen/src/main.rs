@@ -14,7 +14,7 @@ use imagegen::cli::{Cli, Command, Common};
 use imagegen::make::{self, Input, Outcome, Refused, Request};
 use imagegen::output::Folder;
 use imagegen::package::Package;
-use imagegen::{image, package, show, topology};
+use imagegen::{image, show, topology};
 use yaml::Severity;
 
 fn main() -> ExitCode {

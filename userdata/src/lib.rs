@@ -15,5 +15,6 @@ pub mod document;
 pub mod image_info;
 pub mod network;
 pub mod node_config;
+pub mod role;
 pub mod secret;
 pub mod validate;

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use crate::role::Role;
+
 /// `/etc/firstlight/node.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,17 +36,6 @@ pub struct NodeConfig {
     pub taints: Vec<String>,
     #[serde(default)]
     pub kubernetes: Kubernetes,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Runs `kubeadm init`.
-    Master0,
-    /// Joins the control plane.
-    Master,
-    /// Joins as a worker.
-    Node,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
