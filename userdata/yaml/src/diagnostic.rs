@@ -126,10 +126,12 @@ impl SourceLine {
             line.len()
         };
         let last = first + line.get(first..last)?.trim_end().len();
+        // An empty region marks the whole character that it precedes, or the end of the line.
+        let marked = line[first..].chars().next().map_or(1, char::len_utf8);
         Some(SourceLine {
             text: line.replace('\t', " "),
             start: first,
-            end: last.max(first + 1),
+            end: last.max(first + marked),
         })
     }
 }

@@ -330,3 +330,10 @@ const PIECES: &[&str] = &[
     ", ", "'x'", "\"y\\n\"", " #c\n", "|\n", "|-\n", ">\n", "|2\n", "1", "-3", "1.5", "true",
     "null", "~", ":", "é", "\t", "'it''s'",
 ];
+
+/// Found by the fuzz target `network_config`.
+#[test]
+fn caret_before_multibyte_character_prints() {
+    let errors = parse::<serde_json::Value>("f", "%\u{722}\n\n").unwrap_err();
+    assert!(errors.to_string().contains("f:1:2"), "{errors}");
+}
