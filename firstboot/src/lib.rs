@@ -9,8 +9,10 @@
 pub mod boot;
 pub mod cli;
 pub mod document;
+pub mod etcd;
 pub mod journal;
 pub mod kube;
+pub mod kubeadm;
 pub mod logger;
 pub mod plan;
 pub mod receipt;
@@ -20,3 +22,4 @@ pub mod source;
 pub mod status;
 pub mod step;
 pub mod system;
+pub mod wait;

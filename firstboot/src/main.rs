@@ -58,7 +58,7 @@ fn print_plan(root: &Root, sources: &[Box<dyn Source>]) -> Result<()> {
     let (_, steps) = boot::prepare(&seed, root)?;
     let mut out = std::io::stdout().lock();
     for (number, step) in (1..).zip(&steps) {
-        writeln!(out, "{number:2}. {:15} {step}", step.name()).context("printing the plan")?;
+        writeln!(out, "{number:2}. {:16} {step}", step.name()).context("printing the plan")?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! The steps of each role, as lists that one can read aloud.
+//! The steps of each role, in order.
 //!
-//! Conditions stand here, in the list, and not inside steps. Everything that can be wrong with a document or an image is
-//! found while the list is made, before the first step changes anything.
+//! Conditions are in these lists, not inside steps. Building a list finds everything that can be wrong with a document or
+//! an image, before the first step changes anything. The names are those of `userdata::role`.
 
 use anyhow::{Context, Result, ensure};
 use userdata::contract::IMAGE_FILE;
@@ -10,22 +10,29 @@ use userdata::node_config::{NodeConfig, Role};
 
 use crate::document::Host;
 use crate::step::Step;
-use crate::step::address::Address;
 use crate::step::addresses::Addresses;
+use crate::step::cluster::Membership;
+use crate::step::cluster::apiserver_ready::ApiserverReady;
+use crate::step::cluster::domain_local::DomainLocal;
+use crate::step::cluster::etcd_member::EtcdMember;
+use crate::step::cluster::init_finish::InitFinish;
+use crate::step::cluster::init_guard::InitGuard;
+use crate::step::cluster::ipvs::Ipvs;
+use crate::step::cluster::join_finish::JoinFinish;
+use crate::step::cluster::kubeadm_config::KubeadmConfig;
+use crate::step::cluster::kubelet_start::{ControlPlaneKubelet, WorkerKubelet};
+use crate::step::cluster::lvscare_pod::Lvscare;
+use crate::step::cluster::manifests::Manifests;
+use crate::step::cluster::node_ip::NodeIp;
+use crate::step::cluster::node_ready::NodeReady;
+use crate::step::cluster::node_registered::NodeRegistered;
+use crate::step::cluster::static_pods::StaticPods;
 use crate::step::files::Files;
 use crate::step::hooks::Hook;
 use crate::step::hostname::Hostname;
 use crate::step::hosts::Hosts;
-use crate::step::init::KubeadmInit;
-use crate::step::ipvs::Ipvs;
-use crate::step::join::KubeadmJoin;
-use crate::step::join_master::JoinControlPlane;
 use crate::step::kernel::Kernel;
-use crate::step::kubeadm_config::KubeadmConfig;
-use crate::step::lvscare::Lvscare;
-use crate::step::manifests::Manifests;
 use crate::step::network::Network;
-use crate::step::node_ready::NodeReady;
 use crate::step::ntp::Ntp;
 use crate::step::scripts::Scripts;
 use crate::step::unit::Unit;
@@ -41,8 +48,8 @@ pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
         let image = image_file(root)?;
         steps.extend(Hook::find(root, "before-role").map(boxed));
         match node.role {
-            Role::Master0 => steps.extend(master0(node, &image, root)?),
-            Role::Master => steps.extend(master(host, node, &image, root)?),
+            Role::Master0 => steps.extend(first_control_plane(node, &image, root)?),
+            Role::Master => steps.extend(joining_control_plane(host, node, &image, root)?),
             Role::Node => steps.extend(worker(node, &image, root)?),
         }
         steps.extend(Hook::find(root, "after-role").map(boxed));
@@ -50,7 +57,7 @@ pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
     Ok(steps)
 }
 
-/// What any cloud-config asks for.
+/// What any cloud-config may ask for.
 fn machine(host: &Host, root: &Root) -> Steps {
     let mut steps: Steps = vec![boxed(Hostname {
         root: root.clone(),
@@ -67,7 +74,7 @@ fn machine(host: &Host, root: &Root) -> Steps {
             wanted: host.network.wanted.clone(),
         }));
     }
-    // Users before files: a file may belong to one of them.
+    // Users before files: a user may own a file.
     if !host.users.is_empty() {
         steps.push(boxed(Users {
             root: root.clone(),
@@ -104,7 +111,8 @@ fn machine(host: &Host, root: &Root) -> Steps {
     steps
 }
 
-fn master0(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
+fn first_control_plane(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
+    let membership = Membership::Initialised;
     Ok(vec![
         boxed(Kernel::new(node)),
         boxed(Unit {
@@ -112,9 +120,13 @@ fn master0(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
             unit: "containerd.service",
         }),
         boxed(KubeadmConfig::new(root, node, image)?),
-        boxed(Address::new(root, node, image)?),
-        boxed(KubeadmInit::new(root, node, image)?),
-        // kubeadm has started it, on the first boot; it is never enabled, so that it never runs unconfigured.
+        boxed(NodeIp::new(root, node, image)?),
+        boxed(InitGuard::new(root, node)?),
+        boxed(StaticPods::new(root, node, image, membership)?),
+        boxed(ApiserverReady::new(root, node, membership)?),
+        boxed(NodeRegistered::new(root, node, image, membership)?),
+        boxed(InitFinish::new(root, image)),
+        // On the first boot kubeadm has started it. It is never enabled: it must not run unconfigured.
         boxed(Unit {
             name: "kubelet",
             unit: "kubelet.service",
@@ -124,7 +136,13 @@ fn master0(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
     ])
 }
 
-fn master(host: &Host, node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
+fn joining_control_plane(
+    host: &Host,
+    node: &NodeConfig,
+    image: &ImageInfo,
+    root: &Root,
+) -> Result<Steps> {
+    let membership = Membership::ControlPlane;
     Ok(vec![
         boxed(Kernel::new(node)),
         boxed(Unit {
@@ -132,8 +150,14 @@ fn master(host: &Host, node: &NodeConfig, image: &ImageInfo, root: &Root) -> Res
             unit: "containerd.service",
         }),
         boxed(KubeadmConfig::new(root, node, image)?),
-        boxed(Address::new(root, node, image)?),
-        boxed(JoinControlPlane::new(root, host, node, image)?),
+        boxed(NodeIp::new(root, node, image)?),
+        boxed(ControlPlaneKubelet::new(root, host, node, image)?),
+        boxed(EtcdMember::new(root, host, node, image)?),
+        boxed(StaticPods::new(root, node, image, membership)?),
+        boxed(ApiserverReady::new(root, node, membership)?),
+        boxed(DomainLocal::new(root, host, node)?),
+        boxed(NodeRegistered::new(root, node, image, membership)?),
+        boxed(JoinFinish { root: root.clone() }),
         boxed(Unit {
             name: "kubelet",
             unit: "kubelet.service",
@@ -149,13 +173,14 @@ fn worker(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
             name: "containerd",
             unit: "containerd.service",
         }),
-        // At every boot, and before anything that asks the apiserver: kubelet knows no other way there.
+        // At every boot, before anything that needs the apiserver: kubelet has no other path to it.
         boxed(Ipvs::new(node)?),
         boxed(KubeadmConfig::new(root, node, image)?),
-        // Before kubeadm starts kubelet, so that the rules are kept from then on.
+        // Before kubeadm starts kubelet, which keeps lvscare running from then on.
         boxed(Lvscare::new(root, node, image)?),
-        boxed(Address::new(root, node, image)?),
-        boxed(KubeadmJoin::new(root, node, image)?),
+        boxed(NodeIp::new(root, node, image)?),
+        boxed(WorkerKubelet::new(root, node, image)?),
+        boxed(NodeRegistered::new(root, node, image, Membership::Worker)?),
         boxed(Unit {
             name: "kubelet",
             unit: "kubelet.service",

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 
 use common::{fixture, image_root};
+use userdata::role::{MACHINE_STEPS, Role};
 
 /// Path, mode, inode, bytes of everything below.
 fn tree(root: &Path) -> BTreeMap<PathBuf, (u32, u64, Vec<u8>)> {
@@ -196,4 +197,31 @@ fn status_before_the_first_run_says_so() {
             .unwrap()
             .contains("has not run since this machine was switched on")
     );
+}
+
+/// The names in the second column of a printed plan.
+fn step_names(plan: &str) -> Vec<&str> {
+    plan.lines()
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect()
+}
+
+#[test]
+fn plan_has_the_steps_that_userdata_names_for_the_role() {
+    for (role, name, address) in [
+        (Role::Master0, "m0", "192.168.7.10"),
+        (Role::Master, "m1", "192.168.7.11"),
+        (Role::Node, "n0", "192.168.7.20"),
+    ] {
+        let plan = plan_of(role.as_str(), name, address);
+        let names = step_names(&plan);
+        let named: Vec<_> = role.steps().iter().map(|step| step.name).collect();
+        let (machine, of_role) = names.split_at(names.len() - named.len());
+        assert_eq!(of_role, named, "{role}");
+        let mut machine = machine.iter();
+        // Hooks come from the package, and are no part of a role.
+        let known = MACHINE_STEPS.iter().map(|step| step.name);
+        let known: Vec<_> = known.chain(["before-role"]).collect();
+        assert!(machine.all(|step| known.contains(step)), "{role}: {plan}");
+    }
 }

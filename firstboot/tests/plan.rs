@@ -4,7 +4,8 @@ mod common;
 
 use std::fs;
 
-use firstboot::kube::{config, documents};
+use firstboot::kube::documents;
+use firstboot::kubeadm::config;
 use userdata::image_info::ImageInfo;
 use userdata::node_config::{NodeConfig, Role};
 

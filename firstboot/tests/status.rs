@@ -231,7 +231,7 @@ fn status_all(root: &Path, more: &[&str]) -> (Option<i32>, String, String) {
 fn a_master_sees_every_host_also_those_that_wait_hang_or_are_not_there() {
     let ours = Authority::new();
     let waiting = json!({
-        "phase": "working", "step": "kubeadm-join", "step_number": 9, "step_count": 11, "since": 0,
+        "phase": "working", "step": "etcd-member", "step_number": 9, "step_count": 11, "since": 0,
         "waiting": { "endpoint": "an apiserver of 192.168.7.10:6443", "answer": "m0 says connection refused", "tries": 7,
             "since": 0, "since_uptime": 0 },
     });
@@ -265,7 +265,7 @@ fn a_master_sees_every_host_also_those_that_wait_hang_or_are_not_there() {
     };
     assert_eq!(line("m0"), ["m0", "master0", "ready", "-", "-", "-", "-"]);
     let m1 = line("m1");
-    assert_eq!(m1[..4], ["m1", "master", "working", "9/11 kubeadm-join"]);
+    assert_eq!(m1[..4], ["m1", "master", "working", "9/11 etcd-member"]);
     assert_eq!(m1[4], "an apiserver of 192.168.7.10:6443");
     assert!(m1[5].ends_with("(7 tries)"), "{m1:?}");
     assert_eq!(m1[6], "m0 says connection refused");
@@ -322,8 +322,14 @@ fn a_node_is_sent_to_the_masters() {
 
 #[test]
 fn the_units_name_the_files_and_the_port_that_the_code_means() {
-    let unit =
-        |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let unit = |name: &str| {
+        fs::read_to_string(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("systemd")
+                .join(name),
+        )
+        .unwrap()
+    };
     assert!(unit("firstboot-status.socket").contains(&format!("\nListenStream={STATUS_PORT}\n")));
     let service = unit("firstboot-status@.service");
     for line in [

@@ -12,6 +12,9 @@ pub const CONF_DIR: &str = "/usr/share/firstlight/conf";
 /// The package's own hooks, baked into the read-only root: `before-role`, `after-role`.
 pub const HOOKS_DIR: &str = "/usr/share/firstlight/hooks";
 
+/// The lvscare static pod, baked into the read-only root; firstboot completes it on workers.
+pub const LVSCARE_POD: &str = "/usr/share/firstlight/lvscare.yaml";
+
 /// What firstboot says of itself, rewritten at every change; gone at power-off.
 pub const STATUS_FILE: &str = "/run/firstlight/status.json";
 

@@ -31,7 +31,7 @@ fn a_moved_master_is_the_same_member_at_another_address() -> Result<()> {
     wait_ready(moved)?;
     moved
         .wait_for(
-            &Want::id(STEP_DONE).field(field::STEP, "address"),
+            &Want::id(STEP_DONE).field(field::STEP, "node-ip"),
             &[],
             Duration::from_secs(1),
         )

@@ -42,7 +42,7 @@ fn all_wait_for_a_late_master0_and_clocks_lie_ten_years_apart() -> Result<()> {
 }
 
 fn they_say_that_they_wait_for_m0(site: &Site) -> Result<()> {
-    let join = Want::id(WAITING).field(field::STEP, "kubeadm-join");
+    let join = Want::id(WAITING).field(field::STEP, "kubelet-start");
     for (name, waiting) in site.wait_each(&join, Duration::from_secs(120))? {
         let endpoint = waiting.get(field::ENDPOINT).unwrap_or_default();
         let answer = waiting.get(field::ANSWER).unwrap_or_default();

@@ -202,7 +202,7 @@ fn a_wiped_master0_does_not_begin_a_second_cluster() -> Result<()> {
         reason.contains("192.168.7.11") || reason.contains("192.168.7.12"),
         "it names no master that answers: {failed:?}"
     );
-    let init = Want::id(STEP_FAILED).field(field::STEP, "kubeadm-init");
+    let init = Want::id(STEP_FAILED).field(field::STEP, "init-guard");
     wiped.wait_for(&init, &[], Duration::from_secs(1))?;
     assert_eq!(
         wiped.ok("ls -A /var/lib/etcd /etc/kubernetes/manifests 2>/dev/null | grep -v : ; true")?,

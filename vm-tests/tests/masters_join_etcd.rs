@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use firstboot::kube::etcd::{self, Etcd, Member, Verdict, verdict};
-use firstboot::kube::learner::Learner;
+use firstboot::etcd::learner::Learner;
+use firstboot::etcd::membership::{self, Etcd, Member, Verdict, verdict};
 use firstboot::system::files::Root;
 use vm_tests::run::Run;
 use vm_tests::server::Server;
@@ -40,7 +40,7 @@ impl Masters<'_> {
     /// What `host` would do, asking m0; `runs` and `data` as the step finds them on the host.
     fn verdict(&self, host: &str, runs: bool, data: bool) -> Result<Verdict> {
         let members = self.members(host, "m0")?;
-        let healthy = etcd::healthy(&Root::new(self.site.root(host)?), &members)?;
+        let healthy = membership::healthy(&Root::new(self.site.root(host)?), &members)?;
         Ok(verdict(&members, &peer(host), &healthy, runs, data))
     }
 

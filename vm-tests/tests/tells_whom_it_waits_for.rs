@@ -37,20 +37,17 @@ fn a_waiting_master_says_for_whom_on_console_journal_status_and_network() -> Res
     cluster.member_mut("m1")?.machine.pace = host.pace(1);
     let member = cluster.member("m1")?;
     let vm = member.start(&host, &run)?;
-    let joining = Want::id(WAITING).field(field::STEP, "kubeadm-join");
+    let joining = Want::id(WAITING).field(field::STEP, "kubelet-start");
     let said = vm.wait_for(&joining, &never_ready(), Duration::from_secs(120))?;
 
     // The journal.
     let endpoint = said.get(field::ENDPOINT).unwrap_or_default();
     assert_eq!(
         endpoint,
-        "an apiserver of 192.168.7.10:6443, 192.168.7.12:6443"
+        "an apiserver (192.168.7.10:6443, 192.168.7.12:6443)"
     );
     let answer = said.get(field::ANSWER).unwrap_or_default();
-    assert!(
-        answer.starts_with("m0 (192.168.7.10:6443) says "),
-        "{answer}"
-    );
+    assert!(answer.starts_with("m0 (192.168.7.10:6443): "), "{answer}");
     // The console.
     vm.wait_for_console(&format!("waiting for {endpoint}"), Duration::from_secs(5))?;
     // The file, and the words for people.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use crate::report::Reporter;
-use crate::step::join::Backoff;
+use crate::wait::Backoff;
 
 const LIST: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
 const NAME: &str = "firstlight-join";

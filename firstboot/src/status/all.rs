@@ -15,8 +15,8 @@ use userdata::node_config::{NodeConfig, Role};
 
 use super::{Phase, Told, role_name, table};
 use crate::kube::client::{CLOSED, Client};
-use crate::step::init::endpoint;
 use crate::system::files::Root;
+use crate::wait::endpoint;
 
 const ADMIN: &str = "/etc/kubernetes/admin.conf";
 /// At once: enough that hosts which do not answer cost little, few enough for a master with a thousand hosts.

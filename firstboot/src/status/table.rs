@@ -109,7 +109,7 @@ mod tests {
             (
                 host("m2", Role::Master),
                 told(Status {
-                    step: Some("kubeadm-join".into()),
+                    step: Some("etcd-member".into()),
                     step_number: 9,
                     step_count: 11,
                     waiting: Some(waiting),

@@ -92,7 +92,7 @@ mod tests {
         };
         let status = Status {
             phase: Phase::Working,
-            step: Some("kubeadm-init".into()),
+            step: Some("apiserver-ready".into()),
             step_number: 8,
             step_count: 11,
             waiting: Some(waiting),
@@ -105,7 +105,7 @@ mod tests {
         };
         assert_eq!(
             text(&told),
-            "working\nstep 8/11: kubeadm-init\nwaiting for apiserver https://10.0.0.1:6443\n  since 3 min, 150 tries\n  \
+            "working\nstep 8/11: apiserver-ready\nwaiting for apiserver https://10.0.0.1:6443\n  since 3 min, 150 tries\n  \
              last answer: connection refused\n"
         );
     }

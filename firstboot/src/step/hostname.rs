@@ -17,7 +17,7 @@ pub struct Hostname {
 
 impl fmt::Display for Hostname {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "name the machine `{}`", self.name)
+        write!(f, "set hostname: {}", self.name)
     }
 }
 

@@ -55,7 +55,7 @@ impl Hosts {
 
 impl fmt::Display for Hosts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "write the host table")
+        write!(f, "write /etc/hosts and /etc/resolv.conf")
     }
 }
 
@@ -141,7 +141,7 @@ pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
 
 /// Where the apiserver's domain leads: on master0 to itself, elsewhere to the virtual address.
 ///
-/// A joining master needs a master that answers first: its step `kubeadm-join` says so for the time of joining.
+/// A joining master needs a master that answers first: the step `kubelet-start` points the domain there, and `domain-local` back.
 fn apiserver_address(node: &NodeConfig, own: Option<IpAddr>) -> IpAddr {
     match (node.role, own) {
         (Role::Master0 | Role::Master, Some(own)) => own,

@@ -66,7 +66,7 @@ impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "load {}, allow forwarding, no swap",
+            "load kernel modules {}, enable IP forwarding, turn swap off",
             self.modules.join(", ")
         )
     }

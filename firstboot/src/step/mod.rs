@@ -1,25 +1,16 @@
-//! The changes that make a machine its document's host, one file each.
+//! The changes that firstboot makes to a host, one file each; those of Kubernetes are in [`cluster`].
 //!
-//! To add one: a type with [`Step`] in a file here; a line in the role lists of `plan.rs`; its line in `tests/plan.rs`'s
-//! snapshots. It asks the machine whether it is done, and may be cut off at any point of `apply`.
+//! To add one: a type with [`Step`] in a file here, a line in the lists of `plan.rs`, and its name in `userdata::role`. A step
+//! asks the machine whether it is done, and a power cut at any point of `apply` must leave it repeatable.
 
-pub mod address;
 pub mod addresses;
+pub mod cluster;
 pub mod files;
 pub mod hooks;
 pub mod hostname;
 pub mod hosts;
-pub mod init;
-pub mod ipvs;
-pub mod join;
-pub mod join_master;
 pub mod kernel;
-pub mod kubeadm_config;
-pub mod lvscare;
-pub mod manifests;
-pub mod mark;
 pub mod network;
-pub mod node_ready;
 pub mod ntp;
 pub mod scripts;
 pub mod unit;

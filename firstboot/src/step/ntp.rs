@@ -20,7 +20,7 @@ pub struct Ntp {
 
 impl fmt::Display for Ntp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "take the time from {}", self.servers.join(", "))
+        write!(f, "set NTP servers: {}", self.servers.join(", "))
     }
 }
 

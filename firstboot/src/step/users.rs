@@ -26,7 +26,7 @@ pub struct Users {
 impl fmt::Display for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.users.iter().map(|user| user.name.as_str()).collect();
-        write!(f, "make users and keys: {}", names.join(", "))
+        write!(f, "create users and SSH keys: {}", names.join(", "))
     }
 }
 

@@ -22,6 +22,10 @@ pub(crate) fn image_root() -> TempDir {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
+    put(
+        userdata::contract::LVSCARE_POD.trim_start_matches('/'),
+        include_str!("../../../lvscare/deploy/pod.yaml"),
+    );
     put("sys/class/net/eth0/address", "52:54:00:00:07:10\n");
     put("sys/class/net/eth0/device/vendor", "0x1af4\n");
     put("sys/class/dmi/id/product_serial", "SN-1\n");

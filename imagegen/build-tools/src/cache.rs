@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mounted_in_an_unfinished_entry_is_not_the_entrys() -> Result<()> {
+    fn what_is_mounted_in_an_unfinished_entry_survives_cleanup() -> Result<()> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("skipped: mounting needs root");
             return Ok(());

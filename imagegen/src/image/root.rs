@@ -102,6 +102,11 @@ const FILES: &[(&str, u32, &str)] = &[
         0o644,
         include_str!("../../../firstboot/systemd/firstboot-status@.service"),
     ),
+    (
+        "usr/share/firstlight/lvscare.yaml",
+        0o644,
+        include_str!("../../../lvscare/deploy/pod.yaml"),
+    ),
 ];
 
 /// Units that start by themselves. kubelet is not among them: firstboot starts it once it is configured.

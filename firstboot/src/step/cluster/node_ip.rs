@@ -11,12 +11,12 @@ use anyhow::{Context, Result, bail};
 use userdata::image_info::ImageInfo;
 use userdata::node_config::{Master, NodeConfig, Role};
 
-use super::Step;
-use super::init::endpoint;
-use super::join::wait;
-use super::join_master::{ETCD_CLIENT_PORT, ETCD_PEER_PORT};
+use crate::step::Step;
+use crate::wait::{endpoint, until};
+
 use super::kubeadm_config::KubeadmConfig;
-use crate::kube::etcd::Etcd;
+use crate::etcd::membership::Etcd;
+use crate::etcd::{CLIENT_PORT, PEER_PORT};
 use crate::report::Reporter;
 use crate::system::command;
 use crate::system::files::{Attributes, Root};
@@ -28,7 +28,7 @@ const MANIFESTS: &str = "/etc/kubernetes/manifests";
 const CONFIG: &str = "/var/lib/firstlight/kubeadm-address.yaml";
 
 #[derive(Debug)]
-pub struct Address {
+pub struct NodeIp {
     root: Root,
     name: String,
     address: IpAddr,
@@ -42,7 +42,7 @@ struct ControlPlane {
     others: Vec<Master>,
 }
 
-impl Address {
+impl NodeIp {
     pub fn new(root: &Root, node: &NodeConfig, image: &ImageInfo) -> Result<Self> {
         let address = node
             .addresses
@@ -89,7 +89,7 @@ impl Address {
     }
 
     fn peer(&self) -> String {
-        format!("https://{}", endpoint(self.address, ETCD_PEER_PORT))
+        format!("https://{}", endpoint(self.address, PEER_PORT))
     }
 
     fn etcd_is_right(&self) -> Result<bool> {
@@ -110,7 +110,7 @@ impl Address {
     fn update_member(&self, masters: &[Master]) -> Result<()> {
         let mut answers = Vec::new();
         for master in masters {
-            let etcd = Etcd::new(&self.root, &endpoint(master.address, ETCD_CLIENT_PORT))?;
+            let etcd = Etcd::new(&self.root, &endpoint(master.address, CLIENT_PORT))?;
             match etcd.set_peer(&self.name, &self.peer()) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
@@ -132,7 +132,7 @@ impl Address {
                     self.peer(),
                     self.name
                 );
-                wait(&target, &self.name, report, || {
+                until(&target, &self.name, report, || {
                     self.update_member(&plane.others)
                 });
             }
@@ -148,19 +148,15 @@ impl Address {
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for NodeIp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "move what remembers this host's address to {}",
-            self.address
-        )
+        write!(f, "update the node IP to {}", self.address)
     }
 }
 
-impl Step for Address {
+impl Step for NodeIp {
     fn name(&self) -> &'static str {
-        "address"
+        "node-ip"
     }
 
     /// Also on a host that has not joined yet: nothing there remembers an address.
@@ -206,8 +202,8 @@ mod tests {
 
     const FLAGS: &str = "KUBELET_KUBEADM_ARGS=\"--network-plugin=cni --node-ip=192.168.7.1 --pod-infra-container-image=pause\"\n";
 
-    fn master(root: &Root) -> Address {
-        Address {
+    fn master(root: &Root) -> NodeIp {
+        NodeIp {
             root: root.clone(),
             name: "m1".into(),
             address: [192, 168, 7, 12].into(),

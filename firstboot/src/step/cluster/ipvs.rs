@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use userdata::node_config::NodeConfig;
 
-use super::Step;
 use crate::report::Reporter;
+use crate::step::Step;
 use crate::system::command;
 
 pub const AUTHORITY: &str = "/etc/kubernetes/pki/ca.crt";
@@ -63,7 +63,7 @@ pub fn servers(node: &NodeConfig) -> Result<Vec<String>> {
 
 impl fmt::Display for Ipvs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lead {} to the masters that answer", self.service)
+        write!(f, "program IPVS for {}", self.service)
     }
 }
 

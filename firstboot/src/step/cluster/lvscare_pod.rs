@@ -7,24 +7,20 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
+use userdata::contract::LVSCARE_POD;
 use userdata::image_info::ImageInfo;
 use userdata::node_config::NodeConfig;
 
-use super::{Step, ipvs};
+use super::ipvs;
 use crate::kube::documents;
 use crate::report::Reporter;
+use crate::step::Step;
 use crate::system::files::{Attributes, Root};
 
 const PATH: &str = "/etc/kubernetes/manifests/lvscare.yaml";
 const PROGRAM: &str = "/usr/bin/lvscare";
-/// By which it asks the cluster for its apiservers: a static pod can have no service account.
-const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
-/// Where it remembers them.
-const CACHE: &str = "/var/lib/lvscare";
-/// lvscare's own default.
-const STATUS_PORT: u16 = 10354;
 /// lvscare's own default, in milliseconds.
 const INTERVAL_MS: usize = 500;
 /// All nodes together ask an apiserver no more often than this in a second, for as long as each still asks once in
@@ -42,64 +38,33 @@ pub struct Lvscare {
 
 impl Lvscare {
     pub fn new(root: &Root, node: &NodeConfig, image: &ImageInfo) -> Result<Self> {
+        let template = root
+            .read(LVSCARE_POD)?
+            .with_context(|| format!("`{LVSCARE_POD}` is missing: this is not a node image"))?;
+        let template =
+            String::from_utf8(template).with_context(|| format!("reading `{LVSCARE_POD}`"))?;
         Ok(Self {
             root: root.clone(),
-            text: documents::to_text(&[pod(node, image)?]),
+            text: documents::to_text(&[pod(&template, node, image)?]),
         })
     }
 }
 
-fn pod(node: &NodeConfig, image: &ImageInfo) -> Result<Value> {
+/// Sets the image and the command in the image's pod.
+fn pod(template: &str, node: &NodeConfig, image: &ImageInfo) -> Result<Value> {
     let mut command = vec![PROGRAM.to_owned(), "care".to_owned()];
     command.extend(ipvs::servers(node)?);
     command.extend(interval(node));
-    Ok(json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": "lvscare",
-            "namespace": "kube-system",
-            "labels": { "component": "lvscare", "tier": "control-plane" },
-        },
-        "spec": {
-            "hostNetwork": true,
-            "priorityClassName": "system-node-critical",
-            "tolerations": [{ "operator": "Exists" }],
-            "containers": [{
-                "name": "lvscare",
-                "image": image.pause_image,
-                "imagePullPolicy": "Never",
-                "command": command,
-                // IPVS, routes and the closing of others' sockets need this one; `net.ipv4.vs` the image has set.
-                "securityContext": {
-                    "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
-                    "allowPrivilegeEscalation": false,
-                    "readOnlyRootFilesystem": true,
-                    "seccompProfile": { "type": "RuntimeDefault" },
-                },
-                "resources": { "requests": { "cpu": "5m", "memory": "8Mi" }, "limits": { "memory": "32Mi" } },
-                "livenessProbe": {
-                    "httpGet": { "host": "127.0.0.1", "port": STATUS_PORT, "path": "/livez", "scheme": "HTTP" },
-                    "initialDelaySeconds": 30,
-                    "periodSeconds": 20,
-                    "timeoutSeconds": 15,
-                    "failureThreshold": 6,
-                },
-                "volumeMounts": [
-                    { "name": "program", "mountPath": PROGRAM, "readOnly": true },
-                    { "name": "authority", "mountPath": ipvs::AUTHORITY, "readOnly": true },
-                    { "name": "kubeconfig", "mountPath": KUBELET_CONF, "readOnly": true },
-                    { "name": "cache", "mountPath": CACHE },
-                ],
-            }],
-            "volumes": [
-                { "name": "program", "hostPath": { "path": PROGRAM, "type": "File" } },
-                { "name": "authority", "hostPath": { "path": ipvs::AUTHORITY, "type": "File" } },
-                { "name": "kubeconfig", "hostPath": { "path": KUBELET_CONF, "type": "File" } },
-                { "name": "cache", "hostPath": { "path": CACHE, "type": "DirectoryOrCreate" } },
-            ],
-        },
-    }))
+    let documents = documents::parse(LVSCARE_POD, template)?;
+    let [mut pod] = <[Value; 1]>::try_from(documents)
+        .map_err(|found| anyhow!("`{LVSCARE_POD}` has {} documents, not one", found.len()))?;
+    let container = pod
+        .pointer_mut("/spec/containers/0")
+        .and_then(Value::as_object_mut)
+        .with_context(|| format!("`{LVSCARE_POD}` has no container"))?;
+    container.insert("image".to_owned(), json!(image.pause_image));
+    container.insert("command".to_owned(), json!(command));
+    Ok(pod)
 }
 
 /// lvscare's flag for it, where its own default would be too much for the apiservers of so large a cluster.
@@ -114,7 +79,7 @@ fn interval(node: &NodeConfig) -> Option<String> {
 
 impl fmt::Display for Lvscare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "have kubelet run lvscare")
+        write!(f, "install the lvscare static pod")
     }
 }
 
@@ -142,14 +107,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pod_pulls_nothing_and_names_every_master() {
-        let text = include_str!("../../tests/fixtures/node.yaml");
+    fn pod_has_the_pause_image_and_every_real_server() {
+        let text = include_str!("../../../tests/fixtures/node.yaml");
         let node: NodeConfig = yaml::parse("node.yaml", text).unwrap().value;
-        let image = include_bytes!("../../tests/fixtures/root/usr/share/firstlight/image.json");
+        let image = include_bytes!("../../../tests/fixtures/root/usr/share/firstlight/image.json");
         let image: ImageInfo = serde_json::from_slice(image).unwrap();
-        let pod = pod(&node, &image).unwrap();
+        let template = include_str!("../../../../lvscare/deploy/pod.yaml");
+        let pod = pod(template, &node, &image).unwrap();
         let container = &pod["spec"]["containers"][0];
         assert_eq!(container["imagePullPolicy"], "Never");
+        // Without it the upstream pause image's user has no effective capability.
+        assert_eq!(container["securityContext"]["runAsUser"], 0);
         assert_eq!(container["image"], image.pause_image.as_str());
         assert_eq!(
             container["command"],
@@ -165,7 +133,7 @@ mod tests {
 
     #[test]
     fn many_nodes_ask_less_often_each() {
-        let text = include_str!("../../tests/fixtures/node.yaml");
+        let text = include_str!("../../../tests/fixtures/node.yaml");
         let mut node: NodeConfig = yaml::parse("node.yaml", text).unwrap().value;
         let mut with = |workers: usize| {
             let names = (0..workers).map(|n| format!("n{n}"));

@@ -7,9 +7,10 @@ use userdata::contract::CONF_DIR;
 use userdata::image_info::ImageInfo;
 use userdata::node_config::NodeConfig;
 
-use super::Step;
-use crate::kube::{config, documents};
+use crate::kube::documents;
+use crate::kubeadm::config;
 use crate::report::Reporter;
+use crate::step::Step;
 use crate::system::files::{Attributes, Root};
 
 /// Not below `/etc/kubernetes`: it is ours, and made anew whenever document or image say otherwise.

@@ -8,13 +8,13 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use userdata::node_config::NodeConfig;
 
-use super::Step;
-use super::init::{endpoint, wait_for_apiserver};
 use crate::kube::client::Client;
 use crate::report::Reporter;
 use crate::status::Wait;
+use crate::step::Step;
 use crate::system::files::Root;
 use crate::system::machine;
+use crate::wait::{endpoint, until_apiserver_ready};
 
 #[derive(Debug)]
 pub struct NodeReady {
@@ -69,7 +69,7 @@ impl Step for NodeReady {
 
     fn apply(&self, report: &mut Reporter) -> Result<()> {
         let client = Client::from_kubeconfig(&self.root, self.kubeconfig, &self.endpoint)?;
-        wait_for_apiserver(&client, report)?;
+        until_apiserver_ready(&client, report);
         let boot = machine::boot_id();
         let target = format!("node {} at {}", self.name, client.base());
         let query = format!("fieldSelector=metadata.name%3D{}", self.name);

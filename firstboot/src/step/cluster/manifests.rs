@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 use userdata::contract::CONF_DIR;
 use userdata::node_config::NodeConfig;
 
-use super::Step;
-use super::init::{endpoint, wait_for_apiserver};
 use crate::kube::client::Client;
 use crate::kube::{apply, documents};
 use crate::report::Reporter;
+use crate::step::Step;
 use crate::system::files::{Attributes, Root};
+use crate::wait::{endpoint, until_apiserver_ready};
 
 /// Digest of what was applied last. Later changes by hand are the administrator's and stay.
 const APPLIED_MARK: &str = "/var/lib/firstlight/manifests-applied";
@@ -93,7 +93,7 @@ impl Step for Manifests {
     fn apply(&self, report: &mut Reporter) -> Result<()> {
         let client =
             Client::from_kubeconfig(&self.root, "/etc/kubernetes/admin.conf", &self.endpoint)?;
-        wait_for_apiserver(&client, report)?;
+        until_apiserver_ready(&client, report);
         let target = format!("apiserver {}", client.base());
         apply::apply(&client, &self.objects, |answer, wait| {
             report.waiting(&target, answer, wait);

@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::client::Client;
+use crate::kube::client::Client;
 use crate::system::files::Root;
 
 const CREDENTIALS: [&str; 3] = [

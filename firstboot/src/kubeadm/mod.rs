@@ -1,0 +1,6 @@
+//! kubeadm on this host: its configuration, the phases that firstboot runs, its files, and markers of progress.
+
+pub mod config;
+pub mod marker;
+pub mod paths;
+pub mod phases;
