@@ -36,27 +36,6 @@ pub struct Parsed<T> {
     pub spans: Spans,
 }
 
-impl<T> Parsed<T> {
-    /// An error about the field at `path`; `help` says what to write instead.
-    pub fn error_at(
-        &self,
-        path: &str,
-        message: impl Into<String>,
-        help: Option<String>,
-    ) -> Diagnostic {
-        self.spans.error_at(path, message, help)
-    }
-
-    pub fn warning_at(
-        &self,
-        path: &str,
-        message: impl Into<String>,
-        help: Option<String>,
-    ) -> Diagnostic {
-        self.spans.warning_at(path, message, help)
-    }
-}
-
 /// A scalar as it was written, for fields whose meaning hangs on their text: `0644` is octal to a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scalar {
