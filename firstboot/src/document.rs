@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use userdata::cloud_config::{CloudConfig, Command, File, User, UserEntry};
-use userdata::document::{Document, Match, MetaData};
+use userdata::document::{Document, HostMatch, MetaData};
 use userdata::network::Network;
 use userdata::node_config::NodeConfig;
 use yaml::{Diagnostic, Diagnostics};
@@ -46,7 +46,7 @@ pub struct HostNetwork {
 }
 
 /// By what a seed says which machine it is for; empty when it says nothing.
-pub fn host_match(seed: &Seed) -> Result<Match> {
+pub fn host_match(seed: &Seed) -> Result<HostMatch> {
     let read = MetaData::parse(&format!("{}/meta-data", seed.origin), &seed.meta_data);
     Ok(read.map_err(|found| told(&found))?.0.matching)
 }

@@ -4,7 +4,7 @@
 //! an image, before the first step changes anything. The names are those of `userdata::role`.
 
 use anyhow::{Context, Result, ensure};
-use userdata::contract::IMAGE_FILE;
+use userdata::contract::{API_VERSION, IMAGE_FILE};
 use userdata::image_info::ImageInfo;
 use userdata::node_config::{NodeConfig, Role};
 
@@ -196,8 +196,8 @@ fn image_file(root: &Root) -> Result<ImageInfo> {
     let image: ImageInfo =
         serde_json::from_slice(&bytes).with_context(|| format!("reading `{IMAGE_FILE}`"))?;
     ensure!(
-        image.api_version == "firstlight/v1",
-        "`{IMAGE_FILE}` is of version `{}`, not `firstlight/v1`",
+        image.api_version == API_VERSION,
+        "`{IMAGE_FILE}` has version `{}`; expected `{API_VERSION}`",
         image.api_version
     );
     Ok(image)

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use serde::Serialize;
-use userdata::contract::{STATUS_CERTIFICATE, STATUS_KEY};
-use userdata::document::{DocumentBuilder, Match};
+use userdata::contract::{API_VERSION, STATUS_CERTIFICATE, STATUS_KEY};
+use userdata::document::{DocumentBuilder, HostMatch};
 use userdata::network::{self, Destination, Device, MacAddress, Nameservers, Route};
 use userdata::node_config::{HostsEntry, Network, NodeConfig, Role};
 use yaml;
@@ -106,9 +106,9 @@ impl<'a> Writer<'a> {
             DocumentBuilder::new(node_file(plan, host, hosts), network(plan, host, &mac))
                 .domain(format!("{}.internal", plan.name))
                 .instance_id(format!("{}-{}-{}", plan.name, host.name, self.generation))
-                .matching(Match {
+                .matching(HostMatch {
                     macs: vec![mac],
-                    ..Match::default()
+                    ..HostMatch::default()
                 })
                 .ssh_authorized_keys(plan.ssh_authorized_keys.iter().map(String::as_str))
                 .ntp(plan.ntp.iter().map(String::as_str));
@@ -234,7 +234,7 @@ fn files(plan: &ClusterPlan, pki: &Pki, host: &HostPlan) -> Result<Vec<(String, 
 
 fn node_file(plan: &ClusterPlan, host: &HostPlan, hosts: Vec<HostsEntry>) -> NodeConfig {
     NodeConfig {
-        api_version: "firstlight/v1".to_owned(),
+        api_version: API_VERSION.to_owned(),
         kind: "Node".to_owned(),
         cluster: plan.name.clone(),
         role: host.role,

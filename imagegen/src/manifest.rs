@@ -13,11 +13,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::image::ImageReport;
 use build_tools::cache::hex;
+use userdata::contract::API_VERSION;
 
 /// Its name in the output folder.
 pub const FILE: &str = "manifest.json";
 
-const API_VERSION: &str = "firstlight/v1";
 const KIND: &str = "Manifest";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

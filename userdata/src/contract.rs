@@ -1,4 +1,7 @@
-//! Paths and labels that both sides must agree on. Absolute, as seen on the running host.
+//! Constants that imagegen and firstboot must agree on. Paths are those of the running host.
+
+/// `apiVersion` of the topology, the node file, the image file and the manifest.
+pub const API_VERSION: &str = "firstlight/v1";
 
 /// The node file: what this machine is in its cluster. Brought by the document's `write_files`.
 pub const NODE_FILE: &str = "/etc/firstlight/node.yaml";

@@ -18,3 +18,4 @@ pub mod node_config;
 pub mod role;
 pub mod secret;
 pub mod validate;
+pub mod value;

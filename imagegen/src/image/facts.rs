@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use semver::Version;
+use userdata::contract::API_VERSION;
 use userdata::image_info::ImageInfo;
 
 use crate::package::Package;
@@ -54,7 +55,7 @@ pub fn image_file(package: &Package, images: &[Image]) -> Result<ImageInfo> {
     let etcd = find(&references, "etcd").context("no image of etcd")?;
     let pause = find(&references, "pause").context("no image of pause")?;
     Ok(ImageInfo {
-        api_version: "firstlight/v1".to_owned(),
+        api_version: API_VERSION.to_owned(),
         kind: "Image".to_owned(),
         kubeadm_api_version: kubeadm_api_version(&version)?.to_owned(),
         kubernetes_version: version.to_string(),

@@ -3,15 +3,15 @@
 //! All findings of one text come in one run, each with its place. Rules for a single value stand in
 //! [`value`](super::value), rules for ranges and for hosts in the two modules beside this.
 
+use userdata::contract::API_VERSION;
 use userdata::node_config::Kubernetes;
 use yaml::{self, Diagnostic, Diagnostics, Parsed};
 
 use super::findings::Findings;
-use super::value::{self, Refusal};
+use super::value::{self, Invalid};
 use super::{ImageTopology, KubernetesTopology, Topology, hosts, network};
 use crate::plan::{ClusterPlan, ImagePlan, Kernel};
 
-pub const API_VERSION: &str = "firstlight/v1";
 pub const KIND: &str = "Cluster";
 
 /// A plan that can be carried out, and what was odd about its topology.
@@ -59,7 +59,8 @@ pub fn check(parsed: &Parsed<Topology>) -> Result<Checked, Diagnostics> {
         topology.name.as_deref(),
         "write a short name for the cluster: `name: prod`",
     );
-    let name = name.and_then(|text| f.take("name", value::label(text)));
+    let name =
+        name.and_then(|text| f.take("name", value::host_name(text).map(|()| text.to_owned())));
     let package = topology.package.clone().filter(|text| {
         if text.is_empty() {
             f.error(
@@ -79,12 +80,14 @@ pub fn check(parsed: &Parsed<Topology>) -> Result<Checked, Diagnostics> {
     );
     let ntp = f.all("ntp", &topology.ntp, |text| match value::ip(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(_) => value::domain(text).map_err(|_| {
-            Refusal::new(
-                "neither an IP address nor a domain name",
-                "write `192.168.7.1` or `ntp.example.com`",
-            )
-        }),
+        Err(_) => value::dns_name(text)
+            .map(|()| text.to_owned())
+            .map_err(|_| {
+                Invalid::new(
+                    "neither an IP address nor a domain name",
+                    "write `192.168.7.1` or `ntp.example.com`",
+                )
+            }),
     });
     let network = network::check(topology, f);
     let hosts = hosts::check(topology, &network, f);
@@ -190,7 +193,7 @@ fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
         None | Some("generic") => Kernel::Generic,
         Some("cloud") => Kernel::Cloud,
         Some(other) => {
-            let meant = value::nearest(other, &["generic", "cloud"]);
+            let meant = yaml::nearest(other, ["generic", "cloud"]);
             let help = meant.map_or("write `generic` or `cloud`".to_owned(), |meant| {
                 format!("write `{meant}`")
             });
@@ -205,12 +208,12 @@ fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
     let cmdline = f.all("image.cmdline", &given.cmdline, |text| {
         let key = text.split('=').next().unwrap_or_default();
         if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            Err(Refusal::new(
+            Err(Invalid::new(
                 "not one argument of the kernel",
                 "write one argument per item, without spaces",
             ))
         } else if key == "console" {
-            Err(Refusal::new(
+            Err(Invalid::new(
                 "consoles have a key of their own",
                 "write it under `image.console`",
             ))
@@ -218,7 +221,7 @@ fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
             .iter()
             .any(|ours| key == *ours || key.starts_with(&format!("{ours}_")))
         {
-            Err(Refusal::new(
+            Err(Invalid::new(
                 format!("`{key}` is set by imagegen to the verified root"),
                 "remove this item",
             ))
@@ -231,7 +234,7 @@ fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
         if !text.is_empty() && text.bytes().all(inner) {
             Ok(text.to_owned())
         } else {
-            Err(Refusal::new(
+            Err(Invalid::new(
                 "not a console",
                 "write `tty0` or `ttyS0,115200n8`",
             ))

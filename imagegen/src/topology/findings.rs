@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use yaml::{Diagnostic, Diagnostics, Spans};
 
-use super::value::Refusal;
+use super::value::Invalid;
 
 /// Collects what is found, each with its place in the text.
 #[derive(Debug)]
@@ -87,10 +87,10 @@ impl<'a> Findings<'a> {
     }
 
     /// The value, or its refusal as a finding at `path`.
-    pub(super) fn take<T>(&mut self, path: &str, checked: Result<T, Refusal>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, path: &str, checked: Result<T, Invalid>) -> Option<T> {
         match checked {
             Ok(value) => Some(value),
-            Err(Refusal { message, help }) => {
+            Err(Invalid { message, help }) => {
                 self.found.push(self.spans.error_at(path, message, help));
                 None
             }
@@ -102,7 +102,7 @@ impl<'a> Findings<'a> {
         &mut self,
         path: &str,
         texts: &[String],
-        check: impl Fn(&str) -> Result<String, Refusal>,
+        check: impl Fn(&str) -> Result<String, Invalid>,
     ) -> Vec<String> {
         let mut kept: Vec<String> = Vec::with_capacity(texts.len());
         for (i, text) in texts.iter().enumerate() {

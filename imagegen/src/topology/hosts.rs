@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use userdata::node_config::Role;
 
 use super::findings::{Findings, Unique};
-use super::network::{Network, is_v4, overlap};
+use super::network::{Network, is_v4};
 use super::value;
 use super::{HostTopology, Topology};
 use crate::plan::HostPlan;
@@ -74,7 +74,7 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
             "write another name",
         );
     } else if host.name.is_some() {
-        f.take(&at("name"), value::label(name));
+        f.take(&at("name"), value::host_name(name));
     }
     let role = match host.role.as_deref() {
         Some("master") => Role::Master,
@@ -84,7 +84,7 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
             Role::Node
         }
         Some(other) => {
-            let help = match value::nearest(other, &["master", "node"]) {
+            let help = match yaml::nearest(other, ["master", "node"]) {
                 _ if other == "master0" => "write `master`: the first master is master0".to_owned(),
                 _ if ["control-plane", "controlplane", "server"].contains(&other) => {
                     "write `master`".to_owned()
@@ -114,7 +114,7 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
         ] {
             for range in range
                 .iter()
-                .filter(|range| overlap(range, &address.trunc()))
+                .filter(|range| value::overlap(range, &address.trunc()))
             {
                 let message = format!(
                     "the host's network `{}` and the {what} range `{range}` overlap",
@@ -137,7 +137,9 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
         }
         f.take(&path, value::label_value(text));
     }
-    let taints = f.all(&at("taints"), &host.taints, value::taint);
+    let taints = f.all(&at("taints"), &host.taints, |text| {
+        value::taint(text).map(|()| text.to_owned())
+    });
     HostPlan {
         name: name.to_owned(),
         role,

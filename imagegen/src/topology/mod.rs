@@ -15,6 +15,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use userdata::contract::API_VERSION;
 
 /// A Firstlight cluster and its hosts.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -23,7 +24,7 @@ use serde::{Deserialize, Deserializer};
 pub struct Topology {
     /// `firstlight/v1`
     #[serde(rename = "apiVersion")]
-    #[schemars(required, with = "String", extend("const" = "firstlight/v1"))]
+    #[schemars(required, with = "String", extend("const" = API_VERSION))]
     pub api_version: Option<String>,
     /// `Cluster`
     #[schemars(required, with = "String", extend("const" = "Cluster"))]

@@ -7,7 +7,7 @@ use userdata::contract::STATUS_PORT;
 use userdata::node_config::Apiserver;
 
 use super::findings::Findings;
-use super::value::{self, Refusal};
+use super::value;
 use super::{OneOrMany, Topology};
 use crate::plan::NetworkPlan;
 
@@ -46,7 +46,7 @@ pub(super) fn check(topology: &Topology, f: &mut Findings<'_>) -> Network {
     let pods = ranges(&given.pods, "network.pods", PODS, f);
     let services = ranges(&given.services, "network.services", SERVICES, f);
     for (path, service) in &services {
-        for (_, pod) in pods.iter().filter(|(_, pod)| overlap(pod, service)) {
+        for (_, pod) in pods.iter().filter(|(_, pod)| value::overlap(pod, service)) {
             let message =
                 format!("the service range `{service}` and the pod range `{pod}` overlap");
             f.error(path, message, "write ranges that have no address in common");
@@ -133,7 +133,7 @@ fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -
             format!("write `{DOMAIN}`"),
         );
     } else {
-        f.take("apiserver.domain", value::domain(domain));
+        f.take("apiserver.domain", value::dns_name(domain));
     }
     let port = given.port.unwrap_or(PORT);
     if port == 0 {
@@ -153,7 +153,10 @@ fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -
     let vip = match given.vip.as_deref() {
         None => IpAddr::V4(VIP),
         Some(text) => f
-            .take(path, value::ip(text).and_then(check_vip))
+            .take(
+                path,
+                value::ip(text).and_then(|ip| value::vip(ip).map(|()| ip)),
+            )
             .unwrap_or(IpAddr::V4(VIP)),
     };
     let free = "write an address that no host, pod or service has, `10.103.97.2`";
@@ -192,22 +195,6 @@ fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -
         port,
         vip,
     }
-}
-
-fn check_vip(vip: IpAddr) -> Result<IpAddr, Refusal> {
-    if vip.is_loopback() {
-        return Err(Refusal::new(
-            "a loopback address cannot be the VIP: IPVS refuses to send packets with a 127/8 source off the host, \
-             so that no connection to it is ever answered",
-            "write an address of no network of yours, `10.103.97.2`",
-        ));
-    }
-    value::unicast(vip)
-        .map(|()| vip)
-        .map_err(|refusal| Refusal {
-            help: Some("write `10.103.97.2`".into()),
-            ..refusal
-        })
 }
 
 fn ranges(
@@ -260,8 +247,4 @@ fn families(pods: &[(String, IpNet)], services: &[(String, IpNet)], f: &mut Find
 
 pub(super) fn is_v4(net: &IpNet) -> bool {
     matches!(net, IpNet::V4(_))
-}
-
-pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
 }

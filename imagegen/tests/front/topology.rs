@@ -26,7 +26,7 @@ const MISTAKES: &[(&str, &str, &str, &str, &str)] = &[
         "name: prod",
         "name: Prod_1",
         "3:7",
-        "not a name of RFC 1123",
+        "not an RFC 1123 label",
     ),
     (
         "duplicate name",
@@ -103,7 +103,7 @@ const MISTAKES: &[(&str, &str, &str, &str, &str)] = &[
         "disk: ssd",
         "disk: 's s d'",
         "21:96",
-        "not a value of a Kubernetes label",
+        "not a Kubernetes label value",
     ),
     (
         "reserved label",
@@ -117,7 +117,7 @@ const MISTAKES: &[(&str, &str, &str, &str, &str)] = &[
         "taints: []",
         "taints: ['a=b:NoShedule']",
         "21:111",
-        "no taint has the effect `NoShedule`",
+        "unknown taint effect `NoShedule`",
     ),
     (
         "port",
@@ -145,7 +145,7 @@ const MISTAKES: &[(&str, &str, &str, &str, &str)] = &[
         "vip: 10.103.97.2",
         "vip: 127.0.0.1",
         "8:8",
-        "IPVS refuses to send packets with a 127/8 source",
+        "IPVS does not send packets with a 127/8 source",
     ),
     (
         "VIP in pods",

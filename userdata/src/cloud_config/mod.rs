@@ -19,7 +19,7 @@ pub use keys::{Verdict, known as known_keys, verdict};
 pub use users::{Group, Password, Passwords, User, UserEntry};
 
 use crate::secret::Secret;
-use crate::validate;
+use crate::value;
 use yaml::{self, Diagnostic, Diagnostics, Parsed, Scalar, Spans};
 
 /// A cloud-config. `None` and empty mean that the document says nothing about it.
@@ -135,7 +135,7 @@ fn checked(raw: raw::Top, spans: &Spans, found: &mut Diagnostics) -> CloudConfig
     for (key, name) in [("hostname", &raw.hostname), ("fqdn", &raw.fqdn)] {
         if let Some(invalid) = name
             .as_deref()
-            .and_then(|name| validate::dns_name(&name.to_ascii_lowercase()).err())
+            .and_then(|name| value::dns_name(&name.to_ascii_lowercase()).err())
         {
             found.push_unless_known(spans.error_at(key, invalid.message, invalid.help));
         }
@@ -283,7 +283,7 @@ fn ntp(raw: raw::Ntp, spans: &Spans, found: &mut Diagnostics) -> Ntp {
     for (key, list) in [("servers", raw.servers.0), ("pools", raw.pools.0)] {
         for (i, server) in list.into_iter().enumerate() {
             let address = server.parse::<std::net::IpAddr>().is_ok();
-            if let Some(invalid) = validate::dns_name(&server.to_ascii_lowercase())
+            if let Some(invalid) = value::dns_name(&server.to_ascii_lowercase())
                 .err()
                 .filter(|_| !address)
             {

@@ -1,14 +1,16 @@
-//! One host's document, decoded and checked as a whole before anybody acts on any of it.
+//! One host's document, decoded and checked as a whole before firstboot applies any of it.
 //!
-//! Where the bytes come from, and whether this machine is meant, is for the caller to say.
+//! The caller finds the bytes and decides whether the document is for this machine.
 
-mod meta;
+mod metadata;
+mod names;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-pub use meta::{Machine, Match, MetaData};
+pub use metadata::{HostMatch, Machine, MetaData};
+pub use names::Names;
 pub use write::{DocumentBuilder, Texts};
 
 use crate::cloud_config::CloudConfig;
@@ -20,10 +22,10 @@ use yaml::{self, Diagnostic, Diagnostics, Severity};
 /// The files of a NoCloud seed as a source delivered them.
 #[derive(Clone, Copy)]
 pub struct Seed<'a> {
-    /// Stands before the file names in messages: `/dev/vdb/hosts/m0`. May be empty.
+    /// Prefix of the file names in messages: `/dev/vdb/hosts/m0`. May be empty.
     pub name: &'a str,
     pub user_data: &'a [u8],
-    /// Empty is fine: virt-install writes no more.
+    /// May be empty: virt-install writes an empty file.
     pub meta_data: &'a [u8],
     pub network_config: Option<&'a [u8]>,
 }
@@ -42,21 +44,13 @@ pub struct Document {
     pub cloud_config: CloudConfig,
     pub meta_data: MetaData,
     pub network: Option<Network>,
-    /// `None`: a cloud-config that is not ours. It configures the host, and the host joins nothing.
+    /// `None` for a plain cloud-config: it configures the host, which then joins no cluster.
     pub node: Option<NodeConfig>,
 }
 
-/// What the host is called, by cloud-init's rules.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Names {
-    /// The first label.
-    pub hostname: Option<String>,
-    pub fqdn: Option<String>,
-}
-
 impl Document {
-    /// Everything wrong with any of the files, in one run; or the document and what it says that is not
-    /// acted on.
+    /// Returns the document and notices about the keys that have no effect, or every error in any of
+    /// the files.
     pub fn parse(seed: Seed<'_>) -> Result<(Document, Vec<Diagnostic>), Diagnostics> {
         let mut found = Diagnostics::default();
         let cloud_config = collect(
@@ -83,7 +77,7 @@ impl Document {
             return Err(found);
         };
         let node = node.map(|node| {
-            let names = names(&config.value, &meta_data);
+            let names = names::names(&config.value, &meta_data);
             agree(
                 &node,
                 names.hostname.as_deref(),
@@ -102,12 +96,12 @@ impl Document {
         Ok((document, notices))
     }
 
-    /// The host's names; both `None` when the document names no host.
+    /// The host's names; both `None` if the document has no host name.
     pub fn names(&self) -> Names {
-        names(&self.cloud_config, &self.meta_data)
+        names::names(&self.cloud_config, &self.meta_data)
     }
 
-    /// What `/etc/hostname` should hold.
+    /// The content of `/etc/hostname`.
     pub fn static_hostname(&self) -> Option<String> {
         let Names { hostname, fqdn } = self.names();
         if self.cloud_config.prefer_fqdn_over_hostname {
@@ -117,7 +111,7 @@ impl Document {
         }
     }
 
-    /// The keys for the default user: those of the cloud-config and of the meta-data, each once.
+    /// The keys of the default user, from the cloud-config and the meta-data, without duplicates.
     pub fn ssh_authorized_keys(&self) -> Vec<&str> {
         let mut keys: Vec<&str> = Vec::new();
         for key in self
@@ -171,7 +165,7 @@ fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostics> {
         .map_err(|_| Diagnostic::new(Severity::Error, name, "not text in UTF-8").into())
 }
 
-/// The node file among the files of the cloud-config, with its own positions.
+/// The node file in `write_files`, with positions in its own text.
 fn node_file(
     seed: &Seed<'_>,
     config: &CloudConfig,
@@ -200,46 +194,7 @@ fn node_file(
     }
 }
 
-fn names(config: &CloudConfig, meta: &MetaData) -> Names {
-    let first_label = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
-    let given = config
-        .fqdn
-        .clone()
-        .or_else(|| config.hostname.clone().filter(|name| name.contains('.')));
-    if let Some(fqdn) = given {
-        let hostname = match (&config.fqdn, &config.hostname) {
-            (Some(_), Some(hostname)) => first_label(hostname),
-            _ => first_label(&fqdn),
-        };
-        return Names {
-            hostname: Some(hostname),
-            fqdn: Some(fqdn),
-        };
-    }
-    let local = meta
-        .local_hostname
-        .clone()
-        .map(|name| match name.parse::<std::net::Ipv4Addr>() {
-            Ok(_) => format!("ip-{}", name.replace('.', "-")),
-            Err(_) => name,
-        });
-    let domain = local
-        .as_deref()
-        .and_then(|name| name.split_once('.'))
-        .map(|(_, domain)| domain);
-    let hostname = config
-        .hostname
-        .clone()
-        .or_else(|| local.as_deref().map(first_label));
-    let domain = domain.filter(|domain| *domain != "localdomain");
-    let fqdn = hostname
-        .as_ref()
-        .zip(domain)
-        .map(|(hostname, domain)| format!("{hostname}.{domain}"));
-    Names { hostname, fqdn }
-}
-
-/// The node file against what the rest of the document makes of the host.
+/// Checks that the node file agrees with the host name and the addresses of the document.
 fn agree(
     node: &yaml::Parsed<NodeConfig>,
     hostname: Option<&str>,
@@ -249,7 +204,7 @@ fn agree(
     if let Some(hostname) = hostname.filter(|hostname| *hostname != node.value.name) {
         let message = format!("the document names this host `{hostname}`");
         let help = "the host name is the node name; write the same in both".to_owned();
-        found.push(node.error_at("name", message, Some(help)));
+        found.push(node.spans.error_at("name", message, Some(help)));
     }
     let Some(network) = network.filter(|network| network.devices().count() > 0) else {
         return;
@@ -267,7 +222,10 @@ fn agree(
             .any(|given| given == address);
         if !given {
             let message = "no interface of network-config is given this address";
-            found.push(node.error_at(&format!("addresses[{i}]"), message, None));
+            found.push(
+                node.spans
+                    .error_at(&format!("addresses[{i}]"), message, None),
+            );
         }
     }
 }

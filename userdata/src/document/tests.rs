@@ -1,9 +1,9 @@
-//! Documents of real clients, our own there and back, and bad ones beside what is said of them.
+//! Documents of real clients, a round trip of our own, and invalid documents with their messages.
 
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::cloud_config::{File, Owner, User};
+use crate::cloud_config::File;
 
 fn fixtures(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -111,9 +111,9 @@ fn network() -> Network {
 fn builder() -> DocumentBuilder {
     DocumentBuilder::new(node(), network())
         .domain("cluster.local")
-        .matching(Match {
+        .matching(HostMatch {
             macs: vec!["52:54:00:00:07:10".parse().expect("MAC")],
-            ..Match::default()
+            ..HostMatch::default()
         })
         .file(
             "/etc/kubernetes/pki/ca.key",
@@ -126,29 +126,9 @@ fn builder() -> DocumentBuilder {
             " leading\n\ttab\n\ntrailing \nno newline",
         )
         .file("/etc/binary", 0o4755, vec![0, 159, 146, 150])
-        .files([File {
-            path: "/etc/owned".to_owned(),
-            owner: Owner {
-                user: "alice".to_owned(),
-                group: None,
-            },
-            mode: 0o640,
-            content: Secret::new(Vec::new()),
-            append: true,
-            defer: true,
-        }])
-        .users([User {
-            name: "alice".to_owned(),
-            lock_passwd: true,
-            uid: Some(1000),
-            ..User::default()
-        }])
         .ssh_authorized_keys(["ssh-ed25519 AAAA operator@example"])
         .ntp(["192.168.7.1"])
-        .timezone("Europe/Berlin")
 }
-
-use crate::secret::Secret;
 
 #[test]
 fn a_document_written_is_the_document_read() {
@@ -180,7 +160,7 @@ fn a_document_written_is_the_document_read() {
     let (written, last) = (builder(), document.cloud_config.files.len() - 1);
     assert_eq!(document.cloud_config.files[last].path, contract::NODE_FILE);
     let read: Vec<&File> = document.cloud_config.files[..last].iter().collect();
-    assert_eq!(read, written.given_files().collect::<Vec<_>>());
+    assert_eq!(read, written.files().collect::<Vec<_>>());
 }
 
 #[test]
@@ -199,7 +179,7 @@ fn a_machine_is_matched_by_all_that_is_given() {
     };
     let matching = |macs: &[&str], uuid: Option<&str>, serial: Option<&str>| {
         let macs = macs.iter().map(|text| mac(text)).collect();
-        Match {
+        HostMatch {
             macs,
             uuid: uuid.map(str::to_owned),
             serial: serial.map(str::to_owned),

@@ -1,13 +1,13 @@
-//! The document as imagegen writes it: three texts any carrier of cloud-init userdata carries.
+//! Writes a document: the three texts of a NoCloud seed.
 //!
-//! What is written here is read back by `Document::parse` and is valid for cloud-init's schema checker.
+//! `Document::parse` reads the texts back, and they pass cloud-init's schema check.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-use super::Match;
-use crate::cloud_config::{File, Owner, Password, User};
+use super::HostMatch;
+use crate::cloud_config::{File, Owner};
 use crate::contract;
 use crate::network::Network;
 use crate::node_config::NodeConfig;
@@ -16,25 +16,23 @@ use crate::secret::Secret;
 /// The files of a seed, by their NoCloud names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Texts {
-    /// Holds the keys of `write_files`.
+    /// Secret: `write_files` holds private keys.
     pub user_data: Secret<String>,
     pub meta_data: String,
     pub network_config: String,
 }
 
-/// Collects what one host is to be, and writes it.
+/// Builds the document of one host.
 #[derive(Debug, Clone)]
 pub struct DocumentBuilder {
     node: NodeConfig,
     network: Network,
     domain: Option<String>,
     instance_id: Option<String>,
-    matching: Match,
+    matching: HostMatch,
     files: Vec<File>,
-    users: Option<Vec<User>>,
     ssh_authorized_keys: Vec<String>,
     ntp: Vec<String>,
-    timezone: Option<String>,
 }
 
 impl DocumentBuilder {
@@ -44,23 +42,21 @@ impl DocumentBuilder {
             network,
             domain: None,
             instance_id: None,
-            matching: Match::default(),
+            matching: HostMatch::default(),
             files: Vec::new(),
-            users: None,
             ssh_authorized_keys: Vec::new(),
             ntp: Vec::new(),
-            timezone: None,
         }
     }
 
-    /// Makes the `fqdn` of the node's name.
+    /// Appended to the node name to form the `fqdn`.
     #[must_use]
     pub fn domain(mut self, domain: impl Into<String>) -> Self {
         self.domain = Some(domain.into());
         self
     }
 
-    /// `<cluster>-<name>` when not given. A new one is a new instance to cloud-init.
+    /// Default: `<cluster>-<name>`. cloud-init treats a new ID as a new instance.
     #[must_use]
     pub fn instance_id(mut self, id: impl Into<String>) -> Self {
         self.instance_id = Some(id.into());
@@ -68,7 +64,7 @@ impl DocumentBuilder {
     }
 
     #[must_use]
-    pub fn matching(mut self, matching: Match) -> Self {
+    pub fn matching(mut self, matching: HostMatch) -> Self {
         self.matching = matching;
         self
     }
@@ -84,20 +80,6 @@ impl DocumentBuilder {
             append: false,
             defer: false,
         });
-        self
-    }
-
-    /// Files as they are, in this order; the node file comes last whatever is given.
-    #[must_use]
-    pub fn files(mut self, files: impl IntoIterator<Item = File>) -> Self {
-        self.files.extend(files);
-        self
-    }
-
-    /// Without this the image's default user is made; an empty list makes none.
-    #[must_use]
-    pub fn users(mut self, users: impl IntoIterator<Item = User>) -> Self {
-        self.users.get_or_insert_default().extend(users);
         self
     }
 
@@ -117,14 +99,8 @@ impl DocumentBuilder {
         self
     }
 
-    #[must_use]
-    pub fn timezone(mut self, zone: impl Into<String>) -> Self {
-        self.timezone = Some(zone.into());
-        self
-    }
-
     #[cfg(test)]
-    pub(super) fn given_files(&self) -> impl Iterator<Item = &File> {
+    pub(super) fn files(&self) -> impl Iterator<Item = &File> {
         self.files.iter()
     }
 
@@ -147,12 +123,7 @@ impl DocumentBuilder {
                 .domain
                 .as_ref()
                 .map(|domain| format!("{}.{domain}", self.node.name)),
-            users: self
-                .users
-                .as_ref()
-                .map(|users| users.iter().map(WrittenUser::new).collect()),
             ssh_authorized_keys: &self.ssh_authorized_keys,
-            timezone: self.timezone.as_deref(),
             ntp: (!self.ntp.is_empty()).then_some(WrittenNtp {
                 enabled: true,
                 servers: &self.ntp,
@@ -179,12 +150,8 @@ struct Written<'a> {
     hostname: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     fqdn: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    users: Option<Vec<WrittenUser<'a>>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     ssh_authorized_keys: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timezone: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ntp: Option<WrittenNtp<'a>>,
     write_files: Vec<WrittenFile<'a>>,
@@ -235,77 +202,12 @@ impl<'a> WrittenFile<'a> {
 }
 
 #[derive(Serialize)]
-struct WrittenUser<'a> {
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gecos: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    primary_group: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    groups: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    homedir: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    shell: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    sudo: &'a [String],
-    lock_passwd: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    passwd: Option<&'a Secret<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plain_text_passwd: Option<&'a Secret<String>>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    ssh_authorized_keys: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    inactive: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expiredate: Option<&'a str>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    no_create_home: bool,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    no_user_group: bool,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    system: bool,
-}
-
-impl<'a> WrittenUser<'a> {
-    fn new(user: &'a User) -> Self {
-        let (passwd, plain_text_passwd) = match &user.password {
-            Some(Password::Hash(hash)) => (Some(hash), None),
-            Some(Password::Text(text)) => (None, Some(text)),
-            None => (None, None),
-        };
-        WrittenUser {
-            name: &user.name,
-            gecos: user.gecos.as_deref(),
-            uid: user.uid,
-            primary_group: user.primary_group.as_deref(),
-            groups: &user.groups,
-            homedir: user.homedir.as_deref(),
-            shell: user.shell.as_deref(),
-            sudo: &user.sudo,
-            lock_passwd: user.lock_passwd,
-            passwd,
-            plain_text_passwd,
-            ssh_authorized_keys: &user.ssh_authorized_keys,
-            inactive: user.inactive.map(|days| days.to_string()),
-            expiredate: user.expiredate.as_deref(),
-            no_create_home: user.no_create_home,
-            no_user_group: user.no_user_group,
-            system: user.system,
-        }
-    }
-}
-
-#[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct WrittenMeta<'a> {
     instance_id: String,
     local_hostname: &'a str,
-    #[serde(rename = "match", skip_serializing_if = "Match::is_empty")]
-    matching: &'a Match,
+    #[serde(rename = "match", skip_serializing_if = "HostMatch::is_empty")]
+    matching: &'a HostMatch,
 }
 
 #[derive(Serialize)]

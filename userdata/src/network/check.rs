@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::values::{is_file_name, is_interface_name, is_word};
 use super::{Device, Network};
-use crate::validate;
+use crate::value;
 use yaml::{Diagnostics, Parsed, Spans};
 
 struct Checker<'a> {
@@ -181,7 +181,7 @@ impl Checker<'_> {
             if overrides
                 .hostname
                 .as_deref()
-                .is_some_and(|name| validate::dns_name(name).is_err())
+                .is_some_and(|name| value::dns_name(name).is_err())
             {
                 self.error(
                     at,
@@ -201,7 +201,7 @@ impl Checker<'_> {
                 .trim_start_matches('~')
                 .trim_end_matches('.')
                 .to_ascii_lowercase();
-            if !bare.is_empty() && validate::dns_name(&bare).is_err() {
+            if !bare.is_empty() && value::dns_name(&bare).is_err() {
                 self.error(at, &format!("nameservers.search[{i}]"), "not a domain", "");
             }
         }

@@ -1,20 +1,16 @@
-//! The checks that look at more than one field of a node file, and the small ones both sides share.
+//! Checks of a node file as a whole, including rules over more than one field.
 //!
-//! Pure: a finding names the field's path, and whoever has the text puts the position to it.
-
-mod value;
+//! Pure: a problem names the path of its field; [`parsed_node`] adds the position in the text.
 
 #[cfg(test)]
 mod tests;
 
 use ipnet::IpNet;
 
-pub use value::{Invalid, dns_name, host_name, label_key, label_value, overlap, taint, vip};
-
+use crate::contract::API_VERSION;
 use crate::node_config::{NodeConfig, Role};
+use crate::value::{Invalid, dns_name, host_name, label_key, label_value, overlap, taint, vip};
 use yaml::{Diagnostics, Parsed};
-
-pub const API_VERSION: &str = "firstlight/v1";
 
 /// An [`Invalid`] with the path of its field: `masters[1].address`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,22 +20,30 @@ pub struct Problem {
     pub help: Option<String>,
 }
 
+impl Invalid {
+    fn at(self, path: impl Into<String>) -> Problem {
+        Problem {
+            path: path.into(),
+            message: self.message,
+            help: self.help,
+        }
+    }
+}
+
 /// Everything wrong with `node`, in the order of its fields.
 pub fn node(node: &NodeConfig) -> Vec<Problem> {
     let mut found = Vec::new();
     if node.api_version != API_VERSION {
         found.push(
-            Invalid::new("this version of the node file is not known")
-                .help(format!("write `{API_VERSION}`"))
-                .at("apiVersion"),
+            Invalid::new(
+                "this version of the node file is not known",
+                format!("write `{API_VERSION}`"),
+            )
+            .at("apiVersion"),
         );
     }
     if node.kind != "Node" {
-        found.push(
-            Invalid::new("not a node file")
-                .help("write `Node`")
-                .at("kind"),
-        );
+        found.push(Invalid::new("not a node file", "write `Node`").at("kind"));
     }
     if let Err(invalid) = host_name(&node.cluster) {
         found.push(invalid.at("cluster"));
@@ -66,7 +70,7 @@ pub fn node(node: &NodeConfig) -> Vec<Problem> {
     }
     if node.kubernetes.control_plane_timeout_seconds == Some(0) {
         found.push(
-            Invalid::new("the timeout must be at least one second")
+            Invalid::without_help("the timeout must be at least one second")
                 .at("kubernetes.control_plane_timeout_seconds"),
         );
     }
@@ -78,7 +82,7 @@ pub fn parsed_node(parsed: &Parsed<NodeConfig>) -> Diagnostics {
     let problems = node(&parsed.value).into_iter();
     let mut found = Diagnostics(
         problems
-            .map(|p| parsed.error_at(&p.path, p.message, p.help))
+            .map(|p| parsed.spans.error_at(&p.path, p.message, p.help))
             .collect(),
     );
     found.sort();
@@ -87,7 +91,7 @@ pub fn parsed_node(parsed: &Parsed<NodeConfig>) -> Diagnostics {
 
 fn addresses(node: &NodeConfig, found: &mut Vec<Problem>) {
     if node.addresses.is_empty() {
-        found.push(Invalid::new("a node needs an address").at("addresses"));
+        found.push(Invalid::without_help("a node needs an address").at("addresses"));
     }
     for (i, net) in node.addresses.iter().enumerate() {
         let at = format!("addresses[{i}]");
@@ -95,12 +99,12 @@ fn addresses(node: &NodeConfig, found: &mut Vec<Problem>) {
         let is_net = net.max_prefix_len() - net.prefix_len() > 1
             && (address == net.network() || (address.is_ipv4() && address == net.broadcast()));
         if address.is_loopback() || address.is_unspecified() || address.is_multicast() || is_net {
-            found.push(Invalid::new("not an address one host can hold").at(at));
+            found.push(Invalid::without_help("not an address one host can hold").at(at));
         } else if node.addresses[..i]
             .iter()
             .any(|earlier| earlier.addr() == address)
         {
-            found.push(Invalid::new("the address is listed twice").at(at));
+            found.push(Invalid::without_help("the address is listed twice").at(at));
         }
     }
 }
@@ -108,9 +112,11 @@ fn addresses(node: &NodeConfig, found: &mut Vec<Problem>) {
 fn masters(node: &NodeConfig, found: &mut Vec<Problem>) {
     if node.masters.is_empty() {
         found.push(
-            Invalid::new("a cluster needs a master")
-                .help("list all masters, master0 first")
-                .at("masters"),
+            Invalid::new(
+                "a cluster needs a master",
+                "list all masters, master0 first",
+            )
+            .at("masters"),
         );
     }
     for (i, master) in node.masters.iter().enumerate() {
@@ -121,11 +127,15 @@ fn masters(node: &NodeConfig, found: &mut Vec<Problem>) {
         );
         let earlier = &node.masters[..i];
         if earlier.iter().any(|other| other.name == master.name) {
-            found.push(Invalid::new("two masters have this name").at(format!("masters[{i}].name")));
+            found.push(
+                Invalid::without_help("two masters have this name")
+                    .at(format!("masters[{i}].name")),
+            );
         }
         if earlier.iter().any(|other| other.address == master.address) {
             found.push(
-                Invalid::new("two masters have this address").at(format!("masters[{i}].address")),
+                Invalid::without_help("two masters have this address")
+                    .at(format!("masters[{i}].address")),
             );
         }
     }
@@ -136,29 +146,35 @@ fn masters(node: &NodeConfig, found: &mut Vec<Problem>) {
     match (node.role, position) {
         (Role::Node, Some(i)) => {
             found.push(
-                Invalid::new("this host's role is `node`, yet it is listed as a master")
+                Invalid::without_help("this host's role is `node`, yet it is listed as a master")
                     .at(format!("masters[{i}].name")),
             );
         }
         (Role::Node, None) => {}
         (_, None) if node.masters.is_empty() => {}
         (_, None) => found.push(
-            Invalid::new("this master is not in the list of masters")
-                .help("`name` must be one of `masters[].name`")
-                .at("name"),
+            Invalid::new(
+                "this master is not in the list of masters",
+                "`name` must be one of `masters[].name`",
+            )
+            .at("name"),
         ),
         (Role::Master0, Some(i)) if i > 0 => {
             found.push(
-                Invalid::new("only the first master of the list is `master0`")
-                    .help("write `master`")
-                    .at("role"),
+                Invalid::new(
+                    "only the first master of the list is `master0`",
+                    "write `master`",
+                )
+                .at("role"),
             );
         }
         (Role::Master, Some(0)) => {
             found.push(
-                Invalid::new("the first master of the list is `master0`")
-                    .help("write `master0`")
-                    .at("role"),
+                Invalid::new(
+                    "the first master of the list is `master0`",
+                    "write `master0`",
+                )
+                .at("role"),
             );
         }
         (_, Some(i)) => {
@@ -166,9 +182,11 @@ fn masters(node: &NodeConfig, found: &mut Vec<Problem>) {
                 && node.addresses.first().map(IpNet::addr) != Some(node.masters[i].address)
             {
                 found.push(
-                    Invalid::new("not this host's first address")
-                        .help("kubeadm advertises `addresses[0]`, and the others reach it by this")
-                        .at(format!("masters[{i}].address")),
+                    Invalid::new(
+                        "not this host's first address",
+                        "kubeadm advertises `addresses[0]`, and the others reach it by this",
+                    )
+                    .at(format!("masters[{i}].address")),
                 );
             }
         }
@@ -183,11 +201,7 @@ fn apiserver(node: &NodeConfig, found: &mut Vec<Problem>) {
             .map(|invalid| invalid.at("apiserver.domain")),
     );
     if api.port == 0 {
-        found.push(
-            Invalid::new("not a port")
-                .help("the apiserver's own is 6443")
-                .at("apiserver.port"),
-        );
+        found.push(Invalid::new("not a port", "the apiserver's own is 6443").at("apiserver.port"));
     }
     let at = "apiserver.vip";
     if let Err(invalid) = vip(api.vip) {
@@ -202,9 +216,11 @@ fn apiserver(node: &NodeConfig, found: &mut Vec<Problem>) {
         .find(|range| range.contains(&api.vip))
     {
         found.push(
-            Invalid::new(format!("the VIP lies in the pod range {range}"))
-                .help("choose an address outside all ranges")
-                .at(at),
+            Invalid::new(
+                format!("the VIP lies in the pod range {range}"),
+                "choose an address outside all ranges",
+            )
+            .at(at),
         );
     }
     let own = node.addresses.iter().map(IpNet::addr);
@@ -215,9 +231,11 @@ fn apiserver(node: &NodeConfig, found: &mut Vec<Problem>) {
         .chain(node.hosts.iter().map(|h| h.address));
     if own.chain(others).any(|address| address == api.vip) {
         found.push(
-            Invalid::new("the VIP is a host's address")
-                .help("every node holds the VIP itself; choose one that no host has")
-                .at(at),
+            Invalid::new(
+                "the VIP is a host's address",
+                "every node holds the VIP itself; choose one that no host has",
+            )
+            .at(at),
         );
     }
     if let Some(master) = node
@@ -226,11 +244,13 @@ fn apiserver(node: &NodeConfig, found: &mut Vec<Problem>) {
         .find(|master| master.address.is_ipv4() != api.vip.is_ipv4())
     {
         found.push(
-            Invalid::new(format!(
-                "the VIP and the address of master `{}` are of different families",
-                master.name
-            ))
-            .help("IPVS balances within one family")
+            Invalid::new(
+                format!(
+                    "the VIP and the address of master `{}` are of different families",
+                    master.name
+                ),
+                "IPVS balances within one family",
+            )
             .at(at),
         );
     }
@@ -241,14 +261,16 @@ fn ranges(node: &NodeConfig, found: &mut Vec<Problem>) {
     for (name, nets) in [("pods", pods), ("services", services)] {
         let at = format!("network.{name}");
         if nets.is_empty() {
-            found.push(Invalid::new("a range is needed").at(&at));
+            found.push(Invalid::without_help("a range is needed").at(&at));
         }
         for (i, net) in nets.iter().enumerate() {
             if net.addr() != net.network() {
                 found.push(
-                    Invalid::new("the range has host bits set")
-                        .help(format!("write `{}`", net.trunc()))
-                        .at(format!("{at}[{i}]")),
+                    Invalid::new(
+                        "the range has host bits set",
+                        format!("write `{}`", net.trunc()),
+                    )
+                    .at(format!("{at}[{i}]")),
                 );
             }
             if nets[..i]
@@ -256,9 +278,11 @@ fn ranges(node: &NodeConfig, found: &mut Vec<Problem>) {
                 .any(|earlier| earlier.addr().is_ipv4() == net.addr().is_ipv4())
             {
                 found.push(
-                    Invalid::new("a second range of the same family")
-                        .help("one range for each address family")
-                        .at(format!("{at}[{i}]")),
+                    Invalid::new(
+                        "a second range of the same family",
+                        "one range for each address family",
+                    )
+                    .at(format!("{at}[{i}]")),
                 );
             }
         }
@@ -266,7 +290,7 @@ fn ranges(node: &NodeConfig, found: &mut Vec<Problem>) {
     for (i, service) in services.iter().enumerate() {
         if let Some(pod) = pods.iter().find(|pod| overlap(pod, service)) {
             found.push(
-                Invalid::new(format!("the range overlaps the pod range {pod}"))
+                Invalid::without_help(format!("the range overlaps the pod range {pod}"))
                     .at(format!("network.services[{i}]")),
             );
         }
@@ -275,7 +299,7 @@ fn ranges(node: &NodeConfig, found: &mut Vec<Problem>) {
         for (i, net) in node.addresses.iter().enumerate() {
             if let Some(range) = nets.iter().find(|range| range.contains(&net.addr())) {
                 found.push(
-                    Invalid::new(format!("the address lies in the {name} range {range}"))
+                    Invalid::without_help(format!("the address lies in the {name} range {range}"))
                         .at(format!("addresses[{i}]")),
                 );
             }
@@ -286,16 +310,20 @@ fn ranges(node: &NodeConfig, found: &mut Vec<Problem>) {
 fn hosts(node: &NodeConfig, found: &mut Vec<Problem>) {
     for (i, entry) in node.hosts.iter().enumerate() {
         if entry.names.is_empty() {
-            found.push(Invalid::new("an entry needs a name").at(format!("hosts[{i}].names")));
+            found.push(
+                Invalid::without_help("an entry needs a name").at(format!("hosts[{i}].names")),
+            );
         }
         for (j, name) in entry.names.iter().enumerate() {
             let at = format!("hosts[{i}].names[{j}]");
             found.extend(dns_name(name).err().map(|invalid| invalid.at(&at)));
             if *name == node.apiserver.domain {
                 found.push(
-                    Invalid::new("the apiserver's domain does not belong into the list")
-                        .help("each host resolves it by its role")
-                        .at(at),
+                    Invalid::new(
+                        "the apiserver's domain does not belong into the list",
+                        "each host resolves it by its role",
+                    )
+                    .at(at),
                 );
             }
         }

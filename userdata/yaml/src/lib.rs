@@ -1,19 +1,17 @@
-//! YAML in and out: typed values with the position of every field, and text all readers read alike.
+//! Reads YAML into typed values with the position of every field, and writes YAML that all readers agree on.
 //!
-//! The one module that touches `serde_yaml`. Its parser has no positions for semantic checks, stops at the
-//! first unknown key and guesses types from text, so reading goes through an event parser and the wanted
-//! type; `serde_yaml` gives the value tree that is written, and checks the reader in tests.
+//! Only this crate uses `serde_yaml`. Its parser keeps no positions for semantic checks, stops at the
+//! first unknown key and guesses types from text. Reading therefore combines an event parser with the
+//! target type. `serde_yaml` provides the value tree for writing and verifies the reader in tests.
+//!
+//! ```text
+//! text → read/tree → read/de → value + report/spans
+//!             ╰──────────┴────→ report/diagnostic (every error in one run)
+//! value → write → text
+//! ```
 
-mod access;
-mod de;
-mod diagnostic;
-mod failure;
-mod key;
-mod places;
-mod recover;
-mod scalar;
-mod spans;
-mod tree;
+mod read;
+mod report;
 mod write;
 
 #[cfg(test)]
@@ -22,42 +20,23 @@ mod tests;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Severity};
-pub use spans::{Region, Span, Spans};
-pub use tree::Style;
+use read::{de, recover, scalar, tree};
+
+pub use read::tree::Style;
+pub use report::diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use report::failure::nearest;
+pub use report::region::Region;
+pub use report::spans::{Span, Spans};
 pub use write::{NotWritable, to_string, try_to_string};
 
-pub use failure::nearest;
-
-/// A value and where each of its fields was written.
+/// A value and the position of each of its fields.
 #[derive(Debug, Clone)]
 pub struct Parsed<T> {
     pub value: T,
     pub spans: Spans,
 }
 
-impl<T> Parsed<T> {
-    /// An error about the field at `path`; `help` says what to write instead.
-    pub fn error_at(
-        &self,
-        path: &str,
-        message: impl Into<String>,
-        help: Option<String>,
-    ) -> Diagnostic {
-        self.spans.error_at(path, message, help)
-    }
-
-    pub fn warning_at(
-        &self,
-        path: &str,
-        message: impl Into<String>,
-        help: Option<String>,
-    ) -> Diagnostic {
-        self.spans.warning_at(path, message, help)
-    }
-}
-
-/// A scalar as it was written, for fields whose meaning hangs on their text: `0644` is octal to a person.
+/// A scalar as written, for fields whose meaning depends on the text: `0644` is octal to a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scalar {
     pub text: String,
@@ -104,7 +83,7 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
-/// Reads the one document in `text`. `name` is what errors call it: `cluster.yaml`.
+/// Reads the single document in `text`. Errors refer to it by `name`: `cluster.yaml`.
 ///
 /// Every unknown key, duplicate key and wrong value is reported in one run, in the order of the text.
 pub fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<Parsed<T>, Diagnostics> {
@@ -126,9 +105,9 @@ fn strict<T>(read: (Option<Parsed<T>>, Diagnostics)) -> Result<Parsed<T>, Diagno
     }
 }
 
-/// What could be read, and what was wrong. With errors, the value lacks the fields and list items they
-/// name: it is only good for finding more errors in the same run. Paths into it mean the value's own
-/// list positions; findings name those of the text.
+/// Returns the value as far as it can be read, and all findings. With errors, the value lacks the fields
+/// and list items that they name: use it only to find more errors in the same run. Paths into it use
+/// the value's own list positions; findings use those of the text.
 pub fn parse_leniently<T: DeserializeOwned>(
     name: &str,
     text: &str,

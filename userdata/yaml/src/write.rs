@@ -8,7 +8,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_yaml::Value;
 
-use super::scalar;
+use crate::read::scalar;
 
 /// Block style, keys in the order of the type, ends with a newline. The same value gives the same bytes.
 ///

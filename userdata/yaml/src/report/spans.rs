@@ -1,22 +1,14 @@
-//! Where every field of a text stands, so that a check made long after parsing can still point at it.
+//! The position of every field of a text, so that checks long after parsing can still report it.
 //!
-//! Looks only; nothing here judges what a field says.
+//! It finds positions only; it does not check values.
 
 use std::fmt;
-use std::ops::Range;
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::tree::{Kind, Node};
+use super::region::{Region, Segment, path_of, segments};
+use crate::read::tree::{Kind, Node};
 
-/// A stretch of the text. Lines and columns count from 1, columns in characters.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Region {
-    pub line: usize,
-    pub column: usize,
-    pub bytes: Range<usize>,
-}
-
-/// Where a field stands: its key (none for list items and the root) and its value.
+/// The position of a field: its key (none for list items and the root) and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     pub key: Option<Region>,
@@ -26,17 +18,10 @@ pub struct Span {
 /// The positions of one parsed text.
 #[derive(Clone)]
 pub struct Spans {
-    pub(super) name: String,
-    pub(super) text: String,
-    pub(super) redact: bool,
-    pub(super) root: Node,
-}
-
-/// Part of a path: `hosts`, `[3]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Segment {
-    Key(String),
-    Index(usize),
+    pub(crate) name: String,
+    pub(crate) text: String,
+    pub(crate) redact: bool,
+    pub(crate) root: Node,
 }
 
 impl Spans {
@@ -63,7 +48,7 @@ impl Spans {
         }
     }
 
-    /// Whether nothing is written at `path`.
+    /// Whether the field at `path` is absent or null.
     pub fn is_null(&self, path: &str) -> bool {
         self.node(&segments(path)).is_none_or(Node::is_null)
     }
@@ -125,7 +110,7 @@ impl Spans {
         help: Option<String>,
     ) -> Diagnostic {
         let (complete, span, path) = self.deepest(segments(path));
-        // A field that is not there has no value to point at: its nearest parent's key says where it belongs.
+        // An absent field has no value to point at: the key of its nearest parent shows where it belongs.
         let region = match span.key {
             Some(key) if !complete || span.value.bytes.is_empty() => key,
             _ => span.value,
@@ -133,7 +118,7 @@ impl Spans {
         self.finding(&path_of(&path), severity, message, help, &region)
     }
 
-    pub(super) fn finding(
+    pub(crate) fn finding(
         &self,
         path: &str,
         severity: Severity,
@@ -154,8 +139,8 @@ impl Spans {
         })
     }
 
-    /// The last field on the way to `path` that is there, whether it is the whole way, and the path with
-    /// the list positions of the text: error recovery takes items out.
+    /// The last existing field on the way to `path`, whether it is `path` itself, and the path with the
+    /// list positions of the text (error recovery removes items).
     fn deepest(&self, mut path: Vec<Segment>) -> (bool, Span, Vec<Segment>) {
         let mut node = &self.root;
         let mut span = Span {
@@ -216,45 +201,4 @@ impl fmt::Debug for Spans {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
-}
-
-pub(super) fn segments(path: &str) -> Vec<Segment> {
-    let mut segments = Vec::new();
-    let mut rest = path;
-    while !rest.is_empty() {
-        if let Some(quoted) = rest.strip_prefix("[\"") {
-            let end = quoted.find("\"]").unwrap_or(quoted.len());
-            segments.push(Segment::Key(quoted[..end].to_owned()));
-            rest = quoted.get(end + 2..).unwrap_or("");
-        } else if let Some(index) = rest.strip_prefix('[') {
-            let end = index.find(']').unwrap_or(index.len());
-            segments.push(Segment::Index(index[..end].parse().unwrap_or(usize::MAX)));
-            rest = index.get(end + 1..).unwrap_or("");
-        } else {
-            let key = rest.strip_prefix('.').unwrap_or(rest);
-            let end = key.find(['.', '[']).unwrap_or(key.len());
-            segments.push(Segment::Key(key[..end].to_owned()));
-            rest = &key[end..];
-        }
-    }
-    segments
-}
-
-pub(super) fn path_of(segments: &[Segment]) -> String {
-    let mut path = String::new();
-    for segment in segments {
-        match segment {
-            Segment::Index(index) => path.push_str(&format!("[{index}]")),
-            Segment::Key(key) if key.is_empty() || key.contains(['.', '[', '"', ' ', '\n']) => {
-                path.push_str(&format!("[\"{key}\"]"));
-            }
-            Segment::Key(key) => {
-                if !path.is_empty() {
-                    path.push('.');
-                }
-                path.push_str(key);
-            }
-        }
-    }
-    path
 }

@@ -3,12 +3,12 @@
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess};
 
 use super::de::NodeDe;
-use super::failure::{Failure, What};
 use super::key::KeyDe;
-use super::spans::Segment;
 use super::tree::{Entry, Item};
+use crate::report::failure::{Failure, What};
+use crate::report::region::Segment;
 
-pub(super) struct Items<'a>(pub(super) std::slice::Iter<'a, Item>);
+pub(crate) struct Items<'a>(pub(crate) std::slice::Iter<'a, Item>);
 
 impl<'a> SeqAccess<'a> for Items<'a> {
     type Error = Failure;
@@ -31,13 +31,13 @@ impl<'a> SeqAccess<'a> for Items<'a> {
     }
 }
 
-pub(super) struct Entries<'a> {
+pub(crate) struct Entries<'a> {
     entries: std::slice::Iter<'a, Entry>,
     value: Option<&'a Entry>,
 }
 
 impl<'a> Entries<'a> {
-    pub(super) fn new(entries: std::slice::Iter<'a, Entry>) -> Self {
+    pub(crate) fn new(entries: std::slice::Iter<'a, Entry>) -> Self {
         Entries {
             entries,
             value: None,

@@ -5,9 +5,9 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::failure::Failure;
+use crate::report::failure::Failure;
 
-pub(super) struct KeyDe<'a>(pub(super) &'a str);
+pub(crate) struct KeyDe<'a>(pub(crate) &'a str);
 
 macro_rules! parsed_keys {
     ($($method:ident $visit:ident $type:ty;)*) => {

@@ -1,4 +1,4 @@
-//! `meta-data`: who the instance is, and in a seed for several hosts, which machine is meant.
+//! `meta-data`: the instance ID and, in a seed for several hosts, the machine that each document is for.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::network::MacAddress;
-use crate::validate;
+use crate::value;
 use yaml::{self, Diagnostic, Diagnostics};
 
-/// YAML or JSON; keys we do not know are other clients' and pass.
+/// YAML or JSON. Unknown keys are allowed: other clients write their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct MetaData {
@@ -18,14 +18,14 @@ pub struct MetaData {
     #[serde(alias = "public_keys", deserialize_with = "public_keys")]
     pub public_keys: Vec<String>,
     #[serde(rename = "match")]
-    pub matching: Match,
+    pub matching: HostMatch,
 }
 
-/// Which machine a document is for. What is given must all fit; MAC addresses fit when the machine has one
-/// of them.
+/// Identifies the machine that a document is for. All given properties must match; of several MAC
+/// addresses, one is enough.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Match {
+pub struct HostMatch {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub macs: Vec<MacAddress>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,7 +34,7 @@ pub struct Match {
     pub serial: Option<String>,
 }
 
-/// What a machine says of itself.
+/// The identity of a machine, from its network cards and SMBIOS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
     pub macs: Vec<MacAddress>,
@@ -53,9 +53,9 @@ impl MetaData {
         };
         let meta = &parsed.value;
         if let Some(hostname) = &meta.local_hostname
-            && let Err(invalid) = validate::dns_name(&hostname.to_ascii_lowercase())
+            && let Err(invalid) = value::dns_name(&hostname.to_ascii_lowercase())
         {
-            found.push_unless_known(parsed.error_at(
+            found.push_unless_known(parsed.spans.error_at(
                 "local-hostname",
                 invalid.message,
                 invalid.help,
@@ -68,7 +68,11 @@ impl MetaData {
             .is_some_and(|uuid| hex(uuid).is_none())
         {
             let help = "as in `4c4c4544-0050-3710-8058-b4c04f4b3532`".to_owned();
-            found.push_unless_known(parsed.error_at("match.uuid", "not a UUID", Some(help)));
+            found.push_unless_known(
+                parsed
+                    .spans
+                    .error_at("match.uuid", "not a UUID", Some(help)),
+            );
         }
         found.sort();
         let notices = found.into_result()?;
@@ -76,13 +80,13 @@ impl MetaData {
     }
 }
 
-impl Match {
-    /// Nothing given: such a document is for whoever finds it alone.
+impl HostMatch {
+    /// Without properties, a document that is alone in its seed is for every machine.
     pub fn is_empty(&self) -> bool {
-        *self == Match::default()
+        *self == HostMatch::default()
     }
 
-    /// False when nothing is given.
+    /// False if no property is given.
     pub fn matches(&self, machine: &Machine) -> bool {
         let macs = self.macs.is_empty() || self.macs.iter().any(|mac| machine.macs.contains(mac));
         let uuid = self.uuid.as_deref().is_none_or(|wanted| {
@@ -128,7 +132,7 @@ fn same_uuid(a: &str, b: &str) -> bool {
     a == b || a == swapped
 }
 
-/// Text of one key a line, a list, or a mapping of names to keys, as OpenStack has it.
+/// Text with one key per line, a list, or OpenStack's mapping of names to keys.
 fn public_keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Shapes;
     impl<'de> Visitor<'de> for Shapes {

@@ -1,26 +1,25 @@
-//! The parser's marks as places in the text, and what the text says where the parser leaves it open.
+//! Converts the parser's marks to regions of the text, and reads the text where the events are ambiguous.
 //!
 //! The parser counts characters; Rust slices bytes.
 
 use saphyr_parser::{Marker, ScanError, Span as Mark};
 
-use super::spans::Region;
-use super::tree::Fault;
+use crate::report::region::{Fault, Region};
 
-pub(super) struct Places<'t> {
+pub(crate) struct Marks<'t> {
     text: &'t str,
     /// Byte of every character, empty when the text is ASCII and the two are the same.
     bytes: Vec<usize>,
 }
 
-impl<'t> Places<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
+impl<'t> Marks<'t> {
+    pub(crate) fn new(text: &'t str) -> Self {
         let bytes = if text.is_ascii() {
             Vec::new()
         } else {
             text.char_indices().map(|(byte, _)| byte).collect()
         };
-        Places { text, bytes }
+        Marks { text, bytes }
     }
 
     fn byte(&self, marker: &Marker) -> usize {
@@ -34,7 +33,7 @@ impl<'t> Places<'t> {
         }
     }
 
-    pub(super) fn region(&self, mark: &Mark) -> Region {
+    pub(crate) fn region(&self, mark: &Mark) -> Region {
         let start = self.byte(&mark.start);
         let end = self.byte(&mark.end).max(start);
         Region {
@@ -45,7 +44,7 @@ impl<'t> Places<'t> {
     }
 
     /// A block without a line is empty unless its header keeps line breaks; the parser makes one of it.
-    pub(super) fn is_empty_block(&self, text: &str, region: &Region) -> bool {
+    pub(crate) fn is_empty_block(&self, text: &str, region: &Region) -> bool {
         let before = &self.text[..region.bytes.start.min(self.text.len())];
         let header = before.rfind(['|', '>']).map_or("", |at| &before[at + 1..]);
         let indicators = header.split([' ', '\t', '\n', '\r']).next().unwrap_or("");
@@ -53,12 +52,12 @@ impl<'t> Places<'t> {
     }
 
     /// A block that ends in the last line of a text, which nothing ends: the parser adds the line break.
-    pub(super) fn is_cut_off(&self, region: &Region) -> bool {
+    pub(crate) fn is_cut_off(&self, region: &Region) -> bool {
         let last = self.text.rsplit('\n').next().unwrap_or("");
         !last.trim().is_empty() && region.bytes.end >= self.text.trim_end().len()
     }
 
-    pub(super) fn end(&self) -> Region {
+    pub(crate) fn end(&self) -> Region {
         Region {
             line: 1,
             column: 1,
@@ -66,7 +65,7 @@ impl<'t> Places<'t> {
         }
     }
 
-    pub(super) fn scan_error(&self, error: &ScanError) -> Fault {
+    pub(crate) fn scan_error(&self, error: &ScanError) -> Fault {
         let at = self.byte(error.marker());
         Fault {
             region: Region {

@@ -3,17 +3,18 @@
 use serde::de::DeserializeOwned;
 
 use super::de::NodeDe;
-use super::diagnostic::{Diagnostic, Diagnostics, Severity};
-use super::failure::{Failure, What};
-use super::spans::{Segment, Spans, path_of};
 use super::tree::{Kind, Node};
+use crate::report::diagnostic::{Diagnostic, Diagnostics, Severity};
+use crate::report::failure::{Failure, What};
+use crate::report::region::{Segment, path_of};
+use crate::report::spans::Spans;
 
 /// Findings after which a text is not looked at further.
 const MAX_FINDINGS: usize = 100;
 
 /// Deserialises, and after each failure again without the node that failed, until nothing fails any more.
 /// What is missing only because it was taken out is not reported. The tree is left as it was read last.
-pub(super) fn deserialize<T: DeserializeOwned>(
+pub(crate) fn deserialize<T: DeserializeOwned>(
     spans: &mut Spans,
     found: &mut Diagnostics,
 ) -> Option<T> {

@@ -10,16 +10,16 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use super::access::{Entries, Items};
-use super::failure::Failure;
 use super::key::KeyDe;
 use super::scalar::{self, Plain};
 use super::tree::{Entry, Kind, Node, Style};
+use crate::report::failure::Failure;
 
-/// The struct name under which [`super::Scalar`] asks for text and quoting.
-pub(super) const SCALAR: &str = "$yaml::Scalar";
+/// The struct name under which [`crate::Scalar`] asks for text and quoting.
+pub(crate) const SCALAR: &str = "$yaml::Scalar";
 
 #[derive(Clone, Copy)]
-pub(super) struct NodeDe<'a>(pub(super) &'a Node);
+pub(crate) struct NodeDe<'a>(pub(crate) &'a Node);
 
 impl<'a> NodeDe<'a> {
     fn mismatch(self, expected: &dyn Expected) -> Failure {

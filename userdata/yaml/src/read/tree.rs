@@ -6,9 +6,9 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
 
-use super::places::Places;
+use super::marks::Marks;
 use super::scalar;
-use super::spans::Region;
+use crate::report::region::{Fault, Region};
 
 /// Nodes one text may expand to, aliases counted at every use: a document is some thousands.
 const MAX_NODES: usize = 250_000;
@@ -16,9 +16,9 @@ const MAX_NODES: usize = 250_000;
 const MAX_DEPTH: usize = 64;
 
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) region: Region,
-    pub(super) kind: Kind,
+pub(crate) struct Node {
+    pub(crate) region: Region,
+    pub(crate) kind: Kind,
 }
 
 /// How a scalar was written.
@@ -33,7 +33,7 @@ pub enum Style {
 }
 
 impl Style {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Style::Plain => "plain",
             Style::Quoted => "quoted",
@@ -43,7 +43,7 @@ impl Style {
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Scalar { text: String, style: Style },
     Seq(Vec<Item>),
     Map(Vec<Entry>),
@@ -51,24 +51,16 @@ pub(super) enum Kind {
 
 /// `index` is the place in the text: the list may have lost items to error recovery.
 #[derive(Debug, Clone)]
-pub(super) struct Item {
-    pub(super) index: usize,
-    pub(super) value: Node,
+pub(crate) struct Item {
+    pub(crate) index: usize,
+    pub(crate) value: Node,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) region: Region,
-    pub(super) value: Node,
-}
-
-/// Something wrong with the text itself.
-#[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) region: Region,
-    pub(super) message: String,
-    pub(super) help: Option<String>,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) region: Region,
+    pub(crate) value: Node,
 }
 
 impl Default for Node {
@@ -88,7 +80,7 @@ impl Node {
         }
     }
 
-    pub(super) fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         matches!(&self.kind, Kind::Scalar { text, style: Style::Plain } if scalar::is_null(text))
     }
 
@@ -103,10 +95,10 @@ impl Node {
 
 /// The one document in `text`. `Err` is a text that is no YAML; `faults` is YAML that we refuse, with a
 /// tree that can still be checked for more.
-pub(super) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
+pub(crate) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
-        places: Places::new(text),
+        marks: Marks::new(text),
         anchors: HashMap::new(),
         nodes: 0,
         faults,
@@ -116,7 +108,7 @@ pub(super) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> 
 
 struct Builder<'t, 'f> {
     parser: Parser<'t, StrInput<'t>>,
-    places: Places<'t>,
+    marks: Marks<'t>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
     faults: &'f mut Vec<Fault>,
@@ -125,9 +117,9 @@ struct Builder<'t, 'f> {
 impl<'t> Builder<'t, '_> {
     fn next(&mut self) -> Result<(Event<'t>, Region), Fault> {
         match self.parser.next_event() {
-            Some(Ok((event, mark))) => Ok((event, self.places.region(&mark))),
-            Some(Err(error)) => Err(self.places.scan_error(&error)),
-            None => Ok((Event::StreamEnd, self.places.end())),
+            Some(Ok((event, mark))) => Ok((event, self.marks.region(&mark))),
+            Some(Err(error)) => Err(self.marks.scan_error(&error)),
+            None => Ok((Event::StreamEnd, self.marks.end())),
         }
     }
 
@@ -137,7 +129,7 @@ impl<'t> Builder<'t, '_> {
             let (event, region) = self.next()?;
             match event {
                 Event::StreamEnd => {
-                    return Ok(root.unwrap_or_else(|| Node::null(self.places.end())));
+                    return Ok(root.unwrap_or_else(|| Node::null(self.marks.end())));
                 }
                 Event::DocumentStart(_) if root.is_some() => {
                     return Err(Fault {
@@ -182,9 +174,9 @@ impl<'t> Builder<'t, '_> {
                 let plain = style == ScalarStyle::Plain;
                 let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
                 let mut text = text.into_owned();
-                if (plain && empty) || (block && self.places.is_empty_block(&text, &region)) {
+                if (plain && empty) || (block && self.marks.is_empty_block(&text, &region)) {
                     text.clear();
-                } else if block && self.places.is_cut_off(&region) && text.ends_with('\n') {
+                } else if block && self.marks.is_cut_off(&region) && text.ends_with('\n') {
                     text.pop();
                 }
                 let style = if plain { Style::Plain } else { Style::Quoted };

@@ -4,7 +4,7 @@
 //! has no meaning here unless the wanted type settles it.
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Plain {
+pub(crate) enum Plain {
     Null,
     Bool(bool),
     Unsigned(u64),
@@ -15,12 +15,12 @@ pub(super) enum Plain {
     Differs(&'static str),
 }
 
-pub(super) fn is_null(text: &str) -> bool {
+pub(crate) fn is_null(text: &str) -> bool {
     matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
 
 /// A boolean in either version: where a boolean is wanted, `yes` has one meaning.
-pub(super) fn boolean(text: &str) -> Option<bool> {
+pub(crate) fn boolean(text: &str) -> Option<bool> {
     match text {
         "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
         "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Some(false),
@@ -29,7 +29,7 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
 }
 
 /// The meaning of an unquoted scalar when nothing is known of the wanted type.
-pub(super) fn resolve(text: &str) -> Plain {
+pub(crate) fn resolve(text: &str) -> Plain {
     if is_null(text) {
         return Plain::Null;
     }
@@ -162,7 +162,7 @@ fn is_date(text: &str) -> bool {
 }
 
 /// Whether `text` may stand unquoted: text to every reader, in block and in flow.
-pub(super) fn is_plain_text(text: &str) -> bool {
+pub(crate) fn is_plain_text(text: &str) -> bool {
     let mut bytes = text.bytes();
     let starts = bytes
         .next()

@@ -7,7 +7,7 @@ use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::spans::Region;
+use super::region::Region;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
@@ -79,7 +79,7 @@ impl Diagnostic {
     }
 
     /// Points at `region` of `text`; the line itself is kept only when `show` says so.
-    pub(super) fn at(mut self, region: &Region, text: &str, show: bool) -> Self {
+    pub(crate) fn at(mut self, region: &Region, text: &str, show: bool) -> Self {
         self.line = region.line;
         self.column = region.column;
         self.snippet = show.then(|| SourceLine::cut(region, text)).flatten();

@@ -6,29 +6,29 @@ use std::fmt::Display;
 
 use serde::de::{self, Expected, Unexpected};
 
-use super::spans::{Region, Segment};
+use super::region::{Region, Segment};
 
 /// One refusal, with the place once it is known.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// Without the value.
-    pub(super) message: String,
-    pub(super) help: Option<String>,
-    pub(super) region: Option<Region>,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+    pub(crate) region: Option<Region>,
     /// From the inside out.
-    pub(super) path: Vec<Segment>,
-    pub(super) what: What,
+    pub(crate) path: Vec<Segment>,
+    pub(crate) what: What,
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) enum What {
+pub(crate) enum What {
     Value,
     UnknownKey,
     Missing,
 }
 
 impl Failure {
-    pub(super) fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Failure {
             message: message.into(),
             help: None,
@@ -38,12 +38,12 @@ impl Failure {
         }
     }
 
-    pub(super) fn at(mut self, region: &Region) -> Self {
+    pub(crate) fn at(mut self, region: &Region) -> Self {
         self.region.get_or_insert_with(|| region.clone());
         self
     }
 
-    pub(super) fn inside(mut self, segment: Segment) -> Self {
+    pub(crate) fn inside(mut self, segment: Segment) -> Self {
         self.path.push(segment);
         self
     }
