@@ -1,4 +1,8 @@
 //! The binary on a directory: set, again, refused.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
 
 mod common;
 

@@ -1,4 +1,8 @@
 //! The runner with steps that were done, fail once, or die half-way: what is recorded, and what runs again.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
 
 use std::cell::Cell;
 use std::fmt;

@@ -1,4 +1,8 @@
 //! The status over the network: the real program, given connections as systemd gives them, asked by itself.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
 
 mod common;
 

@@ -1,5 +1,9 @@
 //! The daemon's process: how it lives and how it ends. In a network namespace of its own, with or without IPVS in the
 //! kernel; apiservers in this process. Needs root; skips with the reason elsewhere, which CI does not accept.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
 
 #[allow(dead_code, reason = "`probe` and `discover` use the rest")]
 mod apiserver;

@@ -1,5 +1,9 @@
 //! The route in network namespaces of our own, judged by iproute2. Needs root and `ip`; skips with the reason
 //! elsewhere, which CI does not accept.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
 
 use std::net::IpAddr;
 use std::process::Command;

@@ -210,6 +210,10 @@ fn boot_disks() -> Result<Vec<PathBuf>> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files as it likes"
+)]
 mod tests {
     use super::*;
 

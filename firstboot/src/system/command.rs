@@ -30,6 +30,10 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<()> {
 pub fn run_shown_as<S: AsRef<OsStr>>(shown: &str, program: &str, arguments: &[S]) -> Result<()> {
     let shown = shown.trim_end();
     log::debug!("running `{shown}`");
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place that starts programs"
+    )]
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())

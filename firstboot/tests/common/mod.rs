@@ -1,6 +1,10 @@
 //! Fixtures as machines: a root with an image's files and one link.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

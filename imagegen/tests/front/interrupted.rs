@@ -1,4 +1,8 @@
 //! Killed at any moment, or out of space: what is there is whole.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
 
 use std::fs;
 use std::process::{Command, Stdio};

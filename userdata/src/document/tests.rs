@@ -1,4 +1,8 @@
 //! Documents of real clients, a round trip of our own, and invalid documents with their messages.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
 
 use std::path::{Path, PathBuf};
 
