@@ -3,6 +3,7 @@
 //! One program for all, because linking it costs more than running it.
 
 mod cli;
+mod docs;
 mod interrupted;
 mod leaks;
 mod package;

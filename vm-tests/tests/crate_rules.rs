@@ -1,0 +1,63 @@
+//! Which crate of the workspace may depend on which. No machine is booted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// Each crate with the workspace crates that it may use.
+const RULES: &[(&str, &[&str])] = &[
+    ("build-tools", &[]),
+    ("default-package", &["build-tools"]),
+    ("firstboot", &["userdata", "yaml"]),
+    (
+        "imagegen",
+        &["build-tools", "default-package", "userdata", "yaml"],
+    ),
+    ("lvscare", &[]),
+    ("lvscare-guest", &["lvscare"]),
+    ("userdata", &["yaml"]),
+    (
+        "vm-tests",
+        &[
+            "build-tools",
+            "default-package",
+            "firstboot",
+            "imagegen",
+            "userdata",
+            "yaml",
+        ],
+    ),
+    ("yaml", &[]),
+];
+
+#[test]
+fn crates_depend_only_on_those_that_the_rules_allow() -> Result<()> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
+        .output()
+        .context("running cargo metadata")?;
+    ensure!(output.status.success(), "cargo metadata: {output:?}");
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array().context("no packages")?;
+    let found: BTreeMap<&str, BTreeSet<&str>> = packages
+        .iter()
+        .filter_map(|package| {
+            let uses = package["dependencies"].as_array()?.iter();
+            // A dependency by path is one of the workspace's.
+            let uses = uses.filter(|used| used["path"].is_string());
+            let uses = uses.filter_map(|used| used["name"].as_str()).collect();
+            Some((package["name"].as_str()?, uses))
+        })
+        .collect();
+    let names: BTreeSet<_> = found.keys().copied().collect();
+    let ruled: BTreeSet<_> = RULES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ruled, "every crate has a rule");
+    for (name, allowed) in RULES {
+        let allowed: BTreeSet<_> = allowed.iter().copied().collect();
+        let more: Vec<_> = found[name].difference(&allowed).collect();
+        assert!(more.is_empty(), "{name} may not depend on {more:?}");
+    }
+    Ok(())
+}
