@@ -1,4 +1,4 @@
-//! The image file: what imagegen baked, told to firstboot.
+//! The image file: describes the content of the image to firstboot.
 
 use serde::{Deserialize, Serialize};
 

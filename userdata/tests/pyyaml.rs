@@ -122,7 +122,7 @@ fn texts() -> Vec<String> {
 }
 
 #[test]
-fn a_yaml_1_1_reader_reads_what_we_wrote() {
+fn pyyaml_reads_written_yaml() {
     let texts = texts();
     assert!(texts.len() > 10_000);
     let keyed: serde_json::Map<String, Value> = texts

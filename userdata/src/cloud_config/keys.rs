@@ -1,15 +1,15 @@
-//! Every top-level key cloud-init knows, and what we make of it.
+//! The verdict on every top-level key of cloud-init: supported, ignored or refused.
 //!
 //! The list is that of cloud-init 25.1's schema (`schema-cloud-config-v1.json`) and the few it dropped that
-//! clients still send. A key that is in none of the tables is a typing error.
+//! clients still send. A key in none of the tables is reported as unknown.
 
-/// What becomes of a key.
+/// How a key is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Supported,
-    /// Not done here; nothing is lost by that, for the reason given.
+    /// No effect, and none is needed, for the given reason.
     Ignored(&'static str),
-    /// Not done here, and leaving it out would change what the document means.
+    /// Not supported, and ignoring it would change the meaning of the document.
     Refused(&'static str),
 }
 
@@ -193,7 +193,7 @@ mod tests {
     const SCHEMA: &str = include_str!("../../tests/fixtures/cloud-init-25.1-keys.txt");
 
     #[test]
-    fn every_key_of_cloud_init_has_a_verdict() {
+    fn every_cloud_init_key_has_a_verdict() {
         let missing: Vec<&str> = SCHEMA
             .lines()
             .filter(|key| verdict(key).is_none())
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn no_key_has_two_verdicts() {
+    fn every_key_has_one_verdict() {
         let mut all: Vec<&str> = known().collect();
         all.sort_unstable();
         let twice: Vec<_> = all.windows(2).filter(|pair| pair[0] == pair[1]).collect();

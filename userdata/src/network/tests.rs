@@ -70,7 +70,7 @@ fn settings(file: &str, text: &str) -> BTreeSet<String> {
 /// (netplan 1.1.2) makes of it, each file behind a line `### <name>`. FIRSTLIGHT_NETPLAN_CASES names a
 /// folder of more such pairs, for those whose licence keeps them out of this tree.
 #[test]
-fn our_files_say_what_netplans_generator_says() {
+fn networkd_units_match_netplan_generator() {
     let ours = PathBuf::from(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/fixtures/netplan"
@@ -118,7 +118,7 @@ fn our_files_say_what_netplans_generator_says() {
 }
 
 #[test]
-fn what_cannot_work_is_named_with_its_place() {
+fn invalid_network_settings_are_reported() {
     insta::assert_snapshot!(errors(
         "network:
   version: 2
@@ -146,7 +146,7 @@ fn what_cannot_work_is_named_with_its_place() {
 }
 
 #[test]
-fn version_1_is_refused_by_name() {
+fn network_config_version_1_is_rejected() {
     insta::assert_snapshot!(errors(
         "version: 1\nconfig:\n- type: physical\n  name: eth0\n"
     ));
@@ -154,7 +154,7 @@ fn version_1_is_refused_by_name() {
 }
 
 #[test]
-fn nothing_and_disabled_are_no_network() {
+fn empty_and_disabled_config_have_no_network() {
     for text in [
         "",
         "# nothing\n",
@@ -169,7 +169,7 @@ fn nothing_and_disabled_are_no_network() {
 }
 
 #[test]
-fn loose_spellings_of_clients_are_read() {
+fn lenient_client_spellings_are_parsed() {
     let network = read(
         "version: 2
 ethernets:
@@ -184,7 +184,7 @@ ethernets:
 }
 
 #[test]
-fn a_network_written_is_the_network_read() {
+fn written_network_round_trips() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/netplan");
     for case in ["everything", "firstlight-static", "lima", "policy"] {
         let text = std::fs::read_to_string(format!("{folder}/{case}.yaml")).expect("the case");

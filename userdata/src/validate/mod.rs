@@ -207,8 +207,8 @@ fn apiserver(node: &NodeConfig, found: &mut Vec<Problem>) {
     if let Err(invalid) = vip(api.vip) {
         found.push(invalid.at(at));
     }
-    // Not the service range: sealos' VIP lies in Kubernetes' default one. imagegen warns of that where it
-    // can be mended; here it would only stop a cluster that works.
+    // The service range is not checked: sealos' VIP lies in Kubernetes' default one. imagegen warns
+    // about it when it can still be changed; an error here would only stop a working cluster.
     if let Some(range) = node
         .network
         .pods

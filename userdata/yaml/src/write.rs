@@ -1,4 +1,4 @@
-//! Values written as YAML that readers of YAML 1.1 and 1.2 read alike.
+//! Writes YAML that YAML 1.1 and 1.2 readers interpret identically.
 //!
 //! `serde_yaml` turns the value into its tree; its own writer is not used, because it leaves `no`, `1:30`
 //! and `2026-01-01` unquoted and those are a boolean, a number and a date to a YAML 1.1 reader.
@@ -53,7 +53,7 @@ fn mapping(out: &mut String, map: &serde_yaml::Mapping, indent: usize, mut start
             Value::String(text) => quoted_or_plain(out, text),
             other => scalar(out, other, indent),
         }
-        // A YAML 1.1 reader gives up on the colon behind a longer key.
+        // YAML 1.1 readers reject a simple key longer than 1024 characters.
         if out.len() - start > 1000 {
             out.insert_str(start, "? ");
             out.push('\n');

@@ -1,6 +1,6 @@
-//! Events of the YAML parser gathered into a tree in which every node knows where it stands.
+//! Builds a tree with positions from the events of the YAML parser.
 //!
-//! Scalars keep their text: what a text means is decided where the wanted type is known (`de`).
+//! Scalars keep their text: `de` interprets it, because it has the target type.
 
 use std::collections::{HashMap, HashSet};
 

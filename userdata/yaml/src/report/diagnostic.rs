@@ -1,7 +1,7 @@
-//! What is wrong with a text, and where: errors and warnings that carry their position.
+//! Errors and warnings with their position.
 //!
 //! Values are quoted only through the source line, and that line is left out for texts that hold
-//! secrets, so a diagnostic may go to a console or a journal as it is.
+//! secrets, so a diagnostic can be printed to a console or a journal unchanged.
 
 use std::fmt;
 
@@ -78,7 +78,7 @@ impl Diagnostic {
         self
     }
 
-    /// Points at `region` of `text`; the line itself is kept only when `show` says so.
+    /// Points at `region` of `text`; keeps the line itself only if `show` is set.
     pub(crate) fn at(mut self, region: &Region, text: &str, show: bool) -> Self {
         self.line = region.line;
         self.column = region.column;
