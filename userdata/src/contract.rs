@@ -27,7 +27,8 @@ pub const STATUS_PORT: u16 = 6440;
 pub const STATUS_CERTIFICATE: &str = "/etc/firstlight/status.crt";
 pub const STATUS_KEY: &str = "/etc/firstlight/status.key";
 
-/// The steps that firstboot completed on this host, with times. For people; never used for decisions.
+/// The steps that firstboot completed on this host, with times. For people; never used for
+/// decisions.
 pub const RECEIPT_FILE: &str = "/var/lib/firstlight/receipt.json";
 
 /// File system label of a NoCloud seed; compared case-insensitively.

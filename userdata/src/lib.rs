@@ -4,8 +4,8 @@
 //! A *document* is an ordinary NoCloud seed: `user-data` (a `#cloud-config`), `meta-data` and
 //! `network-config`. Its `write_files` contains the *node file* ([`node_config::NodeConfig`],
 //! `/etc/firstlight/node.yaml`), which defines the machine's place in its cluster. The *image file*
-//! ([`image_info::ImageInfo`]) is part of the root file system: it describes the content of the image
-//! to `firstboot`.
+//! ([`image_info::ImageInfo`]) is part of the root file system: it describes the content of the
+//! image to `firstboot`.
 //!
 //! This crate only handles data: it opens no file or socket, reads no clock and does not log.
 

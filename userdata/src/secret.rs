@@ -6,7 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Has no `Display`; `Debug` prints `Secret(..)`. Serialising writes the value: that is how a document is made.
+/// Has no `Display`; `Debug` prints `Secret(..)`. Serialising writes the value: that is how a
+/// document is made.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret<T>(T);

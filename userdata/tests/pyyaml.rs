@@ -1,5 +1,5 @@
-//! What we write, read by PyYAML: the YAML 1.1 reader under cloud-init. Skipped, visibly, where Python has
-//! no `yaml` module; `CI` in the environment makes that a failure.
+//! What we write, read by PyYAML: the YAML 1.1 reader under cloud-init. Skipped, visibly, where
+//! Python has no `yaml` module; `CI` in the environment makes that a failure.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -46,7 +46,8 @@ fn pyyaml(text: &str) -> Option<Value> {
     Some(serde_json::from_slice(&output.stdout).expect("JSON"))
 }
 
-/// Every text of up to three of these pieces: all that means something to some reader, side by side.
+/// Every text of up to three of these pieces: all that means something to some reader, side by
+/// side.
 fn texts() -> Vec<String> {
     let pieces = [
         "no",

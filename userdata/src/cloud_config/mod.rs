@@ -1,6 +1,6 @@
 //! `#cloud-config`, completely decoded and checked before firstboot applies any of it.
 //!
-//! Merging of several parts, templates and fetching are not done here; the semantics are those of
+//! Merging of several parts, templates and fetching are not supported. The semantics are those of
 //! cloud-init 25.1; comments give the reason for each difference.
 
 mod files;
@@ -92,8 +92,9 @@ pub struct Mount {
 }
 
 impl CloudConfig {
-    /// Reads user-data as a source delivered it; gzip is undone. `name` is what findings call it. Notices
-    /// are known keys that are not acted on. No finding shows a line of the text: it holds keys.
+    /// Reads user-data as a source delivered it; gzip is undone. `name` is what findings call it.
+    /// Notices are known keys that are not acted on. No finding shows a line of the text: it holds
+    /// keys.
     pub fn parse(
         name: &str,
         user_data: &[u8],

@@ -1,4 +1,4 @@
-//! What a user-data blob is: only `#cloud-config`, gzip undone, is read; everything else is named.
+//! Detects the type of user-data: only `#cloud-config`, optionally gzipped, is supported.
 
 use std::borrow::Cow;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! The supported keys as they are written, before anything is decoded or checked.
+//! The supported keys as written, before they are decoded and checked.
 
 use serde::Deserialize;
 

@@ -18,8 +18,8 @@ fn errors(text: &str) -> String {
         .to_string()
 }
 
-/// A file as a set of `section: settings`, with the differences we intend (`networkd`) and the spellings
-/// that mean the same taken out.
+/// A file as a set of `section: settings`, with the differences we intend (`networkd`) and the
+/// spellings that mean the same taken out.
 fn settings(file: &str, text: &str) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for section in text
@@ -66,9 +66,10 @@ fn settings(file: &str, text: &str) -> BTreeSet<String> {
     all
 }
 
-/// `<case>.networkd` beside `<case>.yaml` is what `/usr/libexec/netplan/generate --root-dir` of Debian 13
-/// (netplan 1.1.2) makes of it, each file behind a line `### <name>`. FIRSTLIGHT_NETPLAN_CASES names a
-/// folder of more such pairs, for those whose licence keeps them out of this tree.
+/// `<case>.networkd` beside `<case>.yaml` is what `/usr/libexec/netplan/generate --root-dir` of
+/// Debian 13 (netplan 1.1.2) makes of it, each file behind a line `### <name>`.
+/// FIRSTLIGHT_NETPLAN_CASES names a folder of more such pairs, for those whose licence keeps them
+/// out of this tree.
 #[test]
 fn networkd_units_match_netplan_generator() {
     let ours = PathBuf::from(concat!(

@@ -313,7 +313,8 @@ proptest::proptest! {
     fn reader_agrees_with_serde_yaml_or_rejects(
         pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..16)
     ) {
-        // A last line of nothing but blanks, which nothing ends, is no line to some and one to others.
+        // A last line of nothing but blanks, which nothing ends, is no line to some and one to
+        // others.
         let mut text = pieces.concat();
         text.truncate(text.trim_end_matches([' ', '\t']).len());
         let theirs = serde_yaml::from_str::<serde_json::Value>(&text);

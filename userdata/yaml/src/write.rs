@@ -1,7 +1,8 @@
 //! Writes YAML that YAML 1.1 and 1.2 readers interpret identically.
 //!
-//! `serde_yaml` turns the value into its tree; its own writer is not used, because it leaves `no`, `1:30`
-//! and `2026-01-01` unquoted and those are a boolean, a number and a date to a YAML 1.1 reader.
+//! `serde_yaml` turns the value into its tree; its own writer is not used, because it leaves `no`,
+//! `1:30` and `2026-01-01` unquoted and those are a boolean, a number and a date to a YAML 1.1
+//! reader.
 
 use std::fmt::Write;
 
@@ -10,7 +11,8 @@ use serde_yaml::Value;
 
 use crate::read::scalar;
 
-/// Block style, keys in the order of the type, ends with a newline. The same value gives the same bytes.
+/// Block style, keys in the order of the type, ends with a newline. The same value gives the same
+/// bytes.
 ///
 /// # Panics
 /// When the type cannot be written at all: its own `Serialize` reports an error, or holds raw bytes. For a

@@ -1,7 +1,7 @@
 //! What an unquoted scalar means to readers of YAML 1.1 and of YAML 1.2, and where they part.
 //!
-//! PyYAML (cloud-init) reads 1.1, Go's and Rust's readers 1.2 or a mixture. A text on which they differ
-//! has no meaning here unless the wanted type settles it.
+//! PyYAML (cloud-init) reads 1.1, Go's and Rust's readers 1.2 or a mixture. A text on which they
+//! differ has no meaning here unless the wanted type settles it.
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Plain {

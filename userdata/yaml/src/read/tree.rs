@@ -93,8 +93,8 @@ impl Node {
     }
 }
 
-/// The one document in `text`. `Err` is a text that is no YAML; `faults` is YAML that we refuse, with a
-/// tree that can still be checked for more.
+/// The one document in `text`. `Err` is a text that is no YAML; `faults` is YAML that we refuse,
+/// with a tree that can still be checked for more.
 pub(crate) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
@@ -166,7 +166,8 @@ impl<'t> Builder<'t, '_> {
                     });
                 };
                 self.count(node.weight(), &region)?;
-                // The alias keeps the positions of what it names: that is where the text can be mended.
+                // The alias keeps the positions of what it names: that is where the text can be
+                // mended.
                 return Ok(node);
             }
             Event::Scalar(text, style, anchor, tag) => {

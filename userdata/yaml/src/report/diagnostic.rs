@@ -169,8 +169,8 @@ impl Diagnostics {
         self.0.push(diagnostic);
     }
 
-    /// Adds a finding of a later check, unless an earlier error lies at or inside its field: then it may
-    /// only follow from that.
+    /// Adds a finding of a later check, unless an earlier error lies at or inside its field: then
+    /// it may only follow from that.
     pub fn push_unless_known(&mut self, diagnostic: Diagnostic) {
         let follows = |earlier: &Diagnostic| {
             let rest = earlier.path.strip_prefix(&diagnostic.path);
