@@ -15,8 +15,8 @@ use crate::read::scalar;
 /// bytes.
 ///
 /// # Panics
-/// When the type cannot be written at all: its own `Serialize` reports an error, or holds raw bytes. For a
-/// type whose `Serialize` can fail on a value (a `Path`), there is [`try_to_string`].
+/// If `Serialize` reports an error or writes raw bytes. For a type whose `Serialize` can fail on a
+/// value (a `Path`), use [`try_to_string`].
 pub fn to_string<T: Serialize + ?Sized>(value: &T) -> String {
     match try_to_string(value) {
         Ok(text) => text,
@@ -24,7 +24,7 @@ pub fn to_string<T: Serialize + ?Sized>(value: &T) -> String {
     }
 }
 
-/// A value whose own `Serialize` refused it.
+/// The error of a value whose `Serialize` failed.
 #[derive(Debug, thiserror::Error)]
 #[error("the value has no form in YAML: {0}")]
 pub struct NotWritable(String);

@@ -166,8 +166,7 @@ impl<'t> Builder<'t, '_> {
                     });
                 };
                 self.count(node.weight(), &region)?;
-                // The alias keeps the positions of what it names: that is where the text can be
-                // mended.
+                // The alias keeps the positions of its anchor, where the text can be corrected.
                 return Ok(node);
             }
             Event::Scalar(text, style, anchor, tag) => {
