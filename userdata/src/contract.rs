@@ -3,36 +3,38 @@
 /// `apiVersion` of the topology, the node file, the image file and the manifest.
 pub const API_VERSION: &str = "firstlight/v1";
 
-/// The node file: what this machine is in its cluster. Brought by the document's `write_files`.
+/// The node file: the place of this machine in its cluster. Part of the document's `write_files`.
 pub const NODE_FILE: &str = "/etc/firstlight/node.yaml";
 
-/// The image file: what this image holds. Baked into the read-only root.
+/// The image file: describes the content of the image. Part of the read-only root.
 pub const IMAGE_FILE: &str = "/usr/share/firstlight/image.json";
 
-/// The package's `conf/` folder as baked into the read-only root (`kubeadm.yaml`, `net/*.yaml`, …).
+/// The package's `conf/` folder as it is in the read-only root (`kubeadm.yaml`, `net/*.yaml`, …).
 pub const CONF_DIR: &str = "/usr/share/firstlight/conf";
 
-/// The package's own hooks, baked into the read-only root: `before-role`, `after-role`.
+/// The package's hooks, in the read-only root: `before-role`, `after-role`.
 pub const HOOKS_DIR: &str = "/usr/share/firstlight/hooks";
 
 /// The lvscare static pod, baked into the read-only root; firstboot completes it on workers.
 pub const LVSCARE_POD: &str = "/usr/share/firstlight/lvscare.yaml";
 
-/// What firstboot says of itself, rewritten at every change; gone at power-off.
+/// The status of firstboot, rewritten at every change. On a tmpfs.
 pub const STATUS_FILE: &str = "/run/firstlight/status.json";
 
-/// Where every host tells its status, from before it joins: TLS, `GET /status`, for those who may administer the cluster.
-/// Of none of Kubernetes' components, below the range of Services' node ports and of the kernel's own.
+/// Every host serves its status here, even before it joins: TLS, `GET /status`, for cluster
+/// administrators. No Kubernetes component uses the port, and it lies below the NodePort range and
+/// the kernel's ephemeral ports.
 pub const STATUS_PORT: u16 = 6440;
 
-/// What a host shows to those who ask for its status. Brought by the document.
+/// Server certificate and key of the status port. Part of the document.
 pub const STATUS_CERTIFICATE: &str = "/etc/firstlight/status.crt";
 pub const STATUS_KEY: &str = "/etc/firstlight/status.key";
 
-/// What firstboot did to this host and when: a diary for people, never asked for decisions.
+/// The steps that firstboot completed on this host, with times. For people; never used for
+/// decisions.
 pub const RECEIPT_FILE: &str = "/var/lib/firstlight/receipt.json";
 
-/// File system label of a NoCloud seed; compared without regard to case.
+/// File system label of a NoCloud seed; compared case-insensitively.
 pub const SEED_LABEL: &str = "cidata";
 
 /// GPT partition names inside the node image.

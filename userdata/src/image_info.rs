@@ -1,4 +1,4 @@
-//! The image file: what imagegen baked, told to firstboot.
+//! The image file: describes the content of the image to firstboot.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,8 @@ pub struct ImageInfo {
     pub pause_image: String,
     /// Every image in the runtime's store, as `repository:tag`, sorted.
     pub images: Vec<String>,
-    /// kubeadm add-ons whose image the package does not hold, and which init therefore skips: `coredns`.
+    /// kubeadm add-ons whose image the package does not hold, and which init therefore skips:
+    /// `coredns`.
     #[serde(default)]
     pub missing_addons: Vec<String>,
     /// Digest of the package, `sha256:…`.

@@ -1,13 +1,13 @@
-//! The contract between `imagegen`, which writes a host's document on the building machine, and
-//! `firstboot`, which reads it once on the host.
+//! The contract between `imagegen`, which writes a host's document on the build machine, and
+//! `firstboot`, which reads it once on the host. See `README.md` for the document on one page.
 //!
 //! A *document* is an ordinary NoCloud seed: `user-data` (a `#cloud-config`), `meta-data` and
-//! `network-config`. One of the files its `write_files` brings is the *node file*
-//! ([`node_config::NodeConfig`], `/etc/firstlight/node.yaml`), which says what this machine is in its cluster.
-//! The *image file* ([`image_info::ImageInfo`]) travels the other way: it is baked into the root and tells
-//! `firstboot` what the image holds.
+//! `network-config`. Its `write_files` contains the *node file* ([`node_config::NodeConfig`],
+//! `/etc/firstlight/node.yaml`), which defines the machine's place in its cluster. The *image file*
+//! ([`image_info::ImageInfo`]) is part of the root file system: it describes the content of the
+//! image to `firstboot`.
 //!
-//! This crate is data: it opens no file, no socket and no clock, and it does not log.
+//! This crate only handles data: it opens no file or socket, reads no clock and does not log.
 
 pub mod cloud_config;
 pub mod contract;

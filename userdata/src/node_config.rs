@@ -1,4 +1,4 @@
-//! The node file: what one machine is in its cluster.
+//! The node file: the place of one machine in its cluster.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ pub struct NodeConfig {
     pub masters: Vec<Master>,
     pub apiserver: Apiserver,
     pub network: Network,
-    /// What every host resolves besides itself and the apiserver's domain.
+    /// Entries of `/etc/hosts` besides the host itself and the apiserver's domain.
     pub hosts: Vec<HostsEntry>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -50,7 +50,7 @@ pub struct Master {
 pub struct Apiserver {
     pub domain: String,
     pub port: u16,
-    /// What nodes resolve the domain to.
+    /// The address of the domain on workers.
     pub vip: IpAddr,
 }
 
@@ -70,7 +70,7 @@ pub struct HostsEntry {
     pub names: Vec<String>,
 }
 
-/// What the topology sets over the package's `conf/kubeadm.yaml`.
+/// Settings of the topology that override the package's `conf/kubeadm.yaml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Kubernetes {
@@ -86,7 +86,7 @@ pub struct Kubernetes {
     /// Fields of `KubeletConfiguration`.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     pub kubelet: serde_json::Map<String, serde_json::Value>,
-    /// How long kubeadm waits for the control plane, in seconds; kubeadm's own 240 when absent.
+    /// How long kubeadm waits for the control plane, in seconds; kubeadm's default is 240.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_plane_timeout_seconds: Option<u32>,
 }

@@ -1,12 +1,13 @@
 //! A value that cannot be printed by accident.
 //!
-//! It is not wiped from memory: the text it was read from held it too.
+//! It is not wiped from memory, because the text it was read from held it too.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Has no `Display`; `Debug` prints `Secret(..)`. Serialising writes the value: that is how a document is made.
+/// Has no `Display`; `Debug` prints `Secret(..)`. Serialising writes the value: that is how a
+/// document is made.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret<T>(T);
@@ -16,7 +17,7 @@ impl<T> Secret<T> {
         Secret(value)
     }
 
-    /// The value itself. Whoever calls this answers for where it goes.
+    /// The value itself. The caller is responsible for where it goes.
     pub fn expose(&self) -> &T {
         &self.0
     }
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_does_not_show_the_value() {
+    fn debug_output_hides_the_value() {
         #[derive(Debug)]
         #[allow(dead_code)]
         struct Holder {

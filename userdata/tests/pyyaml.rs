@@ -1,5 +1,5 @@
-//! What we write, read by PyYAML: the YAML 1.1 reader under cloud-init. Skipped, visibly, where Python has
-//! no `yaml` module; `CI` in the environment makes that a failure.
+//! What we write, read by PyYAML: the YAML 1.1 reader under cloud-init. Skipped, visibly, where
+//! Python has no `yaml` module; `CI` in the environment makes that a failure.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test arranges files and runs programs as it likes"
@@ -50,7 +50,8 @@ fn pyyaml(text: &str) -> Option<Value> {
     Some(serde_json::from_slice(&output.stdout).expect("JSON"))
 }
 
-/// Every text of up to three of these pieces: all that means something to some reader, side by side.
+/// Every text of up to three of these pieces: all that means something to some reader, side by
+/// side.
 fn texts() -> Vec<String> {
     let pieces = [
         "no",
@@ -126,7 +127,7 @@ fn texts() -> Vec<String> {
 }
 
 #[test]
-fn a_yaml_1_1_reader_reads_what_we_wrote() {
+fn pyyaml_reads_written_yaml() {
     let texts = texts();
     assert!(texts.len() > 10_000);
     let keyed: serde_json::Map<String, Value> = texts

@@ -1,7 +1,7 @@
 //! `write_files`, decoded to bytes before any file is written.
 //!
-//! cloud-init decodes while it writes, so one bad file loses those behind it; and it takes an encoding it
-//! does not know for plain text. Here both are errors of the document.
+//! cloud-init decodes while it writes, so one invalid file prevents the files after it, and it
+//! treats an unknown encoding as plain text. Here both are errors of the document.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -121,7 +121,8 @@ fn absolute(path: &str) -> Result<String, String> {
     Ok(format!("/{}", parts.join("/")))
 }
 
-/// Octal by its text: PyYAML reads `0644` as 420, which is right, and `644` as 644, which is mode 1204.
+/// Octal by its text: PyYAML reads `0644` as 420, which is right, and `644` as 644, which is mode
+/// 1204.
 fn mode(scalar: &Scalar) -> Result<u32, (String, Option<String>)> {
     let text = scalar.text.trim();
     let digits = text.strip_prefix("0o").unwrap_or(text);

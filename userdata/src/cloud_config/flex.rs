@@ -1,4 +1,4 @@
-//! The loose spots of the format: fields that clients write as text, as a list or not at all.
+//! Flexible fields of the format: clients write them as text, as a list or not at all.
 
 use std::fmt;
 

@@ -1,15 +1,15 @@
-//! Every top-level key cloud-init knows, and what we make of it.
+//! The verdict on every top-level key of cloud-init: supported, ignored or refused.
 //!
-//! The list is that of cloud-init 25.1's schema (`schema-cloud-config-v1.json`) and the few it dropped that
-//! clients still send. A key that is in none of the tables is a typing error.
+//! The list is that of cloud-init 25.1's schema (`schema-cloud-config-v1.json`) and the few it
+//! dropped that clients still send. A key in none of the tables is reported as unknown.
 
-/// What becomes of a key.
+/// How a key is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Supported,
-    /// Not done here; nothing is lost by that, for the reason given.
+    /// No effect, and none is needed, for the given reason.
     Ignored(&'static str),
-    /// Not done here, and leaving it out would change what the document means.
+    /// Not supported, and ignoring it would change the meaning of the document.
     Refused(&'static str),
 }
 
@@ -39,10 +39,10 @@ const SUPPORTED: &[&str] = &[
 ];
 
 const IMMUTABLE: &str = "the root is immutable: software comes with the image";
-const GROWS: &str = "the state partition grows by itself";
-const COSMETIC: &str = "it changes nothing that runs on the node";
-const SSH_KEYS: &str = "host keys are made once on first boot and kept";
-const CLOUD_INIT: &str = "it steers cloud-init itself";
+const GROWS: &str = "the state partition grows automatically";
+const COSMETIC: &str = "it has no effect on the workloads of a node";
+const SSH_KEYS: &str = "host keys are generated once, on first boot";
+const CLOUD_INIT: &str = "it configures cloud-init itself";
 
 const IGNORED: &[(&str, &str)] = &[
     ("apt_reboot_if_required", IMMUTABLE),
@@ -98,9 +98,9 @@ const IGNORED: &[(&str, &str)] = &[
 
 const REPOSITORIES: &str = "the root is immutable: build the software into the image";
 const AGENT: &str = "the image holds no such agent: build it into the image";
-const DISKS: &str = "disks are laid out by the image";
+const DISKS: &str = "the image defines the disk layout";
 const TRUST: &str =
-    "it trusts the network with who may log in; write the keys under `ssh_authorized_keys`";
+    "it would trust the network for SSH access; write the keys under `ssh_authorized_keys`";
 
 const REFUSED: &[(&str, &str)] = &[
     ("apk_repos", REPOSITORIES),
@@ -132,10 +132,10 @@ const REFUSED: &[(&str, &str)] = &[
         "mount_default_fields",
         "write the fields out in each row of `mounts`",
     ),
-    ("swap", "Kubernetes wants swap off"),
+    ("swap", "Kubernetes requires swap to be off"),
     (
         "autoinstall",
-        "it is for an installer; this image is installed already",
+        "it is for installers; this image needs no installation",
     ),
     (
         "disable_ec2_metadata",
@@ -154,7 +154,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("ssh_import_id", TRUST),
     (
         "ssh_keys",
-        "host keys do not travel in a document; they are made on first boot",
+        "host keys are generated on first boot, not taken from a document",
     ),
 ];
 
@@ -193,7 +193,7 @@ mod tests {
     const SCHEMA: &str = include_str!("../../tests/fixtures/cloud-init-25.1-keys.txt");
 
     #[test]
-    fn every_key_of_cloud_init_has_a_verdict() {
+    fn every_cloud_init_key_has_a_verdict() {
         let missing: Vec<&str> = SCHEMA
             .lines()
             .filter(|key| verdict(key).is_none())
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn no_key_has_two_verdicts() {
+    fn every_key_has_one_verdict() {
         let mut all: Vec<&str> = known().collect();
         all.sort_unstable();
         let twice: Vec<_> = all.windows(2).filter(|pair| pair[0] == pair[1]).collect();

@@ -1,7 +1,7 @@
-//! `#cloud-config`, read into what a node does with it: everything decoded and checked before anybody acts.
+//! `#cloud-config`, completely decoded and checked before firstboot applies any of it.
 //!
-//! Merging of several parts, templates and fetching are not done here; the semantics are those of
-//! cloud-init 25.1, and where we differ the reason stands beside the code.
+//! Merging of several parts, templates and fetching are not supported. The semantics are those of
+//! cloud-init 25.1; comments give the reason for each difference.
 
 mod files;
 mod flex;
@@ -22,7 +22,7 @@ use crate::secret::Secret;
 use crate::value;
 use yaml::{self, Diagnostic, Diagnostics, Parsed, Scalar, Spans};
 
-/// A cloud-config. `None` and empty mean that the document says nothing about it.
+/// A cloud-config. `None` and empty mean that the key is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CloudConfig {
     pub hostname: Option<String>,
@@ -31,7 +31,7 @@ pub struct CloudConfig {
     pub preserve_hostname: bool,
     pub create_hostname_file: bool,
     pub etc_hosts: EtcHosts,
-    /// `None`: the default user only. An empty list: nobody.
+    /// `None`: the default user only. An empty list: no user.
     pub users: Option<Vec<UserEntry>>,
     /// Changes to the default user.
     pub default_user: Option<User>,
@@ -92,8 +92,9 @@ pub struct Mount {
 }
 
 impl CloudConfig {
-    /// Reads user-data as a source delivered it; gzip is undone. `name` is what findings call it. Notices
-    /// are known keys that are not acted on. No finding shows a line of the text: it holds keys.
+    /// Reads user-data as a source delivered it; gzip is undone. `name` is what findings call it.
+    /// Notices are known keys that are not acted on. No finding shows a line of the text: it holds
+    /// keys.
     pub fn parse(
         name: &str,
         user_data: &[u8],

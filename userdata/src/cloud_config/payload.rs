@@ -1,4 +1,4 @@
-//! What a user-data blob is: only `#cloud-config`, gzip undone, is read; everything else is named.
+//! Detects the type of user-data: only `#cloud-config`, optionally gzipped, is supported.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -49,7 +49,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// The text of a cloud-config; empty for user-data that says nothing.
+/// The text of a cloud-config; empty for empty user-data.
 pub(super) fn cloud_config<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>, Diagnostics> {
     let refuse = |message: String| Diagnostic::new(Severity::Error, name, message);
     let bytes = unpacked(bytes).map_err(refuse)?;

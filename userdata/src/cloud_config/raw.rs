@@ -1,4 +1,4 @@
-//! The supported keys as they are written, before anything is decoded or checked.
+//! The supported keys as written, before they are decoded and checked.
 
 use serde::Deserialize;
 
@@ -74,7 +74,7 @@ pub(super) struct User {
     #[serde(alias = "create-groups")]
     pub(super) create_groups: Option<bool>,
     pub(super) system: Option<bool>,
-    // Known, so that the refusal says more than "unknown key".
+    // Listed so that the error can give more than "unknown key".
     pub(super) doas: Option<serde::de::IgnoredAny>,
     #[serde(alias = "selinux-user")]
     pub(super) selinux_user: Option<serde::de::IgnoredAny>,

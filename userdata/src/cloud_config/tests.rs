@@ -24,7 +24,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_encoding_of_a_file_gives_the_same_bytes() {
+fn all_file_encodings_decode_to_same_bytes() {
     use base64::Engine;
     let b64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let (plain, packed) = (b64(b"hello\n"), b64(&gzip(b"hello\n")));
@@ -54,7 +54,7 @@ fn every_encoding_of_a_file_gives_the_same_bytes() {
 }
 
 #[test]
-fn a_mode_is_octal_by_its_text() {
+fn file_mode_is_read_as_octal() {
     let cases = [
         ("'0600'", 0o600),
         ("0644", 0o644),
@@ -80,7 +80,7 @@ fn a_mode_is_octal_by_its_text() {
 }
 
 #[test]
-fn every_bad_file_is_named_before_any_is_written() {
+fn invalid_files_are_reported_in_one_run() {
     insta::assert_snapshot!(errors(
         b"#cloud-config
 write_files:
@@ -102,7 +102,7 @@ write_files:
 }
 
 #[test]
-fn keys_are_supported_ignored_refused_or_mistyped() {
+fn keys_are_classified_by_support() {
     insta::assert_snapshot!(errors(
         b"#cloud-config
 hostnam: a
@@ -128,7 +128,7 @@ whatever: 1
 }
 
 #[test]
-fn what_is_not_a_cloud_config_is_named() {
+fn non_cloud_config_user_data_is_rejected() {
     let cases: &[&[u8]] = &[
         b"## template: jinja\n#cloud-config\n{}\n",
         b"#!/bin/sh\necho\n",
@@ -150,7 +150,7 @@ fn what_is_not_a_cloud_config_is_named() {
 }
 
 #[test]
-fn packed_and_empty_user_data_are_read() {
+fn compressed_and_empty_user_data_are_parsed() {
     let (parsed, _) =
         CloudConfig::parse("user-data", &gzip(b"#cloud-config\nhostname: h\n")).expect("gzip");
     assert_eq!(parsed.value.hostname.as_deref(), Some("h"));
@@ -168,7 +168,7 @@ fn packed_and_empty_user_data_are_read() {
 }
 
 #[test]
-fn a_bomb_is_refused() {
+fn decompression_bomb_is_rejected() {
     let bomb = gzip(&vec![b'#'; 40 << 20]);
     assert!(
         errors(&bomb).contains("unpacks to more than"),
@@ -178,7 +178,7 @@ fn a_bomb_is_refused() {
 }
 
 #[test]
-fn users_are_read_in_every_shape_clients_send() {
+fn users_are_parsed_in_all_client_shapes() {
     let config = read(
         "#cloud-config
 users:
@@ -207,7 +207,7 @@ disable_root: False
 }
 
 #[test]
-fn wrong_values_of_the_rest_are_named() {
+fn wrong_values_of_other_keys_are_reported() {
     insta::assert_snapshot!(errors(
         b"#cloud-config
 hostname: under_score
@@ -227,7 +227,7 @@ users: [{groups: [a]}, {name: 'a b'}, {name: a, uid: x}]
 
 proptest::proptest! {
     #[test]
-    fn any_text_under_known_keys_is_read_or_refused(
+    fn arbitrary_text_under_known_keys_never_panics(
         pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..14)
     ) {
         let text = format!("#cloud-config\n{}", pieces.concat());

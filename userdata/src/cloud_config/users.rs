@@ -1,4 +1,4 @@
-//! `users`, `user`, `chpasswd` and what else says who may log in.
+//! `users`, `user`, `chpasswd` and the other keys that control logins.
 
 use super::flex::OneOrMany;
 use super::raw;
@@ -41,7 +41,7 @@ pub struct User {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Password {
-    /// As it stands in `/etc/shadow`.
+    /// A hash in the format of `/etc/shadow`.
     Hash(Secret<String>),
     Text(Secret<String>),
 }

@@ -1,4 +1,5 @@
-//! `meta-data`: the instance ID and, in a seed for several hosts, the machine that each document is for.
+//! `meta-data`: the instance ID and, in a seed for several hosts, the machine that each document is
+//! for.
 
 use std::fmt;
 

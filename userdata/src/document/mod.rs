@@ -49,8 +49,8 @@ pub struct Document {
 }
 
 impl Document {
-    /// Returns the document and notices about the keys that have no effect, or every error in any of
-    /// the files.
+    /// Returns the document and notices about the keys that have no effect, or every error in any
+    /// of the files.
     pub fn parse(seed: Seed<'_>) -> Result<(Document, Vec<Diagnostic>), Diagnostics> {
         let mut found = Diagnostics::default();
         let cloud_config = collect(

@@ -40,7 +40,7 @@ fn folders(of: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn documents_of_real_clients_are_read() {
+fn documents_of_real_clients_are_parsed() {
     let mut all = String::new();
     for folder in folders("clients") {
         let (document, notices) = parse(&folder).unwrap_or_else(|errors| panic!("{errors}"));
@@ -60,7 +60,7 @@ fn documents_of_real_clients_are_read() {
 }
 
 #[test]
-fn bad_documents_get_the_message_that_lies_beside_them() {
+fn invalid_documents_report_expected_message() {
     let mut seen = 0;
     for folder in folders("bad") {
         let errors = parse(&folder)
@@ -135,7 +135,7 @@ fn builder() -> DocumentBuilder {
 }
 
 #[test]
-fn a_document_written_is_the_document_read() {
+fn written_document_round_trips() {
     let texts = builder().build();
     assert_eq!(
         texts,
@@ -168,13 +168,13 @@ fn a_document_written_is_the_document_read() {
 }
 
 #[test]
-fn no_debug_output_shows_a_secret() {
+fn debug_output_hides_secrets() {
     let shown = format!("{:?} {:?}", builder(), builder().build());
     assert!(!shown.contains("hunter2"), "{shown}");
 }
 
 #[test]
-fn a_machine_is_matched_by_all_that_is_given() {
+fn host_match_requires_all_given_properties() {
     let mac = |text: &str| text.parse::<crate::network::MacAddress>().expect("MAC");
     let machine = Machine {
         macs: vec![mac("52:54:00:00:07:10"), mac("52:54:00:00:07:99")],
@@ -213,7 +213,7 @@ fn a_machine_is_matched_by_all_that_is_given() {
 }
 
 #[test]
-fn names_follow_cloud_inits_rules() {
+fn host_names_follow_cloud_init_rules() {
     let cases = [
         ("fqdn: a.b.c", "", Some("a"), Some("a.b.c")),
         ("fqdn: a.b.c\nhostname: x", "", Some("x"), Some("a.b.c")),

@@ -114,8 +114,6 @@ impl DocumentBuilder {
             permissions: "0600".to_owned(),
             encoding: None,
             content: node,
-            append: false,
-            defer: false,
         });
         let user_data = yaml::to_string(&Written {
             hostname: &self.node.name,
@@ -171,10 +169,6 @@ struct WrittenFile<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     encoding: Option<&'static str>,
     content: String,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    append: bool,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    defer: bool,
 }
 
 impl<'a> WrittenFile<'a> {
@@ -195,8 +189,6 @@ impl<'a> WrittenFile<'a> {
             permissions: format!("{:04o}", file.mode),
             encoding,
             content,
-            append: file.append,
-            defer: file.defer,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What a single value cannot tell: keys on the wrong kind of device, names that nobody has, families that
-//! do not fit.
+//! Rules over more than one value: keys on the wrong kind of device, references to unknown devices,
+//! mismatched address families.
 
 mod routes;
 

@@ -1,6 +1,6 @@
 //! `network-config`, version 2: netplan's format, the part that servers use.
 //!
-//! Version 1 and the devices of laptops (Wi-Fi, modems, tunnels) are refused by name.
+//! Version 1 and the devices of laptops (Wi-Fi, modems, tunnels) are refused with a specific error.
 
 mod check;
 mod networkd;
@@ -213,7 +213,8 @@ pub struct Rule {
     pub mark: Option<u32>,
 }
 
-/// Of bonds and of bridges; times of bonds in milliseconds, of bridges in seconds, as netplan has them.
+/// Of bonds and of bridges; times of bonds in milliseconds, of bridges in seconds, as netplan has
+/// them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Parameters {
@@ -263,8 +264,8 @@ struct Wrapped {
 }
 
 impl Network {
-    /// Reads a `network-config`, with the outer `network:` or without. `None` is a text that says nothing,
-    /// or `config: disabled`.
+    /// Reads a `network-config`, with or without the outer `network:`. `None` for an empty text or
+    /// `config: disabled`.
     pub fn parse(
         name: &str,
         text: &str,

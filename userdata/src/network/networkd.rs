@@ -1,7 +1,8 @@
-//! A network written as systemd-networkd's files.
+//! Converts a network to unit files of systemd-networkd.
 //!
-//! Judged against netplan's own generator (see `tests`). Two things differ on purpose: DHCP never sets the
-//! host's name, which is the node's name to Kubernetes; and an optional device says so in its `.network`.
+//! The tests compare them with the output of netplan's generator. Two differences are deliberate:
+//! DHCP never sets the host name, because it is the Kubernetes node name; and an optional device is
+//! marked in its `.network` file.
 
 use std::fmt::Display;
 
@@ -112,7 +113,8 @@ fn netdev(kind: &str, id: &str, device: &Device) -> String {
                 .maybe("ForwardDelaySec", p.forward_delay)
                 .maybe("HelloTimeSec", p.hello_time)
                 .maybe("MaxAgeSec", p.max_age);
-            // netplan's default once there are parameters; the kernel's, which is off, when there are none.
+            // netplan's default once there are parameters; the kernel's, which is off, when there
+            // are none.
             if device.parameters.is_some() {
                 unit.set("STP", p.stp.unwrap_or(true));
             }
@@ -279,7 +281,8 @@ fn routes(unit: &mut Unit, device: &Device) {
     }
 }
 
-/// Default routes of IPv6 come from here, whatever DHCPv6 says, so the overrides of routes belong here.
+/// IPv6 default routes come from router advertisements, never from DHCPv6, so overrides of routes
+/// belong here.
 fn router_advertisements(unit: &mut Unit, device: &Device) {
     let (v4, v6) = (
         device.dhcp4_overrides.as_ref(),

@@ -22,8 +22,8 @@ fn errors(text: &str) -> String {
         .to_string()
 }
 
-/// A file as a set of `section: settings`, with the differences we intend (`networkd`) and the spellings
-/// that mean the same taken out.
+/// A file as a set of `section: settings`, with the differences we intend (`networkd`) and the
+/// spellings that mean the same taken out.
 fn settings(file: &str, text: &str) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for section in text
@@ -70,11 +70,12 @@ fn settings(file: &str, text: &str) -> BTreeSet<String> {
     all
 }
 
-/// `<case>.networkd` beside `<case>.yaml` is what `/usr/libexec/netplan/generate --root-dir` of Debian 13
-/// (netplan 1.1.2) makes of it, each file behind a line `### <name>`. FIRSTLIGHT_NETPLAN_CASES names a
-/// folder of more such pairs, for those whose licence keeps them out of this tree.
+/// `<case>.networkd` beside `<case>.yaml` is what `/usr/libexec/netplan/generate --root-dir` of
+/// Debian 13 (netplan 1.1.2) makes of it, each file behind a line `### <name>`.
+/// FIRSTLIGHT_NETPLAN_CASES names a folder of more such pairs, for those whose licence keeps them
+/// out of this tree.
 #[test]
-fn our_files_say_what_netplans_generator_says() {
+fn networkd_units_match_netplan_generator() {
     let ours = PathBuf::from(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/fixtures/netplan"
@@ -122,7 +123,7 @@ fn our_files_say_what_netplans_generator_says() {
 }
 
 #[test]
-fn what_cannot_work_is_named_with_its_place() {
+fn invalid_network_settings_are_reported() {
     insta::assert_snapshot!(errors(
         "network:
   version: 2
@@ -150,7 +151,7 @@ fn what_cannot_work_is_named_with_its_place() {
 }
 
 #[test]
-fn version_1_is_refused_by_name() {
+fn network_config_version_1_is_rejected() {
     insta::assert_snapshot!(errors(
         "version: 1\nconfig:\n- type: physical\n  name: eth0\n"
     ));
@@ -158,7 +159,7 @@ fn version_1_is_refused_by_name() {
 }
 
 #[test]
-fn nothing_and_disabled_are_no_network() {
+fn empty_and_disabled_config_have_no_network() {
     for text in [
         "",
         "# nothing\n",
@@ -173,7 +174,7 @@ fn nothing_and_disabled_are_no_network() {
 }
 
 #[test]
-fn loose_spellings_of_clients_are_read() {
+fn lenient_client_spellings_are_parsed() {
     let network = read(
         "version: 2
 ethernets:
@@ -188,7 +189,7 @@ ethernets:
 }
 
 #[test]
-fn a_network_written_is_the_network_read() {
+fn written_network_round_trips() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/netplan");
     for case in ["everything", "firstlight-static", "lima", "policy"] {
         let text = std::fs::read_to_string(format!("{folder}/{case}.yaml")).expect("the case");

@@ -1,4 +1,5 @@
-//! Single values of the format: addresses, destinations, MAC addresses, and lists that may be one value.
+//! Single values of the format: addresses, destinations, MAC addresses, and lists that may be one
+//! value.
 
 use std::fmt;
 use std::marker::PhantomData;

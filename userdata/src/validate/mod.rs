@@ -36,7 +36,7 @@ pub fn node(node: &NodeConfig) -> Vec<Problem> {
     if node.api_version != API_VERSION {
         found.push(
             Invalid::new(
-                "this version of the node file is not known",
+                "unknown version of the node file",
                 format!("write `{API_VERSION}`"),
             )
             .at("apiVersion"),
@@ -91,7 +91,7 @@ pub fn parsed_node(parsed: &Parsed<NodeConfig>) -> Diagnostics {
 
 fn addresses(node: &NodeConfig, found: &mut Vec<Problem>) {
     if node.addresses.is_empty() {
-        found.push(Invalid::without_help("a node needs an address").at("addresses"));
+        found.push(Invalid::without_help("no address given").at("addresses"));
     }
     for (i, net) in node.addresses.iter().enumerate() {
         let at = format!("addresses[{i}]");
@@ -99,7 +99,7 @@ fn addresses(node: &NodeConfig, found: &mut Vec<Problem>) {
         let is_net = net.max_prefix_len() - net.prefix_len() > 1
             && (address == net.network() || (address.is_ipv4() && address == net.broadcast()));
         if address.is_loopback() || address.is_unspecified() || address.is_multicast() || is_net {
-            found.push(Invalid::without_help("not an address one host can hold").at(at));
+            found.push(Invalid::without_help("not an address of a single host").at(at));
         } else if node.addresses[..i]
             .iter()
             .any(|earlier| earlier.addr() == address)
@@ -111,13 +111,8 @@ fn addresses(node: &NodeConfig, found: &mut Vec<Problem>) {
 
 fn masters(node: &NodeConfig, found: &mut Vec<Problem>) {
     if node.masters.is_empty() {
-        found.push(
-            Invalid::new(
-                "a cluster needs a master",
-                "list all masters, master0 first",
-            )
-            .at("masters"),
-        );
+        found
+            .push(Invalid::new("no master given", "list all masters, master0 first").at("masters"));
     }
     for (i, master) in node.masters.iter().enumerate() {
         found.extend(
@@ -146,7 +141,7 @@ fn masters(node: &NodeConfig, found: &mut Vec<Problem>) {
     match (node.role, position) {
         (Role::Node, Some(i)) => {
             found.push(
-                Invalid::without_help("this host's role is `node`, yet it is listed as a master")
+                Invalid::without_help("this host's role is `node`, but it is listed as a master")
                     .at(format!("masters[{i}].name")),
             );
         }
@@ -184,7 +179,7 @@ fn masters(node: &NodeConfig, found: &mut Vec<Problem>) {
                 found.push(
                     Invalid::new(
                         "not this host's first address",
-                        "kubeadm advertises `addresses[0]`, and the others reach it by this",
+                        "kubeadm advertises `addresses[0]`; the other hosts connect to this address",
                     )
                     .at(format!("masters[{i}].address")),
                 );
@@ -207,8 +202,8 @@ fn apiserver(node: &NodeConfig, found: &mut Vec<Problem>) {
     if let Err(invalid) = vip(api.vip) {
         found.push(invalid.at(at));
     }
-    // Not the service range: sealos' VIP lies in Kubernetes' default one. imagegen warns of that where it
-    // can be mended; here it would only stop a cluster that works.
+    // The service range is not checked: sealos' VIP lies in Kubernetes' default one. imagegen warns
+    // about it when it can still be changed; an error here would only stop a working cluster.
     if let Some(range) = node
         .network
         .pods
@@ -261,7 +256,7 @@ fn ranges(node: &NodeConfig, found: &mut Vec<Problem>) {
     for (name, nets) in [("pods", pods), ("services", services)] {
         let at = format!("network.{name}");
         if nets.is_empty() {
-            found.push(Invalid::without_help("a range is needed").at(&at));
+            found.push(Invalid::without_help("no range given").at(&at));
         }
         for (i, net) in nets.iter().enumerate() {
             if net.addr() != net.network() {
@@ -311,7 +306,7 @@ fn hosts(node: &NodeConfig, found: &mut Vec<Problem>) {
     for (i, entry) in node.hosts.iter().enumerate() {
         if entry.names.is_empty() {
             found.push(
-                Invalid::without_help("an entry needs a name").at(format!("hosts[{i}].names")),
+                Invalid::without_help("the entry has no name").at(format!("hosts[{i}].names")),
             );
         }
         for (j, name) in entry.names.iter().enumerate() {
@@ -320,8 +315,8 @@ fn hosts(node: &NodeConfig, found: &mut Vec<Problem>) {
             if *name == node.apiserver.domain {
                 found.push(
                     Invalid::new(
-                        "the apiserver's domain does not belong into the list",
-                        "each host resolves it by its role",
+                        "the apiserver's domain must not be in the list",
+                        "each host resolves it according to its role",
                     )
                     .at(at),
                 );

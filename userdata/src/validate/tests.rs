@@ -26,12 +26,12 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_dual_stack_node_is_good() {
+fn dual_stack_node_is_valid() {
     assert_eq!(problems(GOOD), Vec::<String>::new());
 }
 
 #[test]
-fn each_broken_field_is_named_by_its_path() {
+fn invalid_field_is_reported_by_path() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("firstlight/v1", "firstlight/v9", &["apiVersion"]),
         ("kind: Node", "kind: Cluster", &["kind"]),
@@ -108,7 +108,7 @@ fn each_broken_field_is_named_by_its_path() {
 }
 
 #[test]
-fn the_default_vip_in_the_default_service_range_is_not_refused_on_the_node() {
+fn vip_in_service_range_is_accepted_on_the_node() {
     assert!(overlap(
         &"10.96.0.0/12".parse().expect("range"),
         &"10.103.97.2/32".parse().expect("range")

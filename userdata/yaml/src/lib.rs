@@ -1,8 +1,10 @@
-//! Reads YAML into typed values with the position of every field, and writes YAML that all readers agree on.
+//! Reads YAML into typed values with the position of every field, and writes YAML that all readers
+//! agree on.
 //!
-//! Only this crate uses `serde_yaml`. Its parser keeps no positions for semantic checks, stops at the
-//! first unknown key and guesses types from text. Reading therefore combines an event parser with the
-//! target type. `serde_yaml` provides the value tree for writing and verifies the reader in tests.
+//! Only this crate uses `serde_yaml`. Its parser keeps no positions for semantic checks, stops at
+//! the first unknown key and guesses types from text. Reading therefore combines an event parser
+//! with the target type. `serde_yaml` provides the value tree for writing and verifies the reader
+//! in tests.
 //!
 //! ```text
 //! text → read/tree → read/de → value + report/spans
@@ -85,7 +87,8 @@ impl<'de> Deserialize<'de> for Scalar {
 
 /// Reads the single document in `text`. Errors refer to it by `name`: `cluster.yaml`.
 ///
-/// Every unknown key, duplicate key and wrong value is reported in one run, in the order of the text.
+/// Every unknown key, duplicate key and wrong value is reported in one run, in the order of the
+/// text.
 pub fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<Parsed<T>, Diagnostics> {
     strict(parse_leniently(name, text, false))
 }
@@ -105,9 +108,9 @@ fn strict<T>(read: (Option<Parsed<T>>, Diagnostics)) -> Result<Parsed<T>, Diagno
     }
 }
 
-/// Returns the value as far as it can be read, and all findings. With errors, the value lacks the fields
-/// and list items that they name: use it only to find more errors in the same run. Paths into it use
-/// the value's own list positions; findings use those of the text.
+/// Returns the value as far as it can be read, and all findings. With errors, the value lacks the
+/// fields and list items that they name: use it only to find more errors in the same run. Paths
+/// into it use the value's own list positions; findings use those of the text.
 pub fn parse_leniently<T: DeserializeOwned>(
     name: &str,
     text: &str,

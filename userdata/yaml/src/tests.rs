@@ -1,4 +1,4 @@
-//! What the reader says about bad texts, and that what the writer writes is read alike.
+//! Errors of the reader for invalid texts, and round trips of the writer.
 
 use std::collections::BTreeMap;
 
@@ -38,28 +38,28 @@ fn errors(text: &str) -> String {
 }
 
 #[test]
-fn every_unknown_and_duplicate_key_is_named_in_one_run() {
+fn unknown_and_duplicate_keys_are_reported_in_one_run() {
     insta::assert_snapshot!(errors(
         "nam: x\nname: a\nflag: on\nflag: off\nhosts:\n- name: h0\n  adress: 10.0.0.1\n  address: 10.0.0.1\n- {name: h1, address: 10.0.0.2, mca: \"x\"}\n  # end\nwhatever: [1, 2]\n"
     ));
 }
 
 #[test]
-fn every_wrong_value_is_named_in_one_run() {
+fn wrong_values_are_reported_in_one_run() {
     insta::assert_snapshot!(errors(
         "name: [a]\nflag: maybe\nport: 70000\nhosts:\n- name: h0\n  address: 10.0.0.256\n- {name: h1, address: ::1}\n- name: h2\n- {address: 10.0.0.2}\nextra:\n  a: no\n  b: 0644\n"
     ));
 }
 
 #[test]
-fn broken_text_is_an_error_with_a_position() {
+fn syntax_error_has_a_position() {
     insta::assert_snapshot!(errors("name: \"a\nflag: true\n"));
     insta::assert_snapshot!(errors("name: a\nhosts: [1, 2\nflag: true\n"));
     insta::assert_snapshot!(errors("name: a\n---\nname: b\n"));
 }
 
 #[test]
-fn redacted_findings_show_no_line_of_the_text() {
+fn redacted_findings_hide_the_source_line() {
     let shown = parse_redacted::<Doc>("user-data", "name: a\nport: hunter2\nhosts: [hunter2]\n")
         .expect_err("bad");
     assert!(!shown.to_string().contains("hunter2"), "{shown}");
@@ -67,7 +67,7 @@ fn redacted_findings_show_no_line_of_the_text() {
 }
 
 #[test]
-fn the_wanted_type_decides_what_a_scalar_means() {
+fn target_type_determines_scalar_meaning() {
     let text =
         "name: 0123\nflag: yes\nhosts:\n- {name: no, address: 10.0.0.1, mac: 52:54:00:12:34:56}\n";
     let doc = parse::<Doc>("t", text).expect("valid").value;
@@ -78,7 +78,7 @@ fn the_wanted_type_decides_what_a_scalar_means() {
 }
 
 #[test]
-fn an_empty_block_and_one_cut_off_are_read_as_other_readers_do() {
+fn empty_and_truncated_blocks_match_other_readers() {
     let read = |text: &str| parse::<serde_json::Value>("t", text).expect(text).value;
     assert_eq!(read("a: |\n"), serde_json::json!({"a": ""}));
     assert_eq!(
@@ -93,7 +93,7 @@ fn an_empty_block_and_one_cut_off_are_read_as_other_readers_do() {
 }
 
 #[test]
-fn nothing_behind_a_key_is_an_empty_list_or_the_default() {
+fn null_value_is_an_empty_list_or_the_default() {
     let doc = parse::<Doc>("t", "name: a\nhosts:\nflag: ~\nextra:\n")
         .expect("valid")
         .value;
@@ -101,7 +101,7 @@ fn nothing_behind_a_key_is_an_empty_list_or_the_default() {
 }
 
 #[test]
-fn spans_are_right_in_lists_nested_maps_and_flow_maps() {
+fn spans_are_correct_in_nested_collections() {
     let text = "# ä comment\nname: ünï\nhosts:\r\n- name: h0\n  address: 10.0.0.1\n- {name: 'h1', address: 10.0.0.2}\nextra:\n  a/b.c: {d: [x, yy]}\n";
     let doc = parse::<Doc>("t", text).expect("valid");
     let cases = [
@@ -133,7 +133,7 @@ fn spans_are_right_in_lists_nested_maps_and_flow_maps() {
 }
 
 #[test]
-fn aliases_are_read_and_bombs_are_refused() {
+fn aliases_are_expanded_up_to_a_limit() {
     let text = "name: &n abc\nextra:\n  base: &b {x: 1, y: 2}\n  use: {<<: *b, y: 3}\n  n: *n\n";
     let doc = parse::<Doc>("t", text).expect("valid").value;
     assert_eq!(
@@ -268,7 +268,7 @@ pub(super) const AWKWARD: &[&str] = &[
 ];
 
 #[test]
-fn awkward_strings_survive() {
+fn ambiguous_strings_round_trip() {
     let strings: Vec<String> = AWKWARD.iter().map(|s| (*s).to_owned()).collect();
     reads_back(&strings);
     for string in strings {
@@ -278,7 +278,7 @@ fn awkward_strings_survive() {
 }
 
 #[test]
-fn numbers_survive_a_yaml_1_1_reader() {
+fn numbers_are_written_for_yaml_1_1_readers() {
     assert_eq!(
         to_string(&[1e20, 1.5e-7, 0.5, 3.0]),
         "- 1.0e+20\n- 1.5e-7\n- 0.5\n- 3.0\n"
@@ -287,7 +287,7 @@ fn numbers_survive_a_yaml_1_1_reader() {
 }
 
 #[test]
-fn the_same_value_gives_the_same_readable_text() {
+fn writer_output_is_deterministic() {
     let strings = [
         "plain text",
         "no",
@@ -299,21 +299,22 @@ fn the_same_value_gives_the_same_readable_text() {
 
 proptest::proptest! {
     #[test]
-    fn any_strings_survive(strings in proptest::collection::vec("(\\PC|[\n\t :#-]|\\w){0,12}", 0..4)) {
+    fn arbitrary_strings_round_trip(strings in proptest::collection::vec("(\\PC|[\n\t :#-]|\\w){0,12}", 0..4)) {
         reads_back(&strings);
     }
 
     #[test]
-    fn any_text_is_read_or_refused(text in "([ \n:,\\[\\]{}&*!|>'\"%#?-]|[a-z0]){0,40}") {
+    fn arbitrary_text_never_panics(text in "([ \n:,\\[\\]{}&*!|>'\"%#?-]|[a-z0]){0,40}") {
         let _ = parse::<serde_json::Value>("t", &text);
     }
 
     /// Two parsers that share no code: what both take, both read alike.
     #[test]
-    fn what_serde_yaml_reads_we_read_alike_or_refuse(
+    fn reader_agrees_with_serde_yaml_or_rejects(
         pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..16)
     ) {
-        // A last line of nothing but blanks, which nothing ends, is no line to some and one to others.
+        // A last line of nothing but blanks, which nothing ends, is no line to some and one to
+        // others.
         let mut text = pieces.concat();
         text.truncate(text.trim_end_matches([' ', '\t']).len());
         let theirs = serde_yaml::from_str::<serde_json::Value>(&text);

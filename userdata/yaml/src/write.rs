@@ -1,7 +1,8 @@
-//! Values written as YAML that readers of YAML 1.1 and 1.2 read alike.
+//! Writes YAML that YAML 1.1 and 1.2 readers interpret identically.
 //!
-//! `serde_yaml` turns the value into its tree; its own writer is not used, because it leaves `no`, `1:30`
-//! and `2026-01-01` unquoted and those are a boolean, a number and a date to a YAML 1.1 reader.
+//! `serde_yaml` turns the value into its tree; its own writer is not used, because it leaves `no`,
+//! `1:30` and `2026-01-01` unquoted and those are a boolean, a number and a date to a YAML 1.1
+//! reader.
 
 use std::fmt::Write;
 
@@ -10,11 +11,12 @@ use serde_yaml::Value;
 
 use crate::read::scalar;
 
-/// Block style, keys in the order of the type, ends with a newline. The same value gives the same bytes.
+/// Block style, keys in the order of the type, ends with a newline. The same value gives the same
+/// bytes.
 ///
 /// # Panics
-/// When the type cannot be written at all: its own `Serialize` reports an error, or holds raw bytes. For a
-/// type whose `Serialize` can fail on a value (a `Path`), there is [`try_to_string`].
+/// If `Serialize` reports an error or writes raw bytes. For a type whose `Serialize` can fail on a
+/// value (a `Path`), use [`try_to_string`].
 pub fn to_string<T: Serialize + ?Sized>(value: &T) -> String {
     match try_to_string(value) {
         Ok(text) => text,
@@ -22,7 +24,7 @@ pub fn to_string<T: Serialize + ?Sized>(value: &T) -> String {
     }
 }
 
-/// A value whose own `Serialize` refused it.
+/// The error of a value whose `Serialize` failed.
 #[derive(Debug, thiserror::Error)]
 #[error("the value has no form in YAML: {0}")]
 pub struct NotWritable(String);
@@ -53,7 +55,7 @@ fn mapping(out: &mut String, map: &serde_yaml::Mapping, indent: usize, mut start
             Value::String(text) => quoted_or_plain(out, text),
             other => scalar(out, other, indent),
         }
-        // A YAML 1.1 reader gives up on the colon behind a longer key.
+        // YAML 1.1 readers reject a simple key longer than 1024 characters.
         if out.len() - start > 1000 {
             out.insert_str(start, "? ");
             out.push('\n');

@@ -1,4 +1,4 @@
-//! The items of a list and the entries of a mapping, each failure told its place on the way out.
+//! Access to list items and mapping entries; attaches positions to errors while unwinding.
 
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess};
 

@@ -1,7 +1,7 @@
-//! A tree read into a type: the field's type decides what a scalar means.
+//! Deserializes a tree into a type: the type of the field determines the meaning of a scalar.
 //!
-//! `mac: 52:54:00:12:34:56` into a string is that text, `on` into a boolean is true; `on` into an untyped
-//! value is an error, because readers differ on it.
+//! `mac: 52:54:00:12:34:56` into a string is that text, `on` into a boolean is true; `on` into an
+//! untyped value is an error, because readers differ on it.
 
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, Unexpected,

@@ -1,4 +1,4 @@
-//! Keys read into a type. A key is text; a map keyed by numbers or booleans parses it.
+//! Deserializes keys. A key is text; a map keyed by numbers or booleans parses it.
 
 use serde::de::{
     self, Deserializer, IntoDeserializer, Unexpected, Visitor, value::StrDeserializer,

@@ -1,4 +1,5 @@
-//! Converts the parser's marks to regions of the text, and reads the text where the events are ambiguous.
+//! Converts the parser's marks to regions of the text, and reads the text where the events are
+//! ambiguous.
 //!
 //! The parser counts characters; Rust slices bytes.
 
@@ -43,7 +44,8 @@ impl<'t> Marks<'t> {
         }
     }
 
-    /// A block without a line is empty unless its header keeps line breaks; the parser makes one of it.
+    /// A block without a line is empty unless its header keeps line breaks; the parser makes one of
+    /// it.
     pub(crate) fn is_empty_block(&self, text: &str, region: &Region) -> bool {
         let before = &self.text[..region.bytes.start.min(self.text.len())];
         let header = before.rfind(['|', '>']).map_or("", |at| &before[at + 1..]);
@@ -51,7 +53,8 @@ impl<'t> Marks<'t> {
         text.bytes().all(|b| b == b'\n') && !indicators.contains('+')
     }
 
-    /// A block that ends in the last line of a text, which nothing ends: the parser adds the line break.
+    /// A block that ends in the last line of a text, which nothing ends: the parser adds the line
+    /// break.
     pub(crate) fn is_cut_off(&self, region: &Region) -> bool {
         let last = self.text.rsplit('\n').next().unwrap_or("");
         !last.trim().is_empty() && region.bytes.end >= self.text.trim_end().len()

@@ -1,4 +1,4 @@
-//! Going on after a failure, so that one wrong key does not hide the next.
+//! Error recovery: continues after an error, so that all errors are reported in one run.
 
 use serde::de::DeserializeOwned;
 
@@ -9,11 +9,12 @@ use crate::report::failure::{Failure, What};
 use crate::report::region::{Segment, path_of};
 use crate::report::spans::Spans;
 
-/// Findings after which a text is not looked at further.
+/// The reader stops after this many findings.
 const MAX_FINDINGS: usize = 100;
 
-/// Deserialises, and after each failure again without the node that failed, until nothing fails any more.
-/// What is missing only because it was taken out is not reported. The tree is left as it was read last.
+/// Deserializes repeatedly, each time without the node that failed last, until there is no error.
+/// A key that is missing only because of such a removal is not reported. The removed nodes stay
+/// removed from the tree.
 pub(crate) fn deserialize<T: DeserializeOwned>(
     spans: &mut Spans,
     found: &mut Diagnostics,

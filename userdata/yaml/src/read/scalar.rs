@@ -1,7 +1,7 @@
 //! What an unquoted scalar means to readers of YAML 1.1 and of YAML 1.2, and where they part.
 //!
-//! PyYAML (cloud-init) reads 1.1, Go's and Rust's readers 1.2 or a mixture. A text on which they differ
-//! has no meaning here unless the wanted type settles it.
+//! PyYAML (cloud-init) reads 1.1, Go's and Rust's readers 1.2 or a mixture. A text on which they
+//! differ has no meaning here unless the wanted type settles it.
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Plain {
@@ -11,7 +11,7 @@ pub(crate) enum Plain {
     Signed(i64),
     Float(f64),
     Text,
-    /// Readers differ; the string says how.
+    /// Readers disagree; the string describes how.
     Differs(&'static str),
 }
 
@@ -161,7 +161,7 @@ fn is_date(text: &str) -> bool {
             .all(|part| part.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Whether `text` may stand unquoted: text to every reader, in block and in flow.
+/// Whether every reader takes unquoted `text` as text, in block and in flow style.
 pub(crate) fn is_plain_text(text: &str) -> bool {
     let mut bytes = text.bytes();
     let starts = bytes
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readers_that_differ_are_told_apart_from_readers_that_agree() {
+    fn ambiguous_scalars_are_detected() {
         let differs = [
             "yes",
             "On",

@@ -1,6 +1,6 @@
-//! Events of the YAML parser gathered into a tree in which every node knows where it stands.
+//! Builds a tree with positions from the events of the YAML parser.
 //!
-//! Scalars keep their text: what a text means is decided where the wanted type is known (`de`).
+//! Scalars keep their text: `de` interprets it, because it has the target type.
 
 use std::collections::{HashMap, HashSet};
 
@@ -93,8 +93,8 @@ impl Node {
     }
 }
 
-/// The one document in `text`. `Err` is a text that is no YAML; `faults` is YAML that we refuse, with a
-/// tree that can still be checked for more.
+/// The one document in `text`. `Err` is a text that is no YAML; `faults` is YAML that we refuse,
+/// with a tree that can still be checked for more.
 pub(crate) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
@@ -166,7 +166,7 @@ impl<'t> Builder<'t, '_> {
                     });
                 };
                 self.count(node.weight(), &region)?;
-                // The alias keeps the positions of what it names: that is where the text can be mended.
+                // The alias keeps the positions of its anchor, where the text can be corrected.
                 return Ok(node);
             }
             Event::Scalar(text, style, anchor, tag) => {

@@ -1,7 +1,7 @@
-//! What is wrong with a text, and where: errors and warnings that carry their position.
+//! Errors and warnings with their position.
 //!
 //! Values are quoted only through the source line, and that line is left out for texts that hold
-//! secrets, so a diagnostic may go to a console or a journal as it is.
+//! secrets, so a diagnostic can be printed to a console or a journal unchanged.
 
 use std::fmt;
 
@@ -78,7 +78,7 @@ impl Diagnostic {
         self
     }
 
-    /// Points at `region` of `text`; the line itself is kept only when `show` says so.
+    /// Points at `region` of `text`; keeps the line itself only if `show` is set.
     pub(crate) fn at(mut self, region: &Region, text: &str, show: bool) -> Self {
         self.line = region.line;
         self.column = region.column;
@@ -171,8 +171,8 @@ impl Diagnostics {
         self.0.push(diagnostic);
     }
 
-    /// Adds a finding of a later check, unless an earlier error lies at or inside its field: then it may
-    /// only follow from that.
+    /// Adds a finding of a later check, unless an earlier error lies at or inside its field: then
+    /// it may only follow from that.
     pub fn push_unless_known(&mut self, diagnostic: Diagnostic) {
         let follows = |earlier: &Diagnostic| {
             let rest = earlier.path.strip_prefix(&diagnostic.path);

@@ -1,6 +1,6 @@
-//! Why a value was not accepted, in words for the person who wrote the text.
+//! Deserialization errors, in terms of the text rather than of Rust types.
 //!
-//! Values are never part of the words: the source line shows them, where it may be shown.
+//! Messages never contain values: the source line shows them unless the text is redacted.
 
 use std::fmt::Display;
 
@@ -8,7 +8,7 @@ use serde::de::{self, Expected, Unexpected};
 
 use super::region::{Region, Segment};
 
-/// One refusal, with the place once it is known.
+/// One error; its region is added as soon as it is known.
 #[derive(Debug)]
 pub(crate) struct Failure {
     /// Without the value.
@@ -144,7 +144,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// serde's words for what was expected, in a reader's words.
+/// Translates serde's description of the expected type.
 fn wanted(expected: &dyn Expected) -> String {
     let words = expected.to_string();
     match words.as_str() {

@@ -110,7 +110,8 @@ impl Spans {
         help: Option<String>,
     ) -> Diagnostic {
         let (complete, span, path) = self.deepest(segments(path));
-        // An absent field has no value to point at: the key of its nearest parent shows where it belongs.
+        // An absent field has no value to point at: the key of its nearest parent shows where it
+        // belongs.
         let region = match span.key {
             Some(key) if !complete || span.value.bytes.is_empty() => key,
             _ => span.value,
@@ -139,8 +140,8 @@ impl Spans {
         })
     }
 
-    /// The last existing field on the way to `path`, whether it is `path` itself, and the path with the
-    /// list positions of the text (error recovery removes items).
+    /// The last existing field on the way to `path`, whether it is `path` itself, and the path with
+    /// the list positions of the text (error recovery removes items).
     fn deepest(&self, mut path: Vec<Segment>) -> (bool, Span, Vec<Segment>) {
         let mut node = &self.root;
         let mut span = Span {
