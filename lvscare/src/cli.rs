@@ -14,14 +14,14 @@ use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 
-use crate::discover::{Discovery, Pace};
-use crate::fleet::Rules;
-use crate::health::Thresholds;
-use crate::ipvs::Service;
-use crate::members::Sources;
-use crate::probe::{Question, READYZ};
+use crate::discovery::{Discovery, Intervals};
+use crate::pool::Rules;
+use crate::pool::health::Thresholds;
+use crate::pool::members::Sources;
+use crate::probe::checker::Timing;
+use crate::probe::connection::{HealthRequest, READYZ};
+use crate::settings::Settings;
 use crate::tls::{Tls, Trust};
-use crate::watch::Timing;
 
 /// The cluster's authority, where kubeadm puts it.
 const CA: &str = "/etc/kubernetes/pki/ca.crt";
@@ -166,23 +166,6 @@ pub struct Options {
     pub masqueradebit: Option<u32>,
 }
 
-/// What the options mean.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub service: SocketAddr,
-    pub scheduler: String,
-    pub sources: Sources,
-    /// `None`: the cluster is not asked.
-    pub discovery: Option<Discovery>,
-    pub source: Option<IpAddr>,
-    pub path: String,
-    pub question: Arc<Question>,
-    pub timing: Timing,
-    pub rules: Rules,
-    pub kill: bool,
-    pub status_address: SocketAddr,
-}
-
 impl Options {
     pub fn service(&self) -> anyhow::Result<SocketAddr> {
         let service = self
@@ -221,7 +204,7 @@ impl Options {
         let discovery = (self.discover == "auto").then(|| Discovery {
             service,
             kubeconfig: self.kubeconfig.clone(),
-            pace: Pace::default(),
+            intervals: Intervals::default(),
         });
         Ok(Settings {
             service,
@@ -237,7 +220,7 @@ impl Options {
             discovery,
             source: self.ip,
             path: format!("/{}", self.health_path.trim_start_matches('/')),
-            question: Arc::new(self.question()?),
+            health_request: Arc::new(self.health_request()?),
             timing: Timing {
                 interval,
                 timeout: self.health_timeout,
@@ -274,7 +257,7 @@ impl Options {
         }
     }
 
-    fn question(&self) -> anyhow::Result<Question> {
+    fn health_request(&self) -> anyhow::Result<HealthRequest> {
         let tls = Tls::new(self.trust());
         if self.health_schem == "https" {
             // Later on a missing file heals; at the start it is a mistake.
@@ -288,19 +271,13 @@ impl Options {
         } else {
             self.health_status.clone()
         };
-        Ok(Question {
+        Ok(HealthRequest {
             tls: (self.health_schem == "https").then(|| Arc::new(tls)),
             method: self.health_req_method.clone(),
             headers: self.health_req_headers.clone(),
             body: Bytes::from(self.health_req_body.clone()),
             accepted,
         })
-    }
-}
-
-impl Settings {
-    pub fn service(&self) -> Service {
-        Service::tcp(self.service, &self.scheduler)
     }
 }
 

@@ -77,7 +77,7 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(authority: &Authority, servers: &str) -> Self {
-        let daemon = Self(lvscare(authority, servers, &["care"]).spawn().unwrap());
+        let daemon = Self(lvscare(authority, servers, &["daemon"]).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
         while get("/livez").is_none_or(|answer| !answer.contains(" 200 ")) {
             assert!(Instant::now() < deadline, "it does not live");
@@ -97,7 +97,7 @@ impl Daemon {
     }
 
     /// What it holds open when nobody is asking it: a question that was just answered counts for a moment.
-    fn held(&self) -> usize {
+    fn persistent(&self) -> usize {
         let samples = (0..20).map(|_| {
             std::thread::sleep(Duration::from_millis(20));
             self.count("fd")
@@ -153,9 +153,9 @@ fn it_has_one_thread_and_leaks_nothing_and_stops_when_told() {
             assert!(Instant::now() < deadline, "not all are probed");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let before = daemon.held();
+        let before = daemon.persistent();
         std::thread::sleep(Duration::from_secs(3));
-        let after = daemon.held();
+        let after = daemon.persistent();
         assert!(after <= before, "{before} became {after}");
         assert_eq!(daemon.count("task"), 1);
         daemon.signal(Signal::SIGTERM);
@@ -187,8 +187,8 @@ fn exit_statuses_are_as_documented() {
             status.code().unwrap()
         };
         assert_eq!(code(&["status"]), 3, "nothing is set up");
-        assert_eq!(code(&["care", "--no-such-flag"]), 2);
-        assert_eq!(code(&["care", "--interval=x"]), 2);
-        assert_eq!(code(&["care", "--ip=fd00::1"]), 1);
+        assert_eq!(code(&["daemon", "--no-such-flag"]), 2);
+        assert_eq!(code(&["daemon", "--interval=x"]), 2);
+        assert_eq!(code(&["daemon", "--ip=fd00::1"]), 1);
     });
 }

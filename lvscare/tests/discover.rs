@@ -18,15 +18,15 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use lvscare::discover::{Discovery, Pace};
+use lvscare::discovery::{Discovery, Intervals};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-const PACE: Pace = Pace {
+const PACE: Intervals = Intervals {
     poll: Duration::from_millis(50),
     retry: Duration::from_millis(10),
-    patience: Duration::from_secs(10),
+    answer_timeout: Duration::from_secs(10),
 };
 
 /// One answer: to a request whose path and query hold this text, a status, and pieces of a body. A body whose last
@@ -61,7 +61,7 @@ impl Cluster {
         let discovery = Discovery {
             service: address,
             kubeconfig,
-            pace: PACE,
+            intervals: PACE,
         };
         tokio::spawn(discovery.run(sender));
         let cluster = Self {

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::process::Command;
 
-use lvscare::kernel::put_route;
+use lvscare::apply::put_route;
 use lvscare::route;
 use nix::sched::{CloneFlags, unshare};
 

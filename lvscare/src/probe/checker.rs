@@ -1,7 +1,7 @@
-//! Watches one server for ever: asks at intervals on a held connection, at once when that one ends, and twice when
+//! HealthCheckers one server for ever: asks at intervals on a held connection, at once when that one ends, and twice when
 //! an answer is late.
 //!
-//! Says what each round found; what follows from it is `health` and `fleet`.
+//! Says what each round found; what follows from it is `health` and `pool`.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
@@ -13,9 +13,9 @@ use hyper::StatusCode;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::beat::Beat;
-use crate::health::Verdict;
-use crate::probe::{Fresh, Held, Question, READYZ, fresh};
+use crate::pool::health::Verdict;
+use crate::probe::connection::{HealthRequest, NewConnResult, PersistentConn, READYZ, fresh};
+use crate::probe::ticker::Ticker;
 
 /// What older apiservers, and others, have in its place.
 const HEALTHZ: &str = "/healthz";
@@ -48,7 +48,7 @@ pub struct Timing {
     /// A held connection is not used for longer, give or take a tenth, once there is a new one.
     pub renew: Duration,
     /// For so much longer it is used while there is none.
-    pub vouch: Duration,
+    pub grace: Duration,
 }
 
 impl Default for Timing {
@@ -58,7 +58,7 @@ impl Default for Timing {
             timeout: Duration::from_secs(10),
             fresh: FRESH,
             renew: RENEW,
-            vouch: VOUCH,
+            grace: VOUCH,
         }
     }
 }
@@ -85,26 +85,31 @@ pub struct Report {
 }
 
 #[derive(Debug)]
-pub struct Watch {
+pub struct HealthChecker {
     address: SocketAddr,
     path: String,
-    question: Arc<Question>,
+    health_request: Arc<HealthRequest>,
     timing: Timing,
-    held: Option<Held>,
+    persistent: Option<PersistentConn>,
     /// How old `held` may become.
     renew: Duration,
     /// Smoothed time to an answer on the held connection.
     usual: Duration,
 }
 
-impl Watch {
-    pub fn new(address: SocketAddr, path: &str, question: Arc<Question>, timing: Timing) -> Self {
+impl HealthChecker {
+    pub fn new(
+        address: SocketAddr,
+        path: &str,
+        health_request: Arc<HealthRequest>,
+        timing: Timing,
+    ) -> Self {
         Self {
             address,
             path: path.to_owned(),
-            question,
+            health_request,
             timing,
-            held: None,
+            persistent: None,
             renew: about(timing.renew),
             usual: Duration::ZERO,
         }
@@ -112,7 +117,7 @@ impl Watch {
 
     /// Reports every round until nobody listens any more. The first comes at once, for until then nothing is known; the
     /// others on the beat.
-    pub async fn run(mut self, beat: Beat, reports: Sender<Report>) {
+    pub async fn run(mut self, ticker: Ticker, reports: Sender<Report>) {
         let mut was_good = true;
         loop {
             let report = self.round().await;
@@ -124,7 +129,7 @@ impl Watch {
             }
             // A first bad answer is looked into at once; what is bad already can wait its turn.
             if !asks_again {
-                self.pause(beat).await;
+                self.pause(ticker).await;
             }
         }
     }
@@ -132,12 +137,14 @@ impl Watch {
     /// One question, by whichever connection answers it.
     pub async fn round(&mut self) -> Report {
         let began = Instant::now();
-        let verdict = match self.held.take() {
-            Some(held) if held.opened.elapsed() < self.renew => self.ask_held(held, began).await,
-            Some(held) if held.opened.elapsed() < self.renew + self.timing.vouch => {
-                self.ask_both(held, began).await
+        let verdict = match self.persistent.take() {
+            Some(persistent) if persistent.opened.elapsed() < self.renew => {
+                self.probe_persistent(persistent, began).await
             }
-            _ => self.ask_anew(began, began + self.timing.fresh()).await,
+            Some(persistent) if persistent.opened.elapsed() < self.renew + self.timing.grace => {
+                self.probe_both(persistent, began).await
+            }
+            _ => self.probe_new(began, began + self.timing.fresh()).await,
         };
         Report {
             address: self.address,
@@ -148,11 +155,11 @@ impl Watch {
     }
 
     /// On the connection held, and on a new one that is to take its place.
-    async fn ask_both(&mut self, held: Held, began: Instant) -> Verdict {
-        let (path, question) = (self.path.clone(), Arc::clone(&self.question));
+    async fn probe_both(&mut self, persistent: PersistentConn, began: Instant) -> Verdict {
+        let (path, health_request) = (self.path.clone(), Arc::clone(&self.health_request));
         let (deadline, latest) = (began + self.timing.fresh(), began + self.timing.timeout);
-        let fresh = fresh(self.address, &path, &question, deadline, latest);
-        let (verdict, fresh) = tokio::join!(self.ask_held(held, began), fresh);
+        let fresh = fresh(self.address, &path, &health_request, deadline, latest);
+        let (verdict, fresh) = tokio::join!(self.probe_persistent(persistent, began), fresh);
         if fresh.is_late {
             verdict
         } else {
@@ -160,19 +167,26 @@ impl Watch {
         }
     }
 
-    async fn ask_held(&mut self, mut held: Held, began: Instant) -> Verdict {
-        let (late, patience) = (self.timing.late(self.usual), self.timing.fresh());
-        let (address, path, question) =
-            (self.address, self.path.clone(), Arc::clone(&self.question));
+    async fn probe_persistent(
+        &mut self,
+        mut persistent: PersistentConn,
+        began: Instant,
+    ) -> Verdict {
+        let (late, answer_timeout) = (self.timing.late(self.usual), self.timing.fresh());
+        let (address, path, health_request) = (
+            self.address,
+            self.path.clone(),
+            Arc::clone(&self.health_request),
+        );
         let answered = {
-            let mut answer = pin!(held.ask(address, &path, &question));
+            let mut answer = pin!(persistent.ask(address, &path, &health_request));
             match timeout(late, &mut answer).await {
                 Ok(answer) => answer.ok(),
                 // Late: a second question beside the first. Whichever is answered counts.
                 Err(_) => {
-                    let deadline = began + late + patience;
+                    let deadline = began + late + answer_timeout;
                     let latest = began + self.timing.timeout;
-                    let mut second = pin!(fresh(address, &path, &question, deadline, latest));
+                    let mut second = pin!(fresh(address, &path, &health_request, deadline, latest));
                     tokio::select! {
                         biased;
                         answer = &mut answer => match answer {
@@ -187,23 +201,23 @@ impl Watch {
         match answered {
             Some(status) => {
                 self.usual = (7 * self.usual + began.elapsed()) / 8;
-                self.held = Some(held);
+                self.persistent = Some(persistent);
                 self.judge(status)
             }
             // A connection may end for many reasons, of which a new one knows more.
-            None => self.ask_anew(began, Instant::now() + patience).await,
+            None => self.probe_new(began, Instant::now() + answer_timeout).await,
         }
     }
 
-    async fn ask_anew(&mut self, began: Instant, deadline: Instant) -> Verdict {
+    async fn probe_new(&mut self, began: Instant, deadline: Instant) -> Verdict {
         let path = self.path.clone();
         let latest = began + self.timing.timeout;
-        let fresh = fresh(self.address, &path, &self.question, deadline, latest).await;
+        let fresh = fresh(self.address, &path, &self.health_request, deadline, latest).await;
         self.keep(fresh)
     }
 
-    fn keep(&mut self, fresh: Fresh) -> Verdict {
-        self.held = fresh.held;
+    fn keep(&mut self, fresh: NewConnResult) -> Verdict {
+        self.persistent = fresh.persistent;
         self.renew = about(self.timing.renew);
         match fresh.answer {
             Ok(status) => self.judge(status),
@@ -212,7 +226,7 @@ impl Watch {
     }
 
     fn judge(&mut self, status: StatusCode) -> Verdict {
-        let verdict = self.question.judge(status, &self.path);
+        let verdict = self.health_request.judge(status, &self.path);
         // Kubernetes before 1.16 has no `/readyz`; only the default is given up for it.
         if status == StatusCode::NOT_FOUND && self.path == READYZ {
             HEALTHZ.clone_into(&mut self.path);
@@ -221,16 +235,16 @@ impl Watch {
     }
 
     /// Waits for the next turn, or for the end of the held connection.
-    async fn pause(&mut self, beat: Beat) {
-        let wait = sleep_until(beat.next(self.timing.interval));
-        let Some(held) = &mut self.held else {
+    async fn pause(&mut self, ticker: Ticker) {
+        let wait = sleep_until(ticker.next(self.timing.interval));
+        let Some(persistent) = &mut self.persistent else {
             return wait.await;
         };
         tokio::select! {
             () = wait => {}
-            _ = &mut held.ended => {
-                let lived = held.opened.elapsed();
-                self.held = None;
+            _ = &mut persistent.ended => {
+                let lived = persistent.opened.elapsed();
+                self.persistent = None;
                 sleep(LEAST.min(self.timing.interval).saturating_sub(lived)).await;
             }
         }

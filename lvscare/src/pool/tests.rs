@@ -37,9 +37,9 @@ fn draining() -> Verdict {
     }
 }
 
-/// A fleet of servers 1 to 3 and a table, moved by hand.
+/// A pool of servers 1 to 3 and a table, moved by hand.
 pub(super) struct Scene {
-    pub(super) fleet: Fleet,
+    pub(super) pool: Pool,
     pub(super) table: Actual,
     pub(super) now: Instant,
     pub(super) killed: Vec<SocketAddr>,
@@ -49,10 +49,10 @@ impl Scene {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         let service = Service::tcp(SocketAddr::from(([10, 103, 97, 2], 6443)), "rr");
-        let members: Vec<_> = (1..=3).map(|n| (server(n), 1)).collect();
-        let fleet = Fleet::new(service, RULES, &members, now);
+        let backends: Vec<_> = (1..=3).map(|n| (server(n), 1)).collect();
+        let pool = Pool::new(service, RULES, &backends, now);
         Self {
-            fleet,
+            pool,
             table: Actual::default(),
             now,
             killed: Vec::new(),
@@ -71,7 +71,7 @@ impl Scene {
     pub(super) fn probe(&mut self, n: u8, verdict: &Verdict) -> &mut Self {
         let began = self.now;
         self.wait(Duration::from_millis(10));
-        self.fleet.observe(server(n), verdict, began, self.now);
+        self.pool.observe(server(n), verdict, began, self.now);
         self.settle()
     }
 
@@ -81,18 +81,18 @@ impl Scene {
     }
 
     pub(super) fn settle(&mut self) -> &mut Self {
-        let plan = self.fleet.plan(&self.table, self.now);
+        let plan = self.pool.plan(&self.table, self.now);
         for address in &plan.kill {
             assert!(
                 !plan
-                    .wished
+                    .desired
                     .destinations
                     .iter()
-                    .any(|(wished, _)| wished == address),
-                "killed and wished for"
+                    .any(|(desired, _)| desired == address),
+                "killed and desired for"
             );
         }
-        for change in changes(&plan.wished, &self.table) {
+        for change in changes(&plan.desired, &self.table) {
             let was_usable = self.table.is_usable();
             apply(&mut self.table, &change);
             assert!(
@@ -164,13 +164,13 @@ fn when_all_fall_silent_nothing_is_deleted_or_killed_and_all_are_tried() {
     for n in 1..=3 {
         scene.probe(n, &silent());
     }
-    assert!(scene.fleet.is_panicking());
+    assert!(scene.pool.is_panicking());
     assert_eq!(
         (scene.weights(), scene.killed.as_slice()),
         (weights([(1, 1), (2, 1), (3, 1)]), [].as_slice())
     );
     scene.probe(2, &Verdict::Up);
-    assert!(!scene.fleet.is_panicking());
+    assert!(!scene.pool.is_panicking());
     assert_eq!(
         (scene.weights(), scene.killed.as_slice()),
         (weights([(1, 0), (2, 1), (3, 0)]), [].as_slice())
@@ -236,7 +236,7 @@ fn a_flushed_table_is_restored_from_the_last_known_health() {
 #[test]
 fn at_start_the_table_is_taken_as_found() {
     let mut scene = Scene::new();
-    scene.table.service = Some(scene.fleet.service().clone());
+    scene.table.service = Some(scene.pool.service().clone());
     scene.table.destinations = vec![
         Destination::masquerade(server(1), 0),
         Destination::masquerade(server(2), 1),
@@ -304,12 +304,12 @@ proptest! {
             scene.wait(Duration::from_millis(wait)).probe(n, &verdict);
             ever_usable |= scene.table.is_usable();
             prop_assert!(scene.table.is_usable() || !ever_usable, "empty");
-            prop_assert!(scene.killed.len() == killed || !scene.fleet.is_panicking(), "killed in panic");
-            for member in scene.fleet.members() {
-                let listed = scene.table.weight(member.address).unwrap_or(0) > 0;
-                let class = member.health.class();
+            prop_assert!(scene.killed.len() == killed || !scene.pool.is_panicking(), "killed in panic");
+            for backend in scene.pool.backends() {
+                let listed = scene.table.weight(backend.address).unwrap_or(0) > 0;
+                let class = backend.health.class();
                 prop_assert!(class != Class::Up || listed, "up and not used");
-                prop_assert!(!matches!(class, Class::Sick | Class::Gone) || !listed || scene.fleet.is_panicking());
+                prop_assert!(!matches!(class, Class::Sick | Class::Gone) || !listed || scene.pool.is_panicking());
             }
             let before = scene.table.clone();
             prop_assert_eq!(&scene.settle().table, &before, "a second look changed something");

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use crate::connections::{self, Connection, Phase};
+use crate::ipvs::connections::{self, Connection, Phase};
 
 /// In one go, so that a server with thousands of clients does not stop the checks of the others.
 const AT_ONCE: usize = 1000;

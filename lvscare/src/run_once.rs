@@ -8,13 +8,13 @@ use anyhow::Context;
 use futures_util::future::join_all;
 use rtnetlink::Handle;
 
-use crate::cli::Settings;
-use crate::fleet::{Fleet, Rules};
-use crate::health::{Class, Thresholds};
-use crate::kernel::{Reach, Table, put_route};
-use crate::members::Members;
+use crate::apply::{ApplyMode, Table, put_route};
+use crate::pool::health::{Class, Thresholds};
+use crate::pool::members::Members;
+use crate::pool::{Pool, Rules};
+use crate::probe::checker::{HealthChecker, Timing};
+use crate::settings::Settings;
 use crate::table::changes;
-use crate::watch::{Timing, Watch};
 use crate::{route, sysctl};
 
 /// Between two rounds of waiting.
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a server has to answer. Longer than the daemon would wait: there is no second question, and a machine that
 /// is starting has much else to do.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// How often a race with another writer is lost before it is an error.
 const RACES: usize = 5;
@@ -58,14 +58,14 @@ pub async fn run(settings: &Settings, wait: Option<Duration>) -> anyhow::Result<
     }
     let deadline = Instant::now() + wait.unwrap_or_default();
     loop {
-        let (mut fleet, outcome) = probe(settings, &members).await;
-        let up = servers(&fleet, outcome);
+        let (mut pool, outcome) = probe(settings, &members).await;
+        let up = servers(&pool, outcome);
         let (source, _) = put_route(&handle, settings.service.ip(), settings.source, &up).await?;
         let reaches = source.map_or_else(
-            || "no way to any server yet".to_owned(),
+            || "no route to any server yet".to_owned(),
             |source| format!("from {source}"),
         );
-        write(&mut table, &mut fleet)?;
+        write(&mut table, &mut pool)?;
         let over = Instant::now() >= deadline;
         if outcome == Outcome::Up || over {
             log::info!(
@@ -77,9 +77,9 @@ pub async fn run(settings: &Settings, wait: Option<Duration>) -> anyhow::Result<
             return Ok(outcome);
         }
         log::info!(
-            "{}: no server is up, asking again: {}",
+            "{}: no healthy server, retrying: {}",
             settings.service,
-            causes(&fleet)
+            causes(&pool)
         );
         tokio::time::sleep(PAUSE).await;
     }
@@ -96,8 +96,8 @@ pub async fn dry_run(settings: &Settings) -> anyhow::Result<Vec<String>> {
             wrong.name, wrong.wanted, wrong.found
         ));
     }
-    let (mut fleet, outcome) = probe(settings, &members).await;
-    let addresses: Vec<_> = servers(&fleet, outcome)
+    let (mut pool, outcome) = probe(settings, &members).await;
+    let addresses: Vec<_> = servers(&pool, outcome)
         .iter()
         .map(std::net::SocketAddr::ip)
         .collect();
@@ -114,11 +114,11 @@ pub async fn dry_run(settings: &Settings) -> anyhow::Result<Vec<String>> {
         ));
     }
     let actual = Table::default()
-        .read(fleet.service())
+        .read(pool.service())
         .context("reading the IPVS table")?;
-    let plan = fleet.plan(&actual, Instant::now());
+    let plan = pool.plan(&actual, Instant::now());
     lines.extend(
-        changes(&plan.wished, &actual)
+        changes(&plan.desired, &actual)
             .iter()
             .map(|change| format!("{change:?}")),
     );
@@ -144,7 +144,7 @@ fn open() -> anyhow::Result<Handle> {
 }
 
 /// One round over all servers at the same time.
-async fn probe(settings: &Settings, members: &[(std::net::SocketAddr, u32)]) -> (Fleet, Outcome) {
+async fn probe(settings: &Settings, members: &[(std::net::SocketAddr, u32)]) -> (Pool, Outcome) {
     // There is no second round to wait for: the first verdict counts.
     let thresholds = Thresholds {
         rise: 1,
@@ -155,66 +155,65 @@ async fn probe(settings: &Settings, members: &[(std::net::SocketAddr, u32)]) -> 
         thresholds,
         ..settings.rules
     };
-    let mut fleet = Fleet::new(settings.service(), rules, members, Instant::now());
+    let mut pool = Pool::new(settings.service(), rules, members, Instant::now());
     let rounds = members.iter().map(|&(address, _)| {
-        let question = std::sync::Arc::clone(&settings.question);
+        let health_request = std::sync::Arc::clone(&settings.health_request);
         let timing = Timing {
-            fresh: PATIENCE,
+            fresh: ANSWER_TIMEOUT,
             ..settings.timing
         };
-        let mut watch = Watch::new(address, &settings.path, question, timing);
+        let mut watch = HealthChecker::new(address, &settings.path, health_request, timing);
         async move { watch.round().await }
     });
     for report in join_all(rounds).await {
-        fleet.observe(
+        pool.observe(
             report.address,
             &report.verdict,
             report.began.into(),
             report.ended.into(),
         );
     }
-    let up = fleet
-        .members()
+    let up = pool
+        .backends()
         .iter()
         .any(|member| member.health.class() == Class::Up);
-    (fleet, if up { Outcome::Up } else { Outcome::NoneUp })
+    (pool, if up { Outcome::Up } else { Outcome::NoneUp })
 }
 
 /// The servers that are up; with none, all.
-fn servers(fleet: &Fleet, outcome: Outcome) -> Vec<std::net::SocketAddr> {
-    let wanted = fleet
-        .members()
+fn servers(pool: &Pool, outcome: Outcome) -> Vec<std::net::SocketAddr> {
+    let wanted = pool
+        .backends()
         .iter()
         .filter(|member| outcome == Outcome::NoneUp || member.health.class() == Class::Up);
     wanted.map(|member| member.address).collect()
 }
 
-fn write(table: &mut Table, fleet: &mut Fleet) -> anyhow::Result<()> {
+fn write(table: &mut Table, pool: &mut Pool) -> anyhow::Result<()> {
     for _ in 0..RACES {
         let actual = table
-            .read(fleet.service())
+            .read(pool.service())
             .context("reading the IPVS table")?;
-        let plan = fleet.plan(&actual, Instant::now());
-        if !table.apply(&plan, &actual, Reach::Additive)?.again {
+        let plan = pool.plan(&actual, Instant::now());
+        if !table.apply(&plan, &actual, ApplyMode::Additive)?.again {
             return Ok(());
         }
     }
     anyhow::bail!(
         "the IPVS table changed under each of {RACES} attempts to write it; who else keeps `{:?}`?",
-        fleet.service().identity
+        pool.service().identity
     )
 }
 
-fn causes(fleet: &Fleet) -> String {
-    let cause = |member: &crate::fleet::Member| {
+fn causes(pool: &Pool) -> String {
+    let cause = |member: &crate::pool::Backend| {
         format!(
             "{} {}",
             member.address,
             member.cause.as_deref().unwrap_or("not asked")
         )
     };
-    fleet
-        .members()
+    pool.backends()
         .iter()
         .map(cause)
         .collect::<Vec<_>>()

@@ -1,17 +1,20 @@
-//! All servers together: from their health to the wished table, and to the flows that must die.
+//! All servers together: from their health to the desired table, and to the flows that must die.
 //!
 //! Pure: verdicts, the table as found and the time come in; nothing is done here. Two rules stand above all
 //! others. *Never zero*: a table with a usable server never becomes one without; if no server is up, all of them
 //! are tried ("panic"). *Not on hearsay*: silence alone kills no flow and deletes no server, for the silent one
 //! may be we; it takes another server that answered both before the silent probe and after.
 
+pub mod health;
+pub mod members;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::health::{Class, Health, Thresholds, Verdict};
 use crate::ipvs::Service;
-use crate::table::{Actual, Wished};
+use crate::pool::health::{Class, Health, Thresholds, Verdict};
+use crate::table::{Actual, Desired};
 
 /// A server that nobody tells of any more and that fails is given up after this long, even if no other is up.
 const ABSENT: Duration = Duration::from_secs(5 * 60);
@@ -28,7 +31,7 @@ pub struct Rules {
 
 /// A server we are told to use.
 #[derive(Debug, Clone)]
-pub struct Member {
+pub struct Backend {
     pub address: SocketAddr,
     /// Its weight when it is up.
     pub weight: u32,
@@ -44,7 +47,7 @@ pub struct Member {
     absent_since: Option<Instant>,
 }
 
-impl Member {
+impl Backend {
     fn new(address: SocketAddr, weight: u32, now: Instant) -> Self {
         Self {
             address,
@@ -91,17 +94,17 @@ pub enum Event {
 /// What is to be done with the table.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    pub wished: Wished,
-    /// Of the servers missing from `wished`, those whose flows are dead and must be told.
+    pub desired: Desired,
+    /// Of the servers missing from `desired`, those whose flows are dead and must be told.
     pub kill: Vec<SocketAddr>,
     pub events: Vec<Event>,
 }
 
 #[derive(Debug)]
-pub struct Fleet {
+pub struct Pool {
     service: Service,
     rules: Rules,
-    members: Vec<Member>,
+    backends: Vec<Backend>,
     /// Found in our service, but no members: since when.
     leaving: BTreeMap<SocketAddr, Instant>,
     panic: bool,
@@ -109,20 +112,20 @@ pub struct Fleet {
     was_usable: bool,
 }
 
-impl Fleet {
+impl Pool {
     /// `members` in the order in which they are to be added, each with its weight when up.
     pub fn new(
         service: Service,
         rules: Rules,
-        members: &[(SocketAddr, u32)],
+        backends: &[(SocketAddr, u32)],
         now: Instant,
     ) -> Self {
-        let member = |&(address, weight): &(SocketAddr, u32)| Member::new(address, weight, now);
-        let members = members.iter().map(member).collect();
+        let backend = |&(address, weight): &(SocketAddr, u32)| Backend::new(address, weight, now);
+        let backends = backends.iter().map(backend).collect();
         Self {
             service,
             rules,
-            members,
+            backends,
             leaving: BTreeMap::new(),
             panic: false,
             was_usable: false,
@@ -133,8 +136,8 @@ impl Fleet {
         &self.service
     }
 
-    pub fn members(&self) -> &[Member] {
-        &self.members
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
     }
 
     pub fn is_panicking(&self) -> bool {
@@ -143,23 +146,27 @@ impl Fleet {
 
     /// Takes in whom we are told of. Who is missing is not dead, for an apiserver too busy to say that it lives is
     /// missing too; he stays until `plan` finds that he can be done without. An empty list tells nothing.
-    pub fn set_members(&mut self, told: &[(SocketAddr, u32)], now: Instant) -> Vec<Event> {
+    pub fn set_backends(&mut self, told: &[(SocketAddr, u32)], now: Instant) -> Vec<Event> {
         if told.is_empty() {
             return Vec::new();
         }
-        for member in &mut self.members {
-            match told.iter().find(|(address, _)| *address == member.address) {
+        for backend in &mut self.backends {
+            match told.iter().find(|(address, _)| *address == backend.address) {
                 Some((_, weight)) => {
-                    member.weight = *weight;
-                    member.absent_since = None;
+                    backend.weight = *weight;
+                    backend.absent_since = None;
                 }
-                None => member.absent_since = member.absent_since.or(Some(now)),
+                None => backend.absent_since = backend.absent_since.or(Some(now)),
             }
         }
         let mut events = Vec::new();
         for &(address, weight) in told {
-            if !self.members.iter().any(|member| member.address == address) {
-                self.members.push(Member::new(address, weight, now));
+            if !self
+                .backends
+                .iter()
+                .any(|backend| backend.address == address)
+            {
+                self.backends.push(Backend::new(address, weight, now));
                 events.push(Event::Joined(address));
             }
         }
@@ -168,32 +175,33 @@ impl Fleet {
 
     /// Gives up those we are told of no more: at once if another that we are told of is up, and after a while if they
     /// fail. There is always a member left.
-    fn give_up(&mut self, now: Instant) -> Vec<Event> {
+    fn evict_absent(&mut self, now: Instant) -> Vec<Event> {
         let another_is_up = self
-            .members
+            .backends
             .iter()
-            .any(|member| member.absent_since.is_none() && member.health.class() == Class::Up);
-        let goes = |member: &Member| {
-            let Some(since) = member.absent_since else {
+            .any(|backend| backend.absent_since.is_none() && backend.health.class() == Class::Up);
+        let goes = |backend: &Backend| {
+            let Some(since) = backend.absent_since else {
                 return false;
             };
-            let fails = matches!(member.health.class(), Class::Sick | Class::Gone);
+            let fails = matches!(backend.health.class(), Class::Sick | Class::Gone);
             another_is_up || fails && now.saturating_duration_since(since) >= ABSENT
         };
         // Nobody is given up for the sake of nobody.
-        if self.members.iter().all(goes) {
+        if self.backends.iter().all(goes) {
             return Vec::new();
         }
-        let left = self.members.extract_if(.., |member| goes(member));
-        left.map(|member| Event::Left(member.address)).collect()
+        let left = self.backends.extract_if(.., |backend| goes(backend));
+        left.map(|backend| Event::Left(backend.address)).collect()
     }
 
     /// Is there nothing to be done but to go on watching? Then a verdict that changed nothing needs no look at the
     /// table.
-    pub fn is_quiet(&self) -> bool {
-        let quiet =
-            |member: &Member| member.health.class() == Class::Up && member.absent_since.is_none();
-        !self.panic && self.members.iter().all(quiet)
+    pub fn is_steady(&self) -> bool {
+        let quiet = |backend: &Backend| {
+            backend.health.class() == Class::Up && backend.absent_since.is_none()
+        };
+        !self.panic && self.backends.iter().all(quiet)
     }
 
     /// Takes in what a probe of `address` found, which began at `began` and ended `now`. A stranger's is ignored.
@@ -205,69 +213,73 @@ impl Fleet {
         now: Instant,
     ) -> Option<Event> {
         let eager = !self
-            .members
+            .backends
             .iter()
-            .any(|member| member.health.class() == Class::Up);
+            .any(|backend| backend.health.class() == Class::Up);
         let thresholds = self.rules.thresholds;
-        let member = self
-            .members
+        let backend = self
+            .backends
             .iter_mut()
-            .find(|member| member.address == address)?;
-        member.cause = verdict.cause().map(str::to_owned);
-        member.last = match verdict {
+            .find(|backend| backend.address == address)?;
+        backend.cause = verdict.cause().map(str::to_owned);
+        backend.last = match verdict {
             Verdict::Silent { .. } => Last::Silent(began),
             Verdict::Refused { .. } => Last::Refused,
             _ => Last::Answered,
         };
-        member.answers = match (verdict, member.answers) {
+        backend.answers = match (verdict, backend.answers) {
             (Verdict::Up, Some((first, _))) => Some((first, now)),
             (Verdict::Up, None) => Some((now, now)),
             _ => None,
         };
-        let from = member.health.judge(verdict, thresholds, eager, now)?;
-        let after = now.saturating_duration_since(member.since);
-        member.since = now;
+        let from = backend.health.judge(verdict, thresholds, eager, now)?;
+        let after = now.saturating_duration_since(backend.since);
+        backend.since = now;
         Some(Event::Transition {
             address,
             from,
-            to: member.health.class(),
-            cause: member.cause.clone(),
+            to: backend.health.class(),
+            cause: backend.cause.clone(),
             after,
         })
     }
 
     /// Decides what the table should be, given what it is.
     pub fn plan(&mut self, actual: &Actual, now: Instant) -> Plan {
-        let mut events = self.give_up(now);
+        let mut events = self.evict_absent(now);
         if self.panic
             && self
-                .members
+                .backends
                 .iter()
-                .any(|member| member.health.class() == Class::Up)
+                .any(|backend| backend.health.class() == Class::Up)
         {
             self.panic = false;
             events.push(Event::PanicLeft);
         }
         let mut destinations = Vec::new();
         let mut kill = Vec::new();
-        for member in &self.members {
-            let found = actual.weight(member.address);
-            match member.health.class() {
-                Class::Up => destinations.push((member.address, member.weight)),
-                Class::Unknown => destinations.extend(found.map(|weight| (member.address, weight))),
-                Class::Sick | Class::Gone if self.is_dead(member, now) => kill.push(member.address),
+        for backend in &self.backends {
+            let found = actual.weight(backend.address);
+            match backend.health.class() {
+                Class::Up => destinations.push((backend.address, backend.weight)),
+                Class::Unknown => {
+                    destinations.extend(found.map(|weight| (backend.address, weight)))
+                }
+                Class::Sick | Class::Gone if self.is_dead(backend, now) => {
+                    kill.push(backend.address)
+                }
                 // What is not in the table need not be put there to be given nothing.
                 Class::Sick | Class::Gone => {
-                    destinations.extend(found.map(|_| (member.address, 0)));
+                    destinations.extend(found.map(|_| (backend.address, 0)));
                 }
             }
         }
         let usable = destinations.iter().any(|(_, weight)| *weight > 0);
         // Only a table that never served may wait for the first verdicts.
         let undecided = self
-            .members
+            .backends
             .iter()
-            .any(|member| member.health.class() == Class::Unknown);
+            .any(|backend| backend.health.class() == Class::Unknown);
         self.was_usable |= usable || actual.is_usable();
         if self.panic || !usable && (self.was_usable || !undecided) {
             if !self.panic {
@@ -276,15 +288,15 @@ impl Fleet {
             }
             kill.clear();
             destinations = self
-                .members
+                .backends
                 .iter()
-                .map(|member| (member.address, member.weight))
+                .map(|backend| (backend.address, backend.weight))
                 .collect();
             self.was_usable = true;
         }
-        self.see_off(actual, now, &mut destinations, &mut kill);
+        self.drain_foreign(actual, now, &mut destinations, &mut kill);
         Plan {
-            wished: Wished {
+            desired: Desired {
                 service: self.service.clone(),
                 destinations,
             },
@@ -294,12 +306,12 @@ impl Fleet {
     }
 
     /// Is it certain that the flows to this sick or gone server lead nowhere?
-    fn is_dead(&self, member: &Member, now: Instant) -> bool {
+    fn is_dead(&self, backend: &Backend, now: Instant) -> bool {
         let mut others = self
-            .members
+            .backends
             .iter()
-            .filter(|other| other.address != member.address);
-        match (member.health.class(), member.last) {
+            .filter(|other| other.address != backend.address);
+        match (backend.health.class(), backend.last) {
             (Class::Gone, Last::Refused) => true,
             // Coming back.
             (Class::Gone, Last::Answered) => false,
@@ -310,7 +322,7 @@ impl Fleet {
                     .is_some_and(|(first, last)| first <= began && began < last)
             }),
             (Class::Sick, _) => {
-                now.saturating_duration_since(member.since) >= self.rules.kill_sick_after
+                now.saturating_duration_since(backend.since) >= self.rules.kill_sick_after
                     && others.any(|other| other.health.class() == Class::Up)
             }
             (Class::Unknown | Class::Up, _) => false,
@@ -318,7 +330,7 @@ impl Fleet {
     }
 
     /// Servers in our service that are no members: no new flows, and out when idle or after the grace.
-    fn see_off(
+    fn drain_foreign(
         &mut self,
         actual: &Actual,
         now: Instant,
@@ -330,9 +342,9 @@ impl Fleet {
             .iter()
             .filter(|found| {
                 !self
-                    .members
+                    .backends
                     .iter()
-                    .any(|member| member.address == found.address)
+                    .any(|backend| backend.address == found.address)
             })
             .collect();
         self.leaving.retain(|address, _| {
@@ -354,6 +366,6 @@ impl Fleet {
 }
 
 #[cfg(test)]
-mod membership;
+mod membership_tests;
 #[cfg(test)]
 mod tests;

@@ -15,15 +15,15 @@ impl Scene {
 
     fn told_of(&mut self, servers: &[u8]) -> &mut Self {
         let list: Vec<_> = servers.iter().map(|n| (server(*n), 1)).collect();
-        self.fleet.set_members(&list, self.now);
+        self.pool.set_backends(&list, self.now);
         self.settle()
     }
 
-    fn members(&self) -> Vec<SocketAddr> {
-        self.fleet
-            .members()
+    fn backends(&self) -> Vec<SocketAddr> {
+        self.pool
+            .backends()
             .iter()
-            .map(|member| member.address)
+            .map(|backend| backend.address)
             .collect()
     }
 
@@ -90,7 +90,7 @@ fn the_last_one_up_stays_though_nobody_tells_of_it() {
     assert_eq!(scene.weights(), weights([(3, 1)]));
     scene.probe(1, &Verdict::Up).probe(1, &Verdict::Up);
     assert_eq!(scene.weights(), weights([(1, 1)]));
-    assert_eq!(scene.members(), [server(1), server(2)]);
+    assert_eq!(scene.backends(), [server(1), server(2)]);
 }
 
 #[test]
@@ -103,9 +103,9 @@ fn one_that_fails_and_is_missing_is_given_up_after_five_minutes_even_if_no_other
         .told([1, 2])
         .wait(ABSENT - Duration::from_secs(1))
         .settle();
-    assert_eq!(scene.members().len(), 3);
+    assert_eq!(scene.backends().len(), 3);
     scene.wait(Duration::from_secs(1)).settle();
-    assert_eq!(scene.members(), [server(1), server(2)]);
+    assert_eq!(scene.backends(), [server(1), server(2)]);
 }
 
 #[test]
@@ -139,24 +139,24 @@ proptest! {
             for found in &mut scene.table.destinations {
                 found.active_connections = flows;
             }
-            let up_before: Vec<_> = scene.fleet.members().iter()
-                .filter(|member| member.health.class() == Class::Up).map(|member| member.address).collect();
+            let up_before: Vec<_> = scene.pool.backends().iter()
+                .filter(|backend| backend.health.class() == Class::Up).map(|backend| backend.address).collect();
             if let Some(list) = list {
                 scene.told_of(&list);
                 if !list.is_empty() {
                     told = list;
                 }
-                let up_after = scene.fleet.members().iter().any(|member| member.health.class() == Class::Up);
+                let up_after = scene.pool.backends().iter().any(|backend| backend.health.class() == Class::Up);
                 prop_assert!(up_before.is_empty() || up_after, "the last one up was dropped");
             }
             let killed = scene.killed.len();
             scene.wait(Duration::from_millis(wait)).probe(n, &verdict);
             ever_usable |= scene.table.is_usable();
             prop_assert!(scene.table.is_usable() || !ever_usable, "empty");
-            prop_assert!(scene.killed.len() == killed || !scene.fleet.is_panicking(), "killed in panic");
-            prop_assert!(!scene.members().is_empty(), "no members");
+            prop_assert!(scene.killed.len() == killed || !scene.pool.is_panicking(), "killed in panic");
+            prop_assert!(!scene.backends().is_empty(), "no backends");
             for n in &told {
-                prop_assert!(scene.members().contains(&server(*n)), "told of, and dropped");
+                prop_assert!(scene.backends().contains(&server(*n)), "told of, and dropped");
             }
             let before = scene.table.clone();
             prop_assert_eq!(&scene.settle().table, &before, "a second look changed something");

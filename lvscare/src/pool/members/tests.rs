@@ -52,9 +52,9 @@ fn each_node_starts_its_list_elsewhere_and_names_each_server_once() {
 fn the_live_list_is_added_to_the_seeds_and_remembered() {
     let folder = tempfile::tempdir().unwrap();
     let mut members = Members::new(sources(&folder)).unwrap();
-    assert!(members.hear(vec![server(3), server(2)]));
+    assert!(members.on_discovered(vec![server(3), server(2)]));
     assert!(
-        !members.hear(vec![server(2), server(3)]),
+        !members.on_discovered(vec![server(2), server(3)]),
         "the same in another order"
     );
     assert_eq!(listed(&members), [server(1), server(2), server(3)]);
@@ -73,9 +73,9 @@ fn a_new_live_list_takes_the_place_of_the_remembered_one_but_not_of_the_seeds() 
     let folder = tempfile::tempdir().unwrap();
     Members::new(sources(&folder))
         .unwrap()
-        .hear(vec![server(3)]);
+        .on_discovered(vec![server(3)]);
     let mut members = Members::new(sources(&folder)).unwrap();
-    members.hear(vec![server(4)]);
+    members.on_discovered(vec![server(4)]);
     assert_eq!(listed(&members), [server(1), server(2), server(4)]);
 }
 
@@ -83,8 +83,8 @@ fn a_new_live_list_takes_the_place_of_the_remembered_one_but_not_of_the_seeds() 
 fn an_empty_list_and_one_of_strange_addresses_tell_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut members = Members::new(sources(&folder)).unwrap();
-    members.hear(vec![server(3)]);
-    assert!(!members.hear(Vec::new()));
+    members.on_discovered(vec![server(3)]);
+    assert!(!members.on_discovered(Vec::new()));
     let strange = [
         "[fd00::1]:6443",
         "10.103.97.2:6443",
@@ -92,7 +92,7 @@ fn an_empty_list_and_one_of_strange_addresses_tell_nothing() {
         "10.0.0.9:0",
         "127.0.0.1:6443",
     ];
-    assert!(!members.hear(strange.map(|text| text.parse().unwrap()).to_vec()));
+    assert!(!members.on_discovered(strange.map(|text| text.parse().unwrap()).to_vec()));
     assert_eq!(listed(&members), [server(1), server(2), server(3)]);
 }
 
@@ -111,7 +111,7 @@ fn a_spoilt_cache_is_passed_over_and_written_anew() {
         fs::write(&path, spoilt).unwrap();
         let mut members = Members::new(sources(&folder)).unwrap();
         assert_eq!(listed(&members), [server(1), server(2)], "{spoilt:?}");
-        members.hear(vec![server(3)]);
+        members.on_discovered(vec![server(3)]);
         assert_eq!(
             listed(&Members::new(sources(&folder)).unwrap()).len(),
             3,
@@ -125,7 +125,7 @@ fn without_discovery_nothing_is_remembered_or_adopted() {
     let folder = tempfile::tempdir().unwrap();
     Members::new(sources(&folder))
         .unwrap()
-        .hear(vec![server(3)]);
+        .on_discovered(vec![server(3)]);
     let mut members = Members::new(Sources {
         cache: None,
         ..sources(&folder)
@@ -144,7 +144,7 @@ fn without_a_cache_the_table_is_believed_until_somebody_knows_better_or_for_a_wh
     assert!(!members.adopt([server(5)].into_iter(), now), "only once");
     assert_eq!(listed(&members).len(), 3);
     assert_eq!(members.list(now + ADOPTED).len(), 2);
-    members.hear(vec![server(1)]);
+    members.on_discovered(vec![server(1)]);
     assert_eq!(listed(&members), [server(1), server(2)]);
 }
 

@@ -1,8 +1,7 @@
-//! The live list of apiservers, as the apiservers keep it: list and watch of `default/kubernetes` through the
-//! virtual server.
+//! Discovers apiservers: lists and watches `default/kubernetes` through the virtual server.
 //!
-//! Tells of addresses, and decides nothing. Falls back, by what it is allowed: EndpointSlices watched, EndpointSlices
-//! listed every 30 s, Endpoints read every 30 s, nothing.
+//! Reports addresses only. Falls back according to the node's permissions: watch EndpointSlices,
+//! list EndpointSlices every 30 s, read Endpoints every 30 s, nothing.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +21,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::watch::fraction;
+use crate::probe::checker::fraction;
 
 pub mod kubeconfig;
 pub mod slice;
@@ -40,85 +39,88 @@ const LONGEST: usize = 1024 * 1024;
 
 /// How long each part may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct Intervals {
     /// Between two lists without a watch.
     pub poll: Duration,
     /// After something failed, and between two watches.
     pub retry: Duration,
     /// For a connection, and for a whole answer that is no watch.
-    pub patience: Duration,
+    pub answer_timeout: Duration,
 }
 
-impl Default for Pace {
+impl Default for Intervals {
     fn default() -> Self {
         Self {
             poll: Duration::from_secs(30),
             retry: Duration::from_secs(2),
-            patience: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(10),
         }
     }
 }
 
-/// Seconds after which the server is asked to end a watch: so that an apiserver that came back gets its share of the
-/// watches again, and a new certificate is used before the old one ends.
+/// `timeoutSeconds` of a watch. Ending watches regularly rebalances them across recovered apiservers
+/// and picks up a rotated certificate before the old one expires.
 const WATCH: u64 = 300;
 
-/// A watch over which nothing comes for so long is dead: the server ends it sooner.
+/// A watch without data for this long is dead: the server ends a live one sooner.
 const SILENCE: Duration = Duration::from_secs(WATCH + 90);
 
 #[derive(Debug, Clone)]
 pub struct Discovery {
     pub service: SocketAddr,
     pub kubeconfig: PathBuf,
-    pub pace: Pace,
+    pub intervals: Intervals,
 }
 
 /// How an attempt ended.
 enum End {
-    /// The watch is over, as watches are: list anew, and watch on.
+    /// The watch ended normally: list again and start a new watch.
     Over,
-    /// There is a list, but no watch to be had.
+    /// Listing works, watching does not.
     Unwatched,
 }
 
 impl Discovery {
-    /// Sends each list as it comes, until nobody listens any more.
+    /// Sends each list until the receiver is dropped.
     pub async fn run(self, lists: Sender<Vec<SocketAddr>>) {
-        let mut said: Option<String> = None;
+        let mut last_error: Option<String> = None;
         while !lists.is_closed() {
-            let before = said.take();
+            let before = last_error.take();
             let pause = match self.attempt(&lists).await {
-                Ok(End::Over) => self.pace.retry,
-                Ok(End::Unwatched) => self.pace.poll,
+                Ok(End::Over) => self.intervals.retry,
+                Ok(End::Unwatched) => self.intervals.poll,
                 Err(error) => {
                     let text = format!("{error:#}");
                     if before.as_ref() != Some(&text) {
-                        log::warn!("asking the cluster for its apiservers: {text}");
+                        log::warn!("API discovery failed: {text}");
                     }
-                    said = Some(text);
-                    // What is forbidden, and what is not there, stays so for a while.
+                    last_error = Some(text);
+                    // Missing permissions rarely appear within seconds.
                     if error.is::<Forbidden>() {
-                        self.pace.poll
+                        self.intervals.poll
                     } else {
-                        self.pace.retry
+                        self.intervals.retry
                     }
                 }
             };
-            if before.is_some() && said.is_none() {
-                log::info!("the cluster tells its apiservers again");
+            if before.is_some() && last_error.is_none() {
+                log::info!("API discovery restored");
             }
-            // Nodes lose their watches together, when an apiserver dies.
+            // Jitter: all nodes lose their watches together when an apiserver dies.
             sleep(pause.mul_f64(0.5 + fraction())).await;
         }
     }
 
     async fn attempt(&self, lists: &Sender<Vec<SocketAddr>>) -> anyhow::Result<End> {
         let access = Access::read(&self.kubeconfig)?;
-        let mut client = timeout(self.pace.patience, Client::connect(self.service, access))
-            .await
-            .context("no connection in time")
-            .flatten()
-            .with_context(|| format!("connecting to `{}`", self.service))?;
+        let mut client = timeout(
+            self.intervals.answer_timeout,
+            Client::connect(self.service, access),
+        )
+        .await
+        .context("connection timed out")
+        .flatten()
+        .with_context(|| format!("connecting to `{}`", self.service))?;
         for version in SLICES {
             let path = format!(
                 "/apis/discovery.k8s.io/{version}/namespaces/default/endpointslices?{SELECTOR}"
@@ -155,16 +157,14 @@ impl Discovery {
         let path = format!(
             "{path}&watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={version}"
         );
-        let response = timeout(self.pace.patience, client.get(&path)).await;
-        let mut response = response
-            .context("no answer to the watch in time")
-            .flatten()?;
+        let response = timeout(self.intervals.answer_timeout, client.get(&path)).await;
+        let mut response = response.context("watch request timed out").flatten()?;
         match response.status() {
             StatusCode::OK => {}
-            // Too old already: list anew.
+            // The resource version is too old: list again.
             StatusCode::GONE => return Ok(End::Over),
             status => {
-                log::debug!("the watch was answered with {status}");
+                log::debug!("watch request returned {status}");
                 return Ok(End::Unwatched);
             }
         }
@@ -177,7 +177,7 @@ impl Discovery {
             let Ok(Some(frame)) = frame else {
                 return Ok(End::Over);
             };
-            // A broken watch is nothing unusual: its apiserver has gone.
+            // A broken watch is expected when its apiserver goes away.
             let Ok(frame) = frame else {
                 return Ok(End::Over);
             };
@@ -200,12 +200,12 @@ impl Discovery {
             let status = response.status();
             let body = Limited::new(response.into_body(), LONGEST).collect().await;
             // Its error is a box, which anyhow cannot take as it is.
-            let body = body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?;
+            let body = body.map_err(|error| anyhow::anyhow!("reading the response: {error}"))?;
             anyhow::Ok((status, body.to_bytes()))
         };
-        timeout(self.pace.patience, asked)
+        timeout(self.intervals.answer_timeout, asked)
             .await
-            .context("no answer in time")
+            .context("timed out")
             .flatten()
     }
 }
@@ -214,11 +214,11 @@ impl Discovery {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "this node may read neither EndpointSlices nor Endpoints of `default/kubernetes`; apply lvscare's Role and \
-     RoleBinding. Only the given servers are used"
+     RoleBinding. Only the configured servers are used"
 )]
 struct Forbidden;
 
-/// One connection to whichever apiserver the virtual server chose.
+/// One connection to the apiserver that IPVS selects.
 struct Client {
     sender: SendRequest<Empty<Bytes>>,
     connection: AbortHandle,
@@ -240,7 +240,7 @@ impl Client {
             .await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(async move {
-            // Its end shows in what is asked over it.
+            // Errors surface in the requests on this connection.
             let _ = connection.await;
         });
         Ok(Self {
@@ -259,7 +259,7 @@ impl Client {
         let response = self.sender.send_request(request).await?;
         ensure!(
             response.status() != StatusCode::UNAUTHORIZED,
-            "the apiserver does not know this node's certificate"
+            "the apiserver rejected this node's client certificate"
         );
         Ok(response)
     }

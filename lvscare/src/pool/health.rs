@@ -1,6 +1,6 @@
 //! One server's health: verdicts of probes in, class out.
 //!
-//! Pure: time is an argument. What follows from a class for the table and its flows is `fleet`; how a verdict
+//! Pure: time is an argument. What follows from a class for the table and its flows is `pool`; how a verdict
 //! comes about is `probe`.
 
 use std::fmt;

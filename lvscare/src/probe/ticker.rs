@@ -10,9 +10,9 @@ use tokio::time::Instant;
 /// Counts from when it was made. Nodes do not fall into step: each counts from a moment of its own, whatever holds up
 /// all their questions at once.
 #[derive(Debug, Clone, Copy)]
-pub struct Beat(Instant);
+pub struct Ticker(Instant);
 
-impl Beat {
+impl Ticker {
     /// From now on.
     pub fn start() -> Self {
         Self(Instant::now())
@@ -38,25 +38,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_next_moment_is_after_now_and_the_same_for_all_who_ask_before_it() {
-        let beat = Beat::start();
+        let ticker = Ticker::start();
         let start = Instant::now();
         let period = Duration::from_millis(500);
-        assert_eq!(beat.next(period), start + period, "now itself is over");
+        assert_eq!(ticker.next(period), start + period, "now itself is over");
         advance(Duration::from_millis(499)).await;
-        assert_eq!(beat.next(period), start + period);
+        assert_eq!(ticker.next(period), start + period);
         advance(Duration::from_millis(1)).await;
-        assert_eq!(beat.next(period), start + 2 * period);
+        assert_eq!(ticker.next(period), start + 2 * period);
         // One that has missed some does not catch up.
         advance(Duration::from_secs(3600)).await;
-        assert_eq!(beat.next(period), start + Duration::from_millis(3_601_000));
-        assert_eq!(beat.next(10 * period), start + Duration::from_secs(3605));
+        assert_eq!(
+            ticker.next(period),
+            start + Duration::from_millis(3_601_000)
+        );
+        assert_eq!(ticker.next(10 * period), start + Duration::from_secs(3605));
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_period_is_too_short_or_too_long() {
-        let beat = Beat::start();
+        let ticker = Ticker::start();
         advance(Duration::from_secs(100 * 86_400)).await;
-        assert!(beat.next(Duration::ZERO) > Instant::now());
-        assert!(beat.next(Duration::MAX) > Instant::now());
+        assert!(ticker.next(Duration::ZERO) > Instant::now());
+        assert!(ticker.next(Duration::MAX) > Instant::now());
     }
 }

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use crate::health::Verdict;
+use crate::pool::health::Verdict;
 use crate::tls::Tls;
 
 /// Where an apiserver says whether it wants traffic, from the first moment of a shutdown on. `/healthz` stays green
@@ -41,7 +41,7 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// What to ask, of whichever server.
 #[derive(Debug, Clone)]
-pub struct Question {
+pub struct HealthRequest {
     /// `None`: plain HTTP.
     pub tls: Option<Arc<Tls>>,
     pub method: Method,
@@ -51,7 +51,7 @@ pub struct Question {
     pub accepted: Vec<u16>,
 }
 
-impl Question {
+impl HealthRequest {
     /// What a status says of the server.
     pub fn judge(&self, status: StatusCode, path: &str) -> Verdict {
         let code = status.as_u16();
@@ -88,28 +88,28 @@ impl Question {
 
 /// A connection that has answered and is kept: its end is the first sign of a dying server.
 #[derive(Debug)]
-pub struct Held {
+pub struct PersistentConn {
     sender: SendRequest<Full<Bytes>>,
     /// Ends when the connection does.
     pub ended: JoinHandle<()>,
     pub opened: Instant,
 }
 
-impl Drop for Held {
+impl Drop for PersistentConn {
     fn drop(&mut self) {
         self.ended.abort();
     }
 }
 
-impl Held {
+impl PersistentConn {
     /// Asks once. An error means the connection is of no more use.
     pub async fn ask(
         &mut self,
         address: SocketAddr,
         path: &str,
-        question: &Question,
+        health_request: &HealthRequest,
     ) -> Result<StatusCode, String> {
-        let request = question
+        let request = health_request
             .request(address, path)
             .map_err(|error| error.to_string())?;
         let mut response = self
@@ -131,11 +131,11 @@ impl Held {
 
 /// What a new connection found.
 #[derive(Debug)]
-pub struct Fresh {
+pub struct NewConnResult {
     /// The server's answer, or what is to be thought of one that gave none.
     pub answer: Result<StatusCode, Verdict>,
     /// The connection, if it is worth keeping.
-    pub held: Option<Held>,
+    pub persistent: Option<PersistentConn>,
     /// There was no answer in time, which is less than a wrong one.
     pub is_late: bool,
 }
@@ -145,13 +145,13 @@ pub struct Fresh {
 pub async fn fresh(
     address: SocketAddr,
     path: &str,
-    question: &Question,
+    health_request: &HealthRequest,
     deadline: Instant,
     latest: Instant,
-) -> Fresh {
-    let failed = |verdict, deadline| Fresh {
+) -> NewConnResult {
+    let failed = |verdict, deadline| NewConnResult {
         answer: Err(verdict),
-        held: None,
+        persistent: None,
         is_late: Instant::now() >= deadline,
     };
     let began = Instant::now();
@@ -162,16 +162,16 @@ pub async fn fresh(
     // From here on somebody is there.
     let deadline = as_far_away(began, Instant::now(), deadline).min(latest);
     let asked = async {
-        let mut held = open(address, stream, question).await?;
-        let status = held.ask(address, path, question).await?;
-        Ok((held, status))
+        let mut persistent = open(address, stream, health_request).await?;
+        let status = persistent.ask(address, path, health_request).await?;
+        Ok((persistent, status))
     };
     match timeout_at(deadline, asked).await {
-        Ok(Ok((held, status))) => {
-            let reusable = !held.ended.is_finished();
-            Fresh {
+        Ok(Ok((persistent, status))) => {
+            let reusable = !persistent.ended.is_finished();
+            NewConnResult {
                 answer: Ok(status),
-                held: reusable.then_some(held),
+                persistent: reusable.then_some(persistent),
                 is_late: false,
             }
         }
@@ -235,8 +235,12 @@ fn unconnected(error: &io::Error) -> Verdict {
 trait Stream: AsyncRead + AsyncWrite + Send {}
 impl<S: AsyncRead + AsyncWrite + Send> Stream for S {}
 
-async fn open(address: SocketAddr, stream: TcpStream, question: &Question) -> Result<Held, String> {
-    let stream: Pin<Box<dyn Stream>> = match &question.tls {
+async fn open(
+    address: SocketAddr,
+    stream: TcpStream,
+    health_request: &HealthRequest,
+) -> Result<PersistentConn, String> {
+    let stream: Pin<Box<dyn Stream>> = match &health_request.tls {
         None => Box::pin(stream),
         Some(tls) => {
             let config = tls.config().map_err(|error| format!("{error:#}"))?;
@@ -252,7 +256,7 @@ async fn open(address: SocketAddr, stream: TcpStream, question: &Question) -> Re
         // Why it ended does not matter: a new connection will tell.
         let _ = connection.await;
     });
-    Ok(Held {
+    Ok(PersistentConn {
         sender,
         ended,
         opened: Instant::now(),

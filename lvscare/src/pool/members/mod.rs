@@ -1,6 +1,6 @@
-//! Who may be tried: the servers of the flags, of the file, of the cache and of the live list, put together.
+//! Merges backends from flags, file, cache and discovery.
 //!
-//! Says only who is told of, and by whom; who of them is used, and when one that is told of no more may go, is `fleet`.
+//! Lists candidates only; `pool` decides which of them are used and when an absent one is evicted.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::flows::is_local;
+use crate::sockets::is_local;
 
 pub mod cache;
 pub mod file;
@@ -17,10 +17,10 @@ pub mod file;
 use cache::Cache;
 use file::File;
 
-/// More servers than this no cluster has; a list that is longer is a mistake, and each costs connections.
+/// Upper bound of a list: no cluster has more apiservers, and each backend costs connections.
 const MOST: usize = 64;
 
-/// What was in the kernel's table at the start is told of for this long, if nobody who knows better speaks.
+/// How long servers found in the kernel's table at start count as backends if no better source exists.
 const ADOPTED: Duration = Duration::from_secs(300);
 
 /// Where lists come from.
@@ -28,11 +28,11 @@ const ADOPTED: Duration = Duration::from_secs(300);
 pub struct Sources {
     pub service: SocketAddr,
     pub scheduler: String,
-    /// Tells this node from others: each begins its list with another server.
+    /// Identifies this node: it rotates the list so that nodes start with different servers.
     pub seed: String,
     pub flags: Vec<SocketAddr>,
     pub file: Option<PathBuf>,
-    /// `None`: no live list is asked for, and so none remembered.
+    /// `None` without discovery: there is no live list to cache.
     pub cache: Option<PathBuf>,
 }
 
@@ -50,7 +50,7 @@ impl Members {
     /// Reads the file and the cache. An unreadable file is an error, an unreadable cache a warning.
     pub fn new(sources: Sources) -> anyhow::Result<Self> {
         let mut file = match &sources.file {
-            // Flags win.
+            // Flags take precedence.
             Some(path) if sources.flags.is_empty() => Some(File::new(path.clone())),
             _ => None,
         };
@@ -61,7 +61,7 @@ impl Members {
         let cached = cache.as_ref().and_then(|cache| match cache.read() {
             Ok(cached) => cached,
             Err(error) => {
-                log::warn!("{error:#}, going on without the list of the last run");
+                log::warn!("{error:#}; continuing without the cached server list");
                 None
             }
         });
@@ -79,12 +79,12 @@ impl Members {
         members.cached = members.fit(cached.unwrap_or_default());
         ensure!(
             !members.list(Instant::now()).is_empty(),
-            "which real servers? Give `--rs ip:port,...` or `--config`"
+            "no real servers; set `--rs ip:port,...` or `--config`"
         );
         Ok(members)
     }
 
-    /// Looks whether the file has changed. `Ok(true)`: other members. A file that is broken now changes nothing.
+    /// Reloads the file if it changed. `Ok(true)`: the list changed. An invalid file changes nothing.
     pub fn reread(&mut self) -> anyhow::Result<bool> {
         let Some(file) = &mut self.file else {
             return Ok(false);
@@ -104,9 +104,9 @@ impl Members {
         Ok(true)
     }
 
-    /// Takes the live list in, and remembers it. `false`: nothing new. The cluster never has no apiserver: whoever
-    /// says so has not found them yet.
-    pub fn hear(&mut self, live: Vec<SocketAddr>) -> bool {
+    /// Stores and caches the live list. `false`: unchanged. An empty list is ignored: a cluster
+    /// always has an apiserver.
+    pub fn on_discovered(&mut self, live: Vec<SocketAddr>) -> bool {
         let live = self.fit(live);
         if live.is_empty() || self.live.as_ref() == Some(&live) {
             return false;
@@ -115,15 +115,15 @@ impl Members {
             && (self.cached != live || self.live.is_none())
             && let Err(error) = cache.write(&live)
         {
-            log::warn!("{error:#}; the next start will know only the given servers");
+            log::warn!("{error:#}; the next start uses only the configured servers");
         }
         self.cached.clone_from(&live);
         self.live = Some(live);
         true
     }
 
-    /// Takes over what the table was found to have, if there is neither a live list nor a remembered one: a restart
-    /// without cache must not throw out a server that only the cluster knew of.
+    /// Adopts the servers found in the table if there is neither a live nor a cached list: a restart
+    /// without a cache must not remove a discovered server.
     pub fn adopt(&mut self, found: impl Iterator<Item = SocketAddr>, now: Instant) -> bool {
         if self.adopted.is_some()
             || self.live.is_some()
@@ -138,7 +138,7 @@ impl Members {
         any
     }
 
-    /// In the order of adding, each with its weight when up.
+    /// The backends in the order of insertion, each with its weight when up.
     pub fn list(&self, now: Instant) -> Vec<(SocketAddr, u32)> {
         let mut servers: Vec<SocketAddr> = Vec::new();
         let adopted = match &self.adopted {
@@ -169,7 +169,7 @@ impl Members {
             .collect()
     }
 
-    /// How many servers each source tells of.
+    /// The number of servers by source.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         let file = self.file.as_ref().map_or(0, |file| file.servers().len());
         [
@@ -192,7 +192,7 @@ impl Members {
         self.sources.check(server)
     }
 
-    /// What of a list found somewhere can be used.
+    /// Filters a discovered or cached list to usable addresses.
     fn fit(&self, mut servers: Vec<SocketAddr>) -> Vec<SocketAddr> {
         servers.retain(|server| self.check(*server).is_ok() && !server.ip().is_loopback());
         servers.sort();
@@ -216,7 +216,7 @@ impl Sources {
         );
         ensure!(
             !server.ip().is_unspecified() && server.port() != 0,
-            "real server `{server}` is no address to connect to"
+            "real server `{server}` is not a connectable address"
         );
         Ok(())
     }

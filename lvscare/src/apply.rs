@@ -1,7 +1,7 @@
-//! Carries a plan out: the route, the table, and the flows, in the order that hurts nobody.
+//! Applies a plan to the kernel: route, IPVS table and sockets, in a safe order.
 //!
-//! Decides nothing but the order. Every error may heal (a module loaded later, a race, a link that comes back), so
-//! all of them go up to whoever asks again in a second.
+//! Decides only the order. Every error may be transient (a module loaded later, a race, a link that
+//! comes back), so all of them are returned to the caller, which retries after 500 ms.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,29 +10,29 @@ use rtnetlink::Handle;
 
 use crate::ipvs::{self, Destination, Identity, Ipvs, Service};
 use crate::table::{Actual, Change, changes};
-use crate::{fleet::Plan, flows, route};
+use crate::{pool::Plan, route, sockets};
 
-/// What one pass did.
+/// The result of one pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Done {
     /// Requests that changed the table, by their names.
     pub changes: Vec<&'static str>,
-    /// Host sockets ended.
+    /// Sockets of this host that were closed.
     pub destroyed: usize,
-    /// Flows of others (pods) that were open when their server was deleted.
+    /// Open connections of pods to a deleted server.
     pub expired: usize,
-    /// Somebody else changed the table meanwhile, or flows are left: come again soon.
+    /// Another program changed the table meanwhile, or connections are left: retry soon.
     pub again: bool,
 }
 
-/// How far a pass may go.
+/// Which changes a pass may make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum ApplyMode {
     /// Everything.
     Full,
-    /// As `Full`, but flows are left alone.
+    /// As `Full`, but sockets stay open.
     KeepFlows,
-    /// Nothing is deleted; what should be gone gets no new connections.
+    /// Nothing is deleted; servers to delete get weight 0.
     Additive,
 }
 
@@ -55,7 +55,7 @@ impl Table {
                     service: Some(found),
                     destinations,
                 }),
-                // Gone between the two questions.
+                // Deleted between the two requests.
                 Err(error) if error.is_race() => Ok(Actual::default()),
                 Err(error) => Err(error),
             }
@@ -63,21 +63,21 @@ impl Table {
     }
 
     /// Brings the table from `actual` to the plan.
-    pub fn apply(&mut self, plan: &Plan, actual: &Actual, reach: Reach) -> anyhow::Result<Done> {
+    pub fn apply(&mut self, plan: &Plan, actual: &Actual, mode: ApplyMode) -> anyhow::Result<Done> {
         let mut done = Done::default();
-        for change in changes(&plan.wished, actual) {
-            let identity = plan.wished.service.identity;
+        for change in changes(&plan.desired, actual) {
+            let identity = plan.desired.service.identity;
             let name = change.name();
             let outcome = match change {
-                Change::DeleteDestination(gone) if reach == Reach::Additive => {
+                Change::DeleteDestination(gone) if mode == ApplyMode::Additive => {
                     if gone.weight == 0 {
                         continue;
                     }
                     self.with(|ipvs| ipvs.set_destination(identity, &drained(&gone)))
                 }
                 Change::DeleteDestination(gone) => {
-                    let kill = reach == Reach::Full && plan.kill.contains(&gone.address);
-                    if kill && !self.end_flows(identity, &gone, &mut done)? {
+                    let kill = mode == ApplyMode::Full && plan.kill.contains(&gone.address);
+                    if kill && !self.close_sockets(identity, &gone, &mut done)? {
                         continue;
                     }
                     self.with(|ipvs| ipvs.delete_destination(identity, &gone))
@@ -93,7 +93,7 @@ impl Table {
             };
             match outcome {
                 Ok(()) => done.changes.push(name),
-                // What we read is no longer so. The rest was decided on it too.
+                // The table changed after it was read, and the remaining changes depend on it.
                 Err(error) if error.is_race() => {
                     done.again = true;
                     break;
@@ -104,7 +104,7 @@ impl Table {
         Ok(done)
     }
 
-    /// Removes our service, and with it its real servers. Fine if there is none.
+    /// Removes our service with its real servers; succeeds if it does not exist.
     pub fn remove(&mut self, service: &Service) -> Result<(), ipvs::Error> {
         match self.with(|ipvs| ipvs.delete_service(service.identity)) {
             Err(error) if error.is_race() => Ok(()),
@@ -116,9 +116,9 @@ impl Table {
         self.with(Ipvs::info)
     }
 
-    /// No new connections first, then an end to the old ones; the server is deleted after that. `false`: there are
-    /// more, come again.
-    fn end_flows(
+    /// Sets weight 0, then closes existing connections; the caller deletes the server afterwards.
+    /// `false`: connections are left, retry.
+    fn close_sockets(
         &mut self,
         identity: Identity,
         gone: &Destination,
@@ -134,7 +134,7 @@ impl Table {
                 Err(error) => return Err(error).context("changing the IPVS table"),
             }
         }
-        match flows::destroy(address, gone.address) {
+        match sockets::destroy(address, gone.address) {
             Ok(outcome) => {
                 done.destroyed += outcome.destroyed;
                 done.again |= outcome.left > 0;
@@ -144,9 +144,9 @@ impl Table {
                 Ok(outcome.left == 0)
             }
             Err(error) => {
-                // The kernel resets them at their next packet: late, but no reason to keep a dead server.
+                // The kernel resets them at their next packet: late, but a dead server must not stay.
                 log::warn!(
-                    "ending the flows to {}: {error:#}; deleting the server without",
+                    "closing connections to {}: {error:#}; deleting the server anyway",
                     gone.address
                 );
                 Ok(true)
@@ -163,8 +163,8 @@ impl Table {
             closed => closed.insert(Ipvs::open()?),
         };
         let answer = ask(ipvs);
-        // A reloaded module has another family number, and a late answer may still be under way: start afresh.
-        // ENOENT is also what an unknown family looks like.
+        // A reloaded module has another family number, and a late response may be pending: reopen.
+        // An unknown family is reported as ENOENT too.
         if answer.as_ref().is_err_and(|error| {
             !error.is_race() || matches!(error, ipvs::Error::Kernel(nix::errno::Errno::ENOENT))
         }) {
@@ -181,8 +181,8 @@ fn drained(destination: &Destination) -> Destination {
     }
 }
 
-/// Makes the route to `vip` right: the given source, or the one this node uses towards `servers`. Answers the source
-/// and whether anything was changed; `None` if no server can be reached and there is no route yet.
+/// Updates the route to `vip` with the given source, or the one this node uses towards `servers`.
+/// Returns the source and whether the route changed; `None` if no server is reachable and no route exists.
 pub async fn put_route(
     handle: &Handle,
     vip: IpAddr,
@@ -190,16 +190,16 @@ pub async fn put_route(
     servers: &[SocketAddr],
 ) -> anyhow::Result<(Option<IpAddr>, bool)> {
     let servers: Vec<_> = servers.iter().map(SocketAddr::ip).collect();
-    let wanted = match source {
+    let desired = match source {
         Some(source) => Some(source),
         None => route::source_towards(handle, &servers).await?,
     };
     let found = route::current(handle, vip).await?;
-    match wanted {
-        Some(wanted) if found != Some(wanted) => {
-            route::put(handle, vip, wanted).await?;
-            Ok((Some(wanted), true))
+    match desired {
+        Some(desired) if found != Some(desired) => {
+            route::put(handle, vip, desired).await?;
+            Ok((Some(desired), true))
         }
-        _ => Ok((wanted.or(found), false)),
+        _ => Ok((desired.or(found), false)),
     }
 }
