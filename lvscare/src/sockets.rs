@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_call_ends_a_thousand_whatever_others_are_among_them() {
+    fn each_call_closes_up_to_1000_sockets() {
         let here = SocketAddr::from(([10, 0, 0, 20], 0));
         let there = SocketAddr::from(([10, 244, 0, 7], 0));
         let flow = |client: SocketAddr, port| Connection {

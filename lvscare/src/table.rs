@@ -248,7 +248,7 @@ pub(crate) mod tests {
                 ],
             ),
             (
-                "nothing usable desired for",
+                "nothing usable is desired",
                 desired(&[(1, 0)]),
                 actual(&[(1, 1), (2, 1)]),
                 vec![],

@@ -77,7 +77,7 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(authority: &Authority, servers: &str) -> Self {
-        let daemon = Self(lvscare(authority, servers, &["daemon"]).spawn().unwrap());
+        let daemon = Self(lvscare(authority, servers, &["care"]).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
         while get("/livez").is_none_or(|answer| !answer.contains(" 200 ")) {
             assert!(Instant::now() < deadline, "it does not live");
@@ -96,8 +96,8 @@ impl Daemon {
             .count()
     }
 
-    /// What it holds open when nobody is asking it: a question that was just answered counts for a moment.
-    fn persistent(&self) -> usize {
+    /// The open files between requests: a request that has just ended still counts for a moment.
+    fn idle_open_files(&self) -> usize {
         let samples = (0..20).map(|_| {
             std::thread::sleep(Duration::from_millis(20));
             self.count("fd")
@@ -136,7 +136,7 @@ fn get(path: &str) -> Option<String> {
 }
 
 #[test]
-fn it_has_one_thread_and_leaks_nothing_and_stops_when_told() {
+fn daemon_has_one_thread_no_leaks_and_stops_on_sigterm() {
     in_a_node(|authority, servers| {
         let mut daemon = Daemon::start(authority, servers);
         let probed = || {
@@ -153,9 +153,9 @@ fn it_has_one_thread_and_leaks_nothing_and_stops_when_told() {
             assert!(Instant::now() < deadline, "not all are probed");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let before = daemon.persistent();
+        let before = daemon.idle_open_files();
         std::thread::sleep(Duration::from_secs(3));
-        let after = daemon.persistent();
+        let after = daemon.idle_open_files();
         assert!(after <= before, "{before} became {after}");
         assert_eq!(daemon.count("task"), 1);
         daemon.signal(Signal::SIGTERM);
@@ -164,7 +164,7 @@ fn it_has_one_thread_and_leaks_nothing_and_stops_when_told() {
 }
 
 #[test]
-fn a_stuck_one_ends_itself() {
+fn stuck_daemon_is_ended_by_the_watchdog() {
     in_a_node(|authority, servers| {
         // As some starters of processes leave it to their children.
         let mut blocked = SigSet::empty();
@@ -187,8 +187,8 @@ fn exit_statuses_are_as_documented() {
             status.code().unwrap()
         };
         assert_eq!(code(&["status"]), 3, "nothing is set up");
-        assert_eq!(code(&["daemon", "--no-such-flag"]), 2);
-        assert_eq!(code(&["daemon", "--interval=x"]), 2);
-        assert_eq!(code(&["daemon", "--ip=fd00::1"]), 1);
+        assert_eq!(code(&["care", "--no-such-flag"]), 2);
+        assert_eq!(code(&["care", "--interval=x"]), 2);
+        assert_eq!(code(&["care", "--ip=fd00::1"]), 1);
     });
 }

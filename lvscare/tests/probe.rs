@@ -131,7 +131,7 @@ async fn one_that_hangs_up_is_sick() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_authority_or_name_or_time_is_sick_and_says_why() {
+async fn invalid_certificate_is_sick_with_a_cause() {
     let ours = Authority::new();
     for (name, server) in [
         // Both have the same name, as the authorities of two clusters of kubeadm do.
@@ -194,7 +194,7 @@ async fn rounds_share_one_connection() {
 }
 
 #[tokio::test]
-async fn a_held_connection_is_renewed_so_that_a_new_certificate_is_seen() {
+async fn persistent_connection_is_renewed_after_its_age_limit() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
     let timing = Timing {
@@ -212,7 +212,7 @@ async fn a_held_connection_is_renewed_so_that_a_new_certificate_is_seen() {
 }
 
 #[tokio::test]
-async fn an_old_connection_vouches_for_a_server_slow_to_take_new_ones_but_not_for_ever() {
+async fn old_connection_counts_only_during_the_grace() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
     let timing = Timing {
@@ -246,7 +246,7 @@ async fn an_old_connection_vouches_for_a_server_slow_to_take_new_ones_but_not_fo
 }
 
 #[tokio::test]
-async fn a_late_answer_is_asked_for_again_on_a_second_connection() {
+async fn late_response_is_retried_on_a_second_connection() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
     let mut checker = checker(server.address, &authority);
@@ -258,7 +258,7 @@ async fn a_late_answer_is_asked_for_again_on_a_second_connection() {
 }
 
 #[tokio::test]
-async fn a_dying_server_is_reported_without_waiting_for_the_next_round() {
+async fn closed_connection_is_reported_immediately() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
     let timing = Timing {

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_both_families_are_read_and_the_rest_is_passed_over() {
+    fn both_families_are_parsed_and_other_lines_skipped() {
         let text = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n\
                     TCP C0A80714 D2F4 0A676102 192B C0A8070A 192B ESTABLISHED     899\n\
                     TCP [fd00:0000:0000:0000:0000:0000:0000:0010] D2F4 [fd97:0000:0000:0000:0000:0000:0000:0002] 192B [fd00:0000:0000:0000:0000:0000:0000:0001] 192B SYN_SENT         59\n\

@@ -88,7 +88,7 @@ fn our_requests_are_ipvsadms_byte_for_byte() {
 }
 
 #[test]
-fn ipvsadms_destination_is_ours_and_comes_out_as_it_went_in() {
+fn ipvsadm_destination_round_trips() {
     let message = decode(NEW_DESTINATION);
     let [Attribute::Service(_), Attribute::Destination(nested)] = table(&message) else {
         panic!("{message:?}")
@@ -106,7 +106,7 @@ fn ipvsadms_destination_is_ours_and_comes_out_as_it_went_in() {
 }
 
 #[test]
-fn the_kernels_listing_is_read_without_the_flag_it_owns() {
+fn kernel_owned_flag_is_ignored_when_reading() {
     let message = decode(LISTED_MARK);
     let [Attribute::Service(nested)] = table(&message) else {
         panic!("{message:?}")

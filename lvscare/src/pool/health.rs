@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn flapping_doubles_what_it_takes_to_come_back_up_to_thirty_seconds() {
+    fn flapping_doubles_the_rise_time_up_to_30_s() {
         let mut now = Instant::now();
         let mut health = Health::default();
         let mut needed = Vec::new();

@@ -47,7 +47,7 @@ fn a_new_member_is_used_once_it_answers() {
 }
 
 #[test]
-fn one_who_left_is_drained_while_busy_and_ended_after_the_grace() {
+fn removed_backend_is_drained_then_killed_after_grace() {
     let mut scene = Scene::all_up();
     scene.busy(3).told([1, 2]);
     assert_eq!(scene.weights(), weights([(1, 1), (2, 1), (3, 0)]));
@@ -71,7 +71,7 @@ fn one_who_left_and_is_idle_goes_at_once() {
 }
 
 #[test]
-fn one_who_comes_back_within_the_grace_keeps_its_flows() {
+fn backend_back_within_grace_keeps_connections() {
     let mut scene = Scene::all_up();
     scene.busy(3).told([1, 2]).told([1, 2, 3]);
     // Its health is not known any more, and so its weight is as found.
@@ -94,7 +94,7 @@ fn the_last_one_up_stays_though_nobody_tells_of_it() {
 }
 
 #[test]
-fn one_that_fails_and_is_missing_is_given_up_after_five_minutes_even_if_no_other_is_up() {
+fn absent_failing_backend_is_evicted_after_5_min() {
     let mut scene = Scene::all_up();
     for n in 1..=3 {
         scene.probe(n, &refused());
@@ -116,7 +116,7 @@ fn an_empty_list_changes_nothing() {
 }
 
 #[test]
-fn a_list_of_strangers_takes_over_only_when_one_of_them_answers() {
+fn disjoint_list_takes_over_once_a_member_is_up() {
     let mut scene = Scene::all_up();
     scene.told([7, 8]).wait(2 * ABSENT).settle();
     assert_eq!(scene.weights(), weights([(1, 1), (2, 1), (3, 1)]));

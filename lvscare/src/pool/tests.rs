@@ -89,7 +89,7 @@ impl Scene {
                     .destinations
                     .iter()
                     .any(|(desired, _)| desired == address),
-                "killed and desired for"
+                "killed and desired"
             );
         }
         for change in changes(&plan.desired, &self.table) {
@@ -144,7 +144,7 @@ fn a_refused_server_leaves_at_once_and_its_flows_die() {
 }
 
 #[test]
-fn silence_drains_and_only_another_ones_later_answer_kills() {
+fn silent_backend_is_killed_only_after_a_later_peer_answer() {
     let mut scene = Scene::all_up();
     scene.probe(1, &silent());
     assert_eq!(
@@ -159,7 +159,7 @@ fn silence_drains_and_only_another_ones_later_answer_kills() {
 }
 
 #[test]
-fn when_all_fall_silent_nothing_is_deleted_or_killed_and_all_are_tried() {
+fn all_silent_fails_open_without_deletion() {
     let mut scene = Scene::all_up();
     for n in 1..=3 {
         scene.probe(n, &silent());
@@ -178,7 +178,7 @@ fn when_all_fall_silent_nothing_is_deleted_or_killed_and_all_are_tried() {
 }
 
 #[test]
-fn after_our_own_silence_the_first_to_answer_is_no_proof_that_the_others_are_dead() {
+fn first_answer_after_local_outage_kills_no_peer() {
     let mut scene = Scene::all_up();
     for n in 1..=3 {
         scene.probe(n, &silent());
@@ -194,7 +194,7 @@ fn after_our_own_silence_the_first_to_answer_is_no_proof_that_the_others_are_dea
 }
 
 #[test]
-fn an_etcd_blip_that_makes_all_answer_500_changes_nothing_for_good() {
+fn all_backends_recover_after_a_short_500() {
     let mut scene = Scene::all_up();
     for n in 1..=3 {
         scene.probe(n, &draining());
@@ -226,7 +226,7 @@ fn a_sick_server_keeps_its_flows_for_a_while() {
 }
 
 #[test]
-fn a_flushed_table_is_restored_from_the_last_known_health() {
+fn flushed_table_is_restored_from_last_health() {
     let mut scene = Scene::all_up();
     scene.probe(1, &refused());
     scene.table = Actual::default();
@@ -246,7 +246,7 @@ fn at_start_the_table_is_taken_as_found() {
 }
 
 #[test]
-fn at_start_with_an_empty_table_all_are_tried_once_all_have_failed() {
+fn empty_table_at_start_fails_open_once_all_failed() {
     let mut scene = Scene::new();
     scene.probe(1, &silent()).probe(2, &refused());
     assert_eq!(scene.weights(), vec![]);
@@ -255,7 +255,7 @@ fn at_start_with_an_empty_table_all_are_tried_once_all_have_failed() {
 }
 
 #[test]
-fn a_stranger_is_drained_and_leaves_when_idle_or_after_the_grace() {
+fn foreign_server_is_drained_until_idle_or_grace_ends() {
     let mut scene = Scene::all_up();
     let mut busy = Destination::masquerade(server(9), 1);
     busy.active_connections = 4;

@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_far_away_gets_the_time_it_needs_and_a_near_one_no_more() {
+    fn connection_timeout_adapts_to_round_trip_time() {
         let began = Instant::now();
         let after = |milliseconds| began + Duration::from_millis(milliseconds);
         let deadline = after(500);

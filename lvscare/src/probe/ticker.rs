@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_next_moment_is_after_now_and_the_same_for_all_who_ask_before_it() {
+    async fn next_tick_is_in_the_future_and_shared() {
         let ticker = Ticker::start();
         let start = Instant::now();
         let period = Duration::from_millis(500);
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_period_is_too_short_or_too_long() {
+    async fn any_period_gives_a_future_tick() {
         let ticker = Ticker::start();
         advance(Duration::from_secs(100 * 86_400)).await;
         assert!(ticker.next(Duration::ZERO) > Instant::now());

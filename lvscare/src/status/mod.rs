@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grade_is_the_worst_that_is_true() {
+    fn grade_is_the_worst_condition() {
         assert_eq!(status().grade(), Grade::AllUp);
         assert_eq!(Status::default().grade(), Grade::NotSetUp);
         let mut sick = status();
@@ -189,13 +189,13 @@ mod tests {
     }
 
     #[test]
-    fn json_comes_back_as_it_went() {
+    fn json_round_trips() {
         let json = serde_json::to_string(&status()).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status());
     }
 
     #[test]
-    fn every_sample_has_its_help_and_its_type() {
+    fn every_sample_has_help_and_type() {
         let text = status().metrics();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();

@@ -58,7 +58,7 @@ fn events_are_told_apart() {
 }
 
 #[test]
-fn addresses_that_are_none_and_slices_without_a_port_give_nobody() {
+fn invalid_addresses_and_slices_without_port_are_skipped() {
     let names = br#"{"items":[{"endpoints":[{"addresses":["a.example"]}],"ports":[{"port":1}]}]}"#;
     assert_eq!(list(names).unwrap().servers, []);
     let portless = br#"{"items":[{"endpoints":[{"addresses":["10.0.0.1"]}],"ports":[]}]}"#;

@@ -30,7 +30,7 @@ fn listed(members: &Members) -> Vec<SocketAddr> {
 }
 
 #[test]
-fn each_node_starts_its_list_elsewhere_and_names_each_server_once() {
+fn list_is_rotated_per_node_without_duplicates() {
     let folder = tempfile::tempdir().unwrap();
     let first = |seed: &str| {
         let flags = vec![server(1), server(2), server(3), server(2)];
@@ -49,7 +49,7 @@ fn each_node_starts_its_list_elsewhere_and_names_each_server_once() {
 }
 
 #[test]
-fn the_live_list_is_added_to_the_seeds_and_remembered() {
+fn live_list_is_added_to_the_seeds_and_cached() {
     let folder = tempfile::tempdir().unwrap();
     let mut members = Members::new(sources(&folder)).unwrap();
     assert!(members.on_discovered(vec![server(3), server(2)]));
@@ -69,7 +69,7 @@ fn the_live_list_is_added_to_the_seeds_and_remembered() {
 }
 
 #[test]
-fn a_new_live_list_takes_the_place_of_the_remembered_one_but_not_of_the_seeds() {
+fn live_list_replaces_the_cached_list_but_not_the_seeds() {
     let folder = tempfile::tempdir().unwrap();
     Members::new(sources(&folder))
         .unwrap()
@@ -80,7 +80,7 @@ fn a_new_live_list_takes_the_place_of_the_remembered_one_but_not_of_the_seeds() 
 }
 
 #[test]
-fn an_empty_list_and_one_of_strange_addresses_tell_nothing() {
+fn empty_or_unusable_live_list_is_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let mut members = Members::new(sources(&folder)).unwrap();
     members.on_discovered(vec![server(3)]);
@@ -121,7 +121,7 @@ fn a_spoilt_cache_is_passed_over_and_written_anew() {
 }
 
 #[test]
-fn without_discovery_nothing_is_remembered_or_adopted() {
+fn without_discovery_nothing_is_cached_or_adopted() {
     let folder = tempfile::tempdir().unwrap();
     Members::new(sources(&folder))
         .unwrap()
@@ -136,7 +136,7 @@ fn without_discovery_nothing_is_remembered_or_adopted() {
 }
 
 #[test]
-fn without_a_cache_the_table_is_believed_until_somebody_knows_better_or_for_a_while() {
+fn table_is_adopted_without_a_cache_until_a_list_or_expiry() {
     let folder = tempfile::tempdir().unwrap();
     let now = Instant::now();
     let mut members = Members::new(sources(&folder)).unwrap();
@@ -149,7 +149,7 @@ fn without_a_cache_the_table_is_believed_until_somebody_knows_better_or_for_a_wh
 }
 
 #[test]
-fn the_file_is_read_again_when_it_changes_in_yaml_and_in_json() {
+fn changed_yaml_or_json_file_is_reloaded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lvscare.yaml");
     fs::write(
@@ -207,13 +207,13 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
-fn servers_that_cannot_work_are_refused_with_their_reason() {
+fn unusable_servers_are_rejected_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     for (flags, word) in [
         (vec![], "--rs"),
         (vec!["[fd00::1]:6443"], "families"),
         (vec!["10.103.97.2:6443"], "itself"),
-        (vec!["0.0.0.0:6443"], "no address"),
+        (vec!["0.0.0.0:6443"], "not a connectable address"),
     ] {
         let flags = flags.iter().map(|text| text.parse().unwrap()).collect();
         let error = Members::new(Sources {

@@ -12,8 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::PROGRAM;
-use crate::cell::Net;
-use crate::space::Space;
+use crate::net::Net;
+use crate::netns::Netns;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -40,7 +40,7 @@ impl Kind {
     }
 
     /// Does it write the kernel's table?
-    pub(crate) fn keeps_ipvs(self) -> bool {
+    pub(crate) fn uses_ipvs(self) -> bool {
         !matches!(self, Self::Haproxy | Self::Nginx)
     }
 
@@ -55,9 +55,9 @@ impl Kind {
 }
 
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct Balancer {
     pub(crate) kind: Kind,
-    pub(crate) space: Space,
+    pub(crate) netns: Netns,
     net: Net,
     masters: Vec<SocketAddr>,
     folder: PathBuf,
@@ -66,37 +66,37 @@ pub(crate) struct Keeper {
     pub(crate) flags: Vec<String>,
 }
 
-impl Keeper {
+impl Balancer {
     /// Ready to be started; the same kernel settings for all that use IPVS.
     pub(crate) fn new(
         kind: Kind,
-        space: Space,
+        netns: Netns,
         net: Net,
         address: IpAddr,
         masters: Vec<SocketAddr>,
-        cell: &Path,
+        testbed: &Path,
     ) -> anyhow::Result<Self> {
-        let folder = cell.join(&space.name);
+        let folder = testbed.join(&netns.name);
         fs::create_dir_all(&folder)?;
-        if kind.keeps_ipvs() && kind != Kind::Lvscare {
+        if kind.uses_ipvs() && kind != Kind::Lvscare {
             // lvscare's route and settings, by hand: without them it would not even be a comparison.
-            space.run(Ipvs::open)?;
+            netns.run(Ipvs::open)?;
             for name in [
                 "conntrack",
                 "expire_nodest_conn",
                 "expire_quiescent_template",
             ] {
                 let path = format!("/proc/sys/net/ipv4/vs/{name}");
-                space.run(|| fs::write(path, "1"))?;
+                netns.run(|| fs::write(path, "1"))?;
             }
             let vip = net.service().ip();
-            space.ip(&format!(
+            netns.ip(&format!(
                 "route add local {vip} dev lo table local src {address}\n"
             ))?;
         }
         Ok(Self {
             kind,
-            space,
+            netns,
             net,
             masters,
             folder,
@@ -107,7 +107,7 @@ impl Keeper {
 
     /// Where its clients connect to.
     pub(crate) fn target(&self) -> SocketAddr {
-        if self.kind.keeps_ipvs() {
+        if self.kind.uses_ipvs() {
             self.net.service()
         } else {
             self.net.loopback()
@@ -146,7 +146,7 @@ impl Keeper {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        self.child = Some(self.space.start(&mut command)?);
+        self.child = Some(self.netns.start(&mut command)?);
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl Keeper {
             .append(true)
             .open(self.log())?;
         command.args(more).stdout(Stdio::null()).stderr(log);
-        let status = self.space.start(&mut command)?.wait()?;
+        let status = self.netns.start(&mut command)?.wait()?;
         status.code().context("it was killed")
     }
 
@@ -328,7 +328,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Balancer {
     fn drop(&mut self) {
         let _ = self.kill();
     }

@@ -1,4 +1,4 @@
-//! Network namespaces: one for each host of a cell, kept by an open descriptor and without a name in the file system.
+//! Network namespaces: one for each host of a testbed, kept by an open descriptor and without a name in the file system.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,12 +10,12 @@ use anyhow::{Context, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 
 #[derive(Debug, Clone)]
-pub(crate) struct Space {
+pub(crate) struct Netns {
     pub(crate) name: String,
     namespace: Arc<File>,
 }
 
-impl Space {
+impl Netns {
     /// An empty one, with loopback up.
     pub(crate) fn new(name: &str) -> anyhow::Result<Self> {
         let made = std::thread::spawn(|| {
@@ -23,15 +23,15 @@ impl Space {
             anyhow::Ok(File::open("/proc/thread-self/ns/net")?)
         });
         let namespace = made.join().unwrap_or_else(|_| anyhow::bail!("panicked"));
-        let space = Self {
+        let netns = Self {
             name: name.to_owned(),
             namespace: Arc::new(namespace.with_context(|| format!("making namespace `{name}`"))?),
         };
         // Duplicate address detection would keep an IPv6 address unusable for two seconds.
-        space.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0"))?;
-        space.run(|| std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0"))?;
-        space.ip("link set lo up\n")?;
-        Ok(space)
+        netns.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0"))?;
+        netns.run(|| std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0"))?;
+        netns.ip("link set lo up\n")?;
+        Ok(netns)
     }
 
     /// Runs `work` in a thread that lives there: its sockets, files in `/proc/sys/net` and children belong there.

@@ -6,22 +6,23 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use serde_json::{Value, json};
 
-use crate::cell::{Cell, Family, Net};
-use crate::keeper::Kind;
+use crate::balancer::Kind;
+use crate::net::{Family, Net};
 use crate::report::claim;
 use crate::table::{Watcher, uses_only};
+use crate::testbed::Testbed;
 
 pub(crate) const CLAIM: &str = "nobody is taken for dead in a bad network";
 
-pub(crate) struct Storm {
-    cell: Cell,
+pub(crate) struct LossyLink {
+    testbed: Testbed,
     tables: Vec<(usize, Watcher)>,
     since: Instant,
 }
 
 pub(crate) fn main(family: &str, seconds: &str) -> anyhow::Result<()> {
     let net = Net {
-        cell: 1,
+        testbed: 1,
         family: Family::parse(family)?,
     };
     let kinds = [
@@ -30,11 +31,11 @@ pub(crate) fn main(family: &str, seconds: &str) -> anyhow::Result<()> {
         Kind::KeepalivedCopied,
         Kind::Haproxy,
     ];
-    let storm = Storm::start(net, &kinds)?;
-    let before = storm.footprint();
+    let lossy_link = LossyLink::start(net, &kinds)?;
+    let before = lossy_link.footprint();
     std::thread::sleep(Duration::from_secs(seconds.parse()?));
-    let after = storm.footprint();
-    ensure!(claim(CLAIM, || storm.judge()), "{CLAIM}: no");
+    let after = lossy_link.footprint();
+    ensure!(claim(CLAIM, || lossy_link.judge()), "{CLAIM}: no");
     let steady = claim("nothing grows", || {
         // One that has ended has none.
         ensure!(
@@ -49,18 +50,21 @@ pub(crate) fn main(family: &str, seconds: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Storm {
+impl LossyLink {
     /// Everybody is up when it begins.
     pub(crate) fn start(net: Net, kinds: &[Kind]) -> anyhow::Result<Self> {
-        let mut cell = Cell::new(net, kinds)?;
+        let mut testbed = Testbed::new(net, kinds)?;
         let mut tables = Vec::new();
-        for (n, worker) in cell.workers.iter_mut().enumerate() {
-            if worker.keeper.kind == Kind::Lvscare {
-                ensure!(worker.keeper.run("run-once", &[])? == 0, "run-once failed");
+        for (n, worker) in testbed.workers.iter_mut().enumerate() {
+            if worker.balancer.kind == Kind::Lvscare {
+                ensure!(
+                    worker.balancer.run("run-once", &[])? == 0,
+                    "run-once failed"
+                );
             }
-            worker.keeper.start()?;
-            if worker.keeper.kind.keeps_ipvs() {
-                tables.push((n, Watcher::start(&worker.space, net)));
+            worker.balancer.start()?;
+            if worker.balancer.kind.uses_ipvs() {
+                tables.push((n, Watcher::start(&worker.netns, net)));
             }
         }
         for (_, table) in &tables {
@@ -70,9 +74,9 @@ impl Storm {
         }
         // keepalived adds its servers before it has checked them.
         std::thread::sleep(Duration::from_secs(3));
-        cell.spoil_cables()?;
+        testbed.spoil_cables()?;
         Ok(Self {
-            cell,
+            testbed,
             tables,
             since: Instant::now(),
         })
@@ -82,13 +86,16 @@ impl Storm {
     pub(crate) fn falls(&self) -> Vec<(Kind, usize)> {
         let mut falls = Vec::new();
         for (n, table) in &self.tables {
-            falls.push((self.cell.workers[*n].keeper.kind, table.falls(self.since)));
+            falls.push((
+                self.testbed.workers[*n].balancer.kind,
+                table.falls(self.since),
+            ));
         }
-        for worker in &self.cell.workers {
-            if worker.keeper.kind == Kind::Haproxy {
+        for worker in &self.testbed.workers {
+            if worker.balancer.kind == Kind::Haproxy {
                 falls.push((
                     Kind::Haproxy,
-                    haproxy_falls(&worker.keeper.stats()).unwrap_or(0),
+                    haproxy_falls(&worker.balancer.stats()).unwrap_or(0),
                 ));
             }
         }
@@ -112,12 +119,12 @@ impl Storm {
 
     /// Descriptors and KiB of ours, at rest: a question that is under way has some of its own, for a moment.
     fn footprint(&self) -> (usize, u64) {
-        let keeper = &self.cell.workers[0].keeper;
+        let balancer = &self.testbed.workers[0].balancer;
         let least = (0..50).map(|_| {
             std::thread::sleep(Duration::from_millis(50));
-            keeper.descriptors()
+            balancer.descriptors()
         });
-        (least.min().unwrap_or_default(), keeper.memory()[0])
+        (least.min().unwrap_or_default(), balancer.memory()[0])
     }
 }
 
