@@ -1,4 +1,4 @@
-//! Keeps one IPVS virtual server of this node pointing at the apiservers that answer.
+//! Keeps one IPVS virtual server of this node pointing at the apiservers that are healthy.
 //!
 //! The program is `main.rs`; this library is its parts, so that tests and the guest's self-test can use them.
 

@@ -1,6 +1,6 @@
-//! Once, before `kubeadm join`: settings, route, service, and the servers that answer.
+//! The sub-command `run-once`, before `kubeadm join`: sysctls, route, service, healthy servers.
 //!
-//! Takes nothing away: a daemon may be at work beside it, and flows are the daemon's business.
+//! Removes nothing: a daemon may run in parallel, and the daemon closes connections.
 
 use std::time::{Duration, Instant};
 
@@ -31,11 +31,11 @@ const RACES: usize = 5;
 pub enum Outcome {
     /// At least one server is up.
     Up,
-    /// None is: all were added, for want of better.
+    /// No server is up: all were added.
     NoneUp,
 }
 
-/// Sets everything up. With `wait`, asks again until a server is up or the time is over.
+/// Sets everything up. With `wait`, retries until a server is up or the time is over.
 pub async fn run(settings: &Settings, wait: Option<Duration>) -> anyhow::Result<Outcome> {
     let members = Members::new(settings.sources.clone())?.list(Instant::now());
     let handle = open()?;

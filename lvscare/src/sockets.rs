@@ -1,6 +1,6 @@
-//! Ends connections of this host whose other end is dead, so that their owners hear of it at once.
+//! Closes connections of this host to dead servers, so that their owners get an error immediately.
 //!
-//! Idle ones (a kubelet's watch) would wait for ever, busy ones until TCP gives up after a quarter of an hour.
+//! Idle ones (a kubelet's watch) would hang indefinitely, busy ones until the TCP timeout of 15 minutes.
 //! Sockets of pods live in other network namespaces and cannot be reached from here; for those the kernel answers
 //! their next packet with a reset once the server is deleted (`expire_nodest_conn`).
 
@@ -26,12 +26,12 @@ const AT_ONCE: usize = 1000;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What became of the flows of one server.
+/// The result of closing the connections to one server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Sockets of this host that were ended.
+    /// Sockets of this host that were closed.
     pub destroyed: usize,
-    /// Flows not looked at for want of time: call again.
+    /// Connections beyond the limit of one call: call again.
     pub left: usize,
     /// Open flows of others (pods), which the kernel resets at their next packet once the server is deleted.
     pub foreign: usize,
@@ -50,8 +50,8 @@ pub fn destroy(service: SocketAddr, destination: SocketAddr) -> anyhow::Result<O
     destroy_each(&flows, |flow| diag.destroy(flow.client, flow.service))
 }
 
-/// Has the kernel load what ending a socket needs, before a second is lost with it when a server has died. An error
-/// says that it cannot be done here.
+/// Loads the kernel module for closing sockets in advance, because loading takes a second. An error means
+/// that this kernel cannot close sockets.
 pub fn prepare(service: SocketAddr) -> anyhow::Result<()> {
     // From port 0 there is no connection.
     let nobody = SocketAddr::new(service.ip(), 0);

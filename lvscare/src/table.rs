@@ -1,16 +1,16 @@
-//! What should be in the kernel's table, what is there, and the smallest way from one to the other.
+//! The desired and the actual IPVS table, and the minimal changes between them.
 //!
-//! Pure: no clock, no kernel, no opinion on who is healthy. Only entries of our own service are ever looked at.
+//! Pure: no clock, no kernel, no health. Only entries of our own service are considered.
 
 use std::net::SocketAddr;
 
 use crate::ipvs::{Destination, Forwarding, Service};
 
-/// Our service as it should be.
+/// Our service as desired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
     pub service: Service,
-    /// In the order in which missing ones are to be added: `rr` starts at the head of the list.
+    /// In the order of insertion: `rr` starts at the head of the list.
     pub destinations: Vec<(SocketAddr, u32)>,
 }
 
@@ -33,7 +33,7 @@ impl Actual {
             .find(|destination| destination.address == address)
     }
 
-    /// Can a new connection be served?
+    /// Whether a new connection can be served.
     pub fn is_usable(&self) -> bool {
         self.destinations
             .iter()
@@ -52,7 +52,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// As the metrics name it.
+    /// The name in the metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::NewService(_) => "new_service",
@@ -64,10 +64,10 @@ impl Change {
     }
 }
 
-/// The differences, in the order in which no connection is refused on the way: the service (never deleted to be
-/// made again), what adds capacity, and only then what takes it away.
+/// The changes in an order that refuses no connection: the service (never recreated), additions, and
+/// only then removals.
 ///
-/// Takes nothing away at all if nothing usable is desired for: an empty table helps nobody.
+/// Removes nothing if no usable server is desired: an empty table helps no client.
 pub fn changes(desired: &Desired, actual: &Actual) -> Vec<Change> {
     let mut changes = Vec::new();
     match &actual.service {

@@ -74,7 +74,7 @@ async fn statuses_are_told_apart() {
 }
 
 #[tokio::test]
-async fn only_readyz_is_believed_at_once_when_it_says_500() {
+async fn only_readyz_500_drains_immediately() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(500)).await;
     let trust = Trust::Authority(authority.file().to_owned());
@@ -84,7 +84,7 @@ async fn only_readyz_is_believed_at_once_when_it_says_500() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_refused() {
+async fn closed_port_is_refused() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
     let address = server.address;
@@ -94,7 +94,7 @@ async fn nobody_listening_is_refused() {
 }
 
 #[tokio::test]
-async fn nobody_answering_is_silent() {
+async fn unreachable_host_is_silent() {
     // A full backlog drops SYNs, as a vanished host does.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -110,22 +110,22 @@ async fn nobody_answering_is_silent() {
     assert_eq!(
         verdict,
         Verdict::Silent {
-            cause: "no answer to a connection".to_owned()
+            cause: "connection timed out".to_owned()
         }
     );
 }
 
 #[tokio::test]
-async fn one_that_connects_and_says_nothing_is_sick() {
+async fn server_without_response_is_sick() {
     let verdict = verdict_of(Behaviour::Mute).await;
     assert!(
-        matches!(&verdict, Verdict::Sick { cause } if cause.contains("no answer in time")),
+        matches!(&verdict, Verdict::Sick { cause } if cause.contains("response timed out")),
         "{verdict:?}"
     );
 }
 
 #[tokio::test]
-async fn one_that_hangs_up_is_sick() {
+async fn server_closing_the_connection_is_sick() {
     let verdict = verdict_of(Behaviour::HangUp).await;
     assert!(matches!(&verdict, Verdict::Sick { .. }), "{verdict:?}");
 }
@@ -240,7 +240,7 @@ async fn old_connection_counts_only_during_the_grace() {
     tokio::time::sleep(timing.grace).await;
     let verdict = checker.round().await.verdict;
     assert!(
-        matches!(&verdict, Verdict::Sick { cause } if cause.contains("no answer in time")),
+        matches!(&verdict, Verdict::Sick { cause } if cause.contains("response timed out")),
         "{verdict:?}"
     );
 }

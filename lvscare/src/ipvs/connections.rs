@@ -17,7 +17,7 @@ pub struct Connection {
     pub phase: Phase,
 }
 
-/// What IPVS's state machine has seen of a connection, as far as it matters to whoever wants to end it.
+/// What IPVS's state machine has seen of a connection, as far as it matters for closing it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// No answer of the server yet: the client's next SYN may be sent to another one.

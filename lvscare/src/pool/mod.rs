@@ -1,4 +1,4 @@
-//! All servers together: from their health to the desired table, and to the flows that must die.
+//! The pool of backends: derives the desired table and the connections to close from their health.
 //!
 //! Pure: verdicts, the table as found and the time come in; nothing is done here. Two rules stand above all
 //! others. *Never zero*: a table with a usable server never becomes one without; if no server is up, all of them
@@ -16,10 +16,10 @@ use crate::ipvs::Service;
 use crate::pool::health::{Class, Health, Thresholds, Verdict};
 use crate::table::{Actual, Desired};
 
-/// A server that nobody tells of any more and that fails is given up after this long, even if no other is up.
+/// An absent and failing backend is evicted after this long, even if no other is up.
 const ABSENT: Duration = Duration::from_secs(5 * 60);
 
-/// How long a server that left the membership may keep its flows.
+/// How long a removed server may keep its connections.
 const GRACE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,7 @@ pub struct Rules {
     pub kill_sick_after: Duration,
 }
 
-/// A server we are told to use.
+/// A server of the pool.
 #[derive(Debug, Clone)]
 pub struct Backend {
     pub address: SocketAddr,
@@ -38,12 +38,12 @@ pub struct Backend {
     pub health: Health,
     /// When the class last changed.
     pub since: Instant,
-    /// What the last probe complained of.
+    /// The failure of the last probe.
     pub cause: Option<String>,
-    /// First and last answer of the present run of good ones.
+    /// First and last response of the current run of good ones.
     answers: Option<(Instant, Instant)>,
     last: Last,
-    /// When it was first missing from the members we were told of.
+    /// When it was first missing from the discovered list.
     absent_since: Option<Instant>,
 }
 
@@ -62,18 +62,18 @@ impl Backend {
     }
 }
 
-/// What the last probe met.
+/// The outcome of the last probe.
 #[derive(Debug, Clone, Copy)]
 enum Last {
-    /// Somebody: whatever was said, old flows may have an end there.
+    /// A response of any kind: old connections may still be alive.
     Answered,
-    /// The host, where nobody listens any more.
+    /// The host is alive, the port is closed.
     Refused,
-    /// Nobody. When the probe began.
+    /// No response. When the probe began.
     Silent(Instant),
 }
 
-/// Something worth a line in the log.
+/// An event to log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Transition {
@@ -83,19 +83,19 @@ pub enum Event {
         cause: Option<String>,
         after: Duration,
     },
-    /// A server is to be tried from now on.
+    /// A backend was added.
     Joined(SocketAddr),
-    /// A server that is told of no more was given up.
+    /// An absent backend was evicted.
     Left(SocketAddr),
     PanicEntered,
     PanicLeft,
 }
 
-/// What is to be done with the table.
+/// The desired table and the connections to close.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub desired: Desired,
-    /// Of the servers missing from `desired`, those whose flows are dead and must be told.
+    /// Servers missing from `desired` whose connections are dead and must be closed.
     pub kill: Vec<SocketAddr>,
     pub events: Vec<Event>,
 }
@@ -105,15 +105,15 @@ pub struct Pool {
     service: Service,
     rules: Rules,
     backends: Vec<Backend>,
-    /// Found in our service, but no members: since when.
+    /// Servers found in our service but not in the pool, and since when.
     leaving: BTreeMap<SocketAddr, Instant>,
     panic: bool,
-    /// There was something usable in the table, or we put it there.
+    /// Whether the table ever had a usable server.
     was_usable: bool,
 }
 
 impl Pool {
-    /// `members` in the order in which they are to be added, each with its weight when up.
+    /// `backends` in the order of insertion, each with its weight when up.
     pub fn new(
         service: Service,
         rules: Rules,
@@ -144,8 +144,8 @@ impl Pool {
         self.panic
     }
 
-    /// Takes in whom we are told of. Who is missing is not dead, for an apiserver too busy to say that it lives is
-    /// missing too; he stays until `plan` finds that he can be done without. An empty list tells nothing.
+    /// Merges the discovered backends. A missing backend may be alive, as an overloaded apiserver drops
+    /// out of the list; it is kept until `plan` can safely evict it. An empty list is ignored.
     pub fn set_backends(&mut self, told: &[(SocketAddr, u32)], now: Instant) -> Vec<Event> {
         if told.is_empty() {
             return Vec::new();
@@ -173,8 +173,8 @@ impl Pool {
         events
     }
 
-    /// Gives up those we are told of no more: at once if another that we are told of is up, and after a while if they
-    /// fail. There is always a member left.
+    /// Evicts absent backends: at once if a listed one is up, after `ABSENT` if they fail. The pool is
+    /// never emptied.
     fn evict_absent(&mut self, now: Instant) -> Vec<Event> {
         let another_is_up = self
             .backends
@@ -187,7 +187,7 @@ impl Pool {
             let fails = matches!(backend.health.class(), Class::Sick | Class::Gone);
             another_is_up || fails && now.saturating_duration_since(since) >= ABSENT
         };
-        // Nobody is given up for the sake of nobody.
+        // An empty pool helps no client.
         if self.backends.iter().all(goes) {
             return Vec::new();
         }
@@ -195,16 +195,15 @@ impl Pool {
         left.map(|backend| Event::Left(backend.address)).collect()
     }
 
-    /// Is there nothing to be done but to go on watching? Then a verdict that changed nothing needs no look at the
-    /// table.
+    /// Whether all backends are up and listed. If so, a verdict without a change needs no reconcile.
     pub fn is_steady(&self) -> bool {
-        let quiet = |backend: &Backend| {
+        let steady = |backend: &Backend| {
             backend.health.class() == Class::Up && backend.absent_since.is_none()
         };
-        !self.panic && self.backends.iter().all(quiet)
+        !self.panic && self.backends.iter().all(steady)
     }
 
-    /// Takes in what a probe of `address` found, which began at `began` and ended `now`. A stranger's is ignored.
+    /// Records a probe of `address` from `began` to `now`. A server outside the pool is ignored.
     pub fn observe(
         &mut self,
         address: SocketAddr,
@@ -268,14 +267,14 @@ impl Pool {
                 Class::Sick | Class::Gone if self.is_dead(backend, now) => {
                     kill.push(backend.address)
                 }
-                // What is not in the table need not be put there to be given nothing.
+                // A server missing from the table is not added with weight 0.
                 Class::Sick | Class::Gone => {
                     destinations.extend(found.map(|_| (backend.address, 0)));
                 }
             }
         }
         let usable = destinations.iter().any(|(_, weight)| *weight > 0);
-        // Only a table that never served may wait for the first verdicts.
+        // Only a table that never had a usable server may wait for the first verdicts.
         let undecided = self
             .backends
             .iter()
@@ -305,7 +304,7 @@ impl Pool {
         }
     }
 
-    /// Is it certain that the flows to this sick or gone server lead nowhere?
+    /// Whether connections to this sick or gone server are certainly dead.
     fn is_dead(&self, backend: &Backend, now: Instant) -> bool {
         let mut others = self
             .backends
@@ -329,7 +328,7 @@ impl Pool {
         }
     }
 
-    /// Servers in our service that are no members: no new flows, and out when idle or after the grace.
+    /// Drains servers of our service outside the pool; removes them when idle or after the grace.
     fn drain_foreign(
         &mut self,
         actual: &Actual,
@@ -337,7 +336,7 @@ impl Pool {
         destinations: &mut Vec<(SocketAddr, u32)>,
         kill: &mut Vec<SocketAddr>,
     ) {
-        let strangers: Vec<_> = actual
+        let foreign_servers: Vec<_> = actual
             .destinations
             .iter()
             .filter(|found| {
@@ -348,18 +347,18 @@ impl Pool {
             })
             .collect();
         self.leaving.retain(|address, _| {
-            strangers
+            foreign_servers
                 .iter()
-                .any(|stranger| stranger.address == *address)
+                .any(|foreign| foreign.address == *address)
         });
-        for stranger in strangers {
-            let since = *self.leaving.entry(stranger.address).or_insert(now);
+        for foreign in foreign_servers {
+            let since = *self.leaving.entry(foreign.address).or_insert(now);
             if self.panic {
-                destinations.push((stranger.address, stranger.weight));
+                destinations.push((foreign.address, foreign.weight));
             } else if now.saturating_duration_since(since) >= GRACE {
-                kill.push(stranger.address);
-            } else if stranger.active_connections > 0 {
-                destinations.push((stranger.address, 0));
+                kill.push(foreign.address);
+            } else if foreign.active_connections > 0 {
+                destinations.push((foreign.address, 0));
             }
         }
     }

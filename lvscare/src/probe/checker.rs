@@ -1,7 +1,7 @@
-//! HealthCheckers one server for ever: asks at intervals on a held connection, at once when that one ends, and twice when
-//! an answer is late.
+//! Checks one server: at intervals on a persistent connection, immediately when that connection
+//! closes, and on a second connection when a response is late.
 //!
-//! Says what each round found; what follows from it is `health` and `pool`.
+//! Reports the result of each round; `health` and `pool` evaluate it.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
@@ -17,37 +17,37 @@ use crate::pool::health::Verdict;
 use crate::probe::connection::{HealthRequest, NewConnResult, PersistentConn, READYZ, fresh};
 use crate::probe::ticker::Ticker;
 
-/// What older apiservers, and others, have in its place.
+/// The fallback of older apiservers and other servers.
 const HEALTHZ: &str = "/healthz";
 
-/// An answer is late after this, or after four times the usual.
+/// A response is late after this, or after four times the smoothed response time.
 const LATE: Duration = Duration::from_millis(200);
 
-/// A server that ends every connection after one answer is not asked more often than this.
+/// Minimum interval for a server that closes every connection after one response.
 const LEAST: Duration = Duration::from_millis(100);
 
-/// How long a new connection gets for everything.
+/// Timeout of a probe on a new connection, from connecting to the response.
 const FRESH: Duration = Duration::from_millis(500);
 
-/// A held connection is given up for a new one after this long: a certificate that ran out or was replaced by a wrong
-/// one shows only to new connections, and those are what clients make.
+/// Maximum age of a persistent connection: an expired or wrong certificate shows only on new
+/// connections, which is what clients open.
 const RENEW: Duration = Duration::from_secs(60);
 
-/// For so long an old connection that is answered vouches for a server that does not answer a new one in time. A new one
-/// takes three times as many packets to and fro as a question, and any of them may be lost; but a server that takes no
-/// new connection for so long is of no use to clients.
-const VOUCH: Duration = Duration::from_secs(10);
+/// How long responses on an old connection count while new connections time out. A new connection
+/// takes three times as many round trips as a request, and any packet may be lost; but a server that
+/// accepts no new connection for this long is of no use to clients.
+const GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     pub interval: Duration,
-    /// No round takes longer.
+    /// Upper bound of one round.
     pub timeout: Duration,
-    /// How long a new connection gets for everything.
+    /// Timeout of a probe on a new connection.
     pub fresh: Duration,
-    /// A held connection is not used for longer, give or take a tenth, once there is a new one.
+    /// Maximum age of a persistent connection, plus or minus 10 %.
     pub renew: Duration,
-    /// For so much longer it is used while there is none.
+    /// Extra age while no new connection succeeds.
     pub grace: Duration,
 }
 
@@ -58,7 +58,7 @@ impl Default for Timing {
             timeout: Duration::from_secs(10),
             fresh: FRESH,
             renew: RENEW,
-            grace: VOUCH,
+            grace: GRACE,
         }
     }
 }
@@ -75,7 +75,7 @@ impl Timing {
     }
 }
 
-/// What one round found.
+/// The result of one round.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub address: SocketAddr,
@@ -91,9 +91,9 @@ pub struct HealthChecker {
     health_request: Arc<HealthRequest>,
     timing: Timing,
     persistent: Option<PersistentConn>,
-    /// How old `held` may become.
+    /// Maximum age of `persistent`.
     renew: Duration,
-    /// Smoothed time to an answer on the held connection.
+    /// Smoothed response time on the persistent connection.
     usual: Duration,
 }
 
@@ -115,8 +115,8 @@ impl HealthChecker {
         }
     }
 
-    /// Reports every round until nobody listens any more. The first comes at once, for until then nothing is known; the
-    /// others on the beat.
+    /// Reports every round until the receiver is dropped. The first round starts immediately, the others
+    /// on a tick.
     pub async fn run(mut self, ticker: Ticker, reports: Sender<Report>) {
         let mut was_good = true;
         loop {
@@ -127,14 +127,14 @@ impl HealthChecker {
             if reports.send(report).await.is_err() {
                 return;
             }
-            // A first bad answer is looked into at once; what is bad already can wait its turn.
+            // The first failure is rechecked immediately, later ones on the next tick.
             if !asks_again {
                 self.pause(ticker).await;
             }
         }
     }
 
-    /// One question, by whichever connection answers it.
+    /// One probe, on the persistent or a new connection.
     pub async fn round(&mut self) -> Report {
         let began = Instant::now();
         let verdict = match self.persistent.take() {
@@ -154,7 +154,7 @@ impl HealthChecker {
         }
     }
 
-    /// On the connection held, and on a new one that is to take its place.
+    /// Probes on the persistent connection and on its replacement.
     async fn probe_both(&mut self, persistent: PersistentConn, began: Instant) -> Verdict {
         let (path, health_request) = (self.path.clone(), Arc::clone(&self.health_request));
         let (deadline, latest) = (began + self.timing.fresh(), began + self.timing.timeout);
@@ -182,7 +182,7 @@ impl HealthChecker {
             let mut answer = pin!(persistent.ask(address, &path, &health_request));
             match timeout(late, &mut answer).await {
                 Ok(answer) => answer.ok(),
-                // Late: a second question beside the first. Whichever is answered counts.
+                // Late: a second request in parallel. The first response counts.
                 Err(_) => {
                     let deadline = began + late + answer_timeout;
                     let latest = began + self.timing.timeout;
@@ -204,7 +204,7 @@ impl HealthChecker {
                 self.persistent = Some(persistent);
                 self.judge(status)
             }
-            // A connection may end for many reasons, of which a new one knows more.
+            // The connection closed for an unknown reason; a new one shows the state of the server.
             None => self.probe_new(began, Instant::now() + answer_timeout).await,
         }
     }
@@ -227,14 +227,14 @@ impl HealthChecker {
 
     fn judge(&mut self, status: StatusCode) -> Verdict {
         let verdict = self.health_request.judge(status, &self.path);
-        // Kubernetes before 1.16 has no `/readyz`; only the default is given up for it.
+        // Kubernetes before 1.16 has no `/readyz`; only the default path falls back.
         if status == StatusCode::NOT_FOUND && self.path == READYZ {
             HEALTHZ.clone_into(&mut self.path);
         }
         verdict
     }
 
-    /// Waits for the next turn, or for the end of the held connection.
+    /// Waits for the next tick, or until the persistent connection closes.
     async fn pause(&mut self, ticker: Ticker) {
         let wait = sleep_until(ticker.next(self.timing.interval));
         let Some(persistent) = &mut self.persistent else {
@@ -251,14 +251,14 @@ impl HealthChecker {
     }
 }
 
-/// Give or take a tenth.
+/// Adds a jitter of plus or minus 10 %.
 fn about(time: Duration) -> Duration {
     time.mul_f64(0.9 + 0.2 * fraction())
 }
 
-/// Something from 0 to 1.
+/// A random number from 0 to 1.
 pub(crate) fn fraction() -> f64 {
-    // The standard library's only source of chance; it does not have to be a good one.
+    // The standard library's only source of randomness; quality does not matter here.
     let random = RandomState::new().build_hasher().finish();
     f64::from(u16::try_from(random & 0xffff).unwrap_or_default()) / f64::from(u16::MAX)
 }

@@ -1,4 +1,4 @@
-//! One watch for each member, started and stopped with the membership.
+//! Runs one health checker per backend, following the pool.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ impl HealthCheckers {
         }
     }
 
-    /// HealthCheckers these and no others; one that is watched already goes on undisturbed.
+    /// Starts and stops checkers to match `servers`; running ones are not restarted.
     pub fn keep(&mut self, servers: &[SocketAddr], settings: &Settings) {
         self.running.retain(|address, checker| {
             let stays = servers.contains(address);

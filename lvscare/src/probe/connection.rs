@@ -1,7 +1,7 @@
-//! One question to one server, on a new connection or on one already there.
+//! One health request to one server, on a new or a persistent connection.
 //!
-//! Tells apart what a new connection saw: nobody listens, nobody is there, somebody answers but wrongly. When to
-//! ask, and which of two answers counts, is `watch`.
+//! A new connection distinguishes a refused port, an unreachable host and a wrong response. `checker`
+//! decides when to probe and which of two responses counts.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -27,19 +27,19 @@ use tokio_rustls::TlsConnector;
 use crate::pool::health::Verdict;
 use crate::tls::Tls;
 
-/// Where an apiserver says whether it wants traffic, from the first moment of a shutdown on. `/healthz` stays green
-/// through it, and turns red for other reasons.
+/// The readiness endpoint of an apiserver. It fails as soon as a shutdown begins; `/healthz` stays
+/// green then, and fails for other reasons.
 pub const READYZ: &str = "/readyz";
 
-/// A connection is asked for this often before nobody is said to be there: with one packet in a hundred lost, one
-/// unanswered SYN is no evidence. Each comes from another port, and so perhaps takes another path.
+/// Number of SYNs before a server counts as silent: with 1 % packet loss, one unanswered SYN is no
+/// evidence. Each uses another source port, and so possibly another path.
 const SYNS: usize = 3;
 const SYN_SPACING: Duration = Duration::from_millis(150);
 
-/// More of an answer than this is not waited for.
+/// Maximum size of a response body.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
-/// What to ask, of whichever server.
+/// The health request, the same for every server.
 #[derive(Debug, Clone)]
 pub struct HealthRequest {
     /// `None`: plain HTTP.
@@ -47,12 +47,12 @@ pub struct HealthRequest {
     pub method: Method,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
-    /// Statuses from 400 on that are as good as 200.
+    /// Statuses from 400 on that count as healthy.
     pub accepted: Vec<u16>,
 }
 
 impl HealthRequest {
-    /// What a status says of the server.
+    /// The verdict for an HTTP status.
     pub fn judge(&self, status: StatusCode, path: &str) -> Verdict {
         let code = status.as_u16();
         if code < 400 || self.accepted.contains(&code) {
@@ -86,11 +86,11 @@ impl HealthRequest {
     }
 }
 
-/// A connection that has answered and is kept: its end is the first sign of a dying server.
+/// A connection kept open after a response: its close is the first sign of a dying server.
 #[derive(Debug)]
 pub struct PersistentConn {
     sender: SendRequest<Full<Bytes>>,
-    /// Ends when the connection does.
+    /// Finishes when the connection closes.
     pub ended: JoinHandle<()>,
     pub opened: Instant,
 }
@@ -102,7 +102,7 @@ impl Drop for PersistentConn {
 }
 
 impl PersistentConn {
-    /// Asks once. An error means the connection is of no more use.
+    /// Sends one request. After an error the connection is unusable.
     pub async fn ask(
         &mut self,
         address: SocketAddr,
@@ -122,26 +122,25 @@ impl PersistentConn {
             let frame = frame.map_err(|error| describe(&error))?;
             length += frame.data_ref().map_or(0, Bytes::len);
             if length > LONGEST_ANSWER {
-                return Err(format!("an answer longer than {LONGEST_ANSWER} bytes"));
+                return Err(format!("response longer than {LONGEST_ANSWER} bytes"));
             }
         }
         Ok(response.status())
     }
 }
 
-/// What a new connection found.
+/// The result of a probe on a new connection.
 #[derive(Debug)]
 pub struct NewConnResult {
-    /// The server's answer, or what is to be thought of one that gave none.
+    /// The status, or the verdict if there was no response.
     pub answer: Result<StatusCode, Verdict>,
-    /// The connection, if it is worth keeping.
+    /// The connection, if it is reusable.
     pub persistent: Option<PersistentConn>,
-    /// There was no answer in time, which is less than a wrong one.
+    /// Whether the probe timed out, which is weaker evidence than a wrong response.
     pub is_late: bool,
 }
 
-/// Asks on a new connection, and knows by `deadline`, or when a server far away had as much time as it needs, but by
-/// `latest`.
+/// Probes on a new connection until `deadline`, which a long round-trip time extends up to `latest`.
 pub async fn fresh(
     address: SocketAddr,
     path: &str,
@@ -159,8 +158,8 @@ pub async fn fresh(
         Ok(stream) => stream,
         Err(verdict) => return failed(verdict, deadline),
     };
-    // From here on somebody is there.
-    let deadline = as_far_away(began, Instant::now(), deadline).min(latest);
+    // The host accepted the connection.
+    let deadline = extended_deadline(began, Instant::now(), deadline).min(latest);
     let asked = async {
         let mut persistent = open(address, stream, health_request).await?;
         let status = persistent.ask(address, path, health_request).await?;
@@ -178,15 +177,15 @@ pub async fn fresh(
         Ok(Err(cause)) => failed(Verdict::Sick { cause }, deadline),
         Err(_) => failed(
             Verdict::Sick {
-                cause: "connected, but no answer in time".to_owned(),
+                cause: "connected, but the response timed out".to_owned(),
             },
             deadline,
         ),
     }
 }
 
-/// TLS and the question take two or three times to and fro after the one that connected, and packets may be lost.
-fn as_far_away(began: Instant, connected: Instant, deadline: Instant) -> Instant {
+/// TLS and the request take two or three more round trips, and packets may be lost.
+fn extended_deadline(began: Instant, connected: Instant, deadline: Instant) -> Instant {
     deadline.max(connected + 5 * (connected - began))
 }
 
@@ -206,13 +205,13 @@ async fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStream, Ve
     };
     match timeout_at(deadline, racing).await {
         Ok(Ok(stream)) => {
-            // Small requests, each to be answered at once.
+            // Small requests must not be delayed.
             let _ = stream.set_nodelay(true);
             Ok(stream)
         }
         Ok(Err(error)) => Err(unconnected(&error)),
         Err(_) => Err(Verdict::Silent {
-            cause: "no answer to a connection".to_owned(),
+            cause: "connection timed out".to_owned(),
         }),
     }
 }
@@ -225,7 +224,7 @@ fn unconnected(error: &io::Error) -> Verdict {
         ErrorKind::ConnectionReset => Verdict::Refused {
             cause: "connection reset".to_owned(),
         },
-        // Unreachable, no address to come from, forbidden: as likely our own trouble as the server's.
+        // Unreachable, no source address, forbidden: as likely a local fault as one of the server.
         _ => Verdict::Silent {
             cause: error.to_string(),
         },
@@ -253,7 +252,7 @@ async fn open(
         .await
         .map_err(|error| describe(&error))?;
     let ended = tokio::spawn(async move {
-        // Why it ended does not matter: a new connection will tell.
+        // The reason does not matter: a new connection shows the state of the server.
         let _ = connection.await;
     });
     Ok(PersistentConn {
@@ -263,7 +262,7 @@ async fn open(
     })
 }
 
-/// An error with its causes, which is where hyper and rustls say what happened.
+/// An error with its causes, where hyper and rustls put the details.
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -286,8 +285,8 @@ mod tests {
         let began = Instant::now();
         let after = |milliseconds| began + Duration::from_millis(milliseconds);
         let deadline = after(500);
-        assert_eq!(as_far_away(began, after(1), deadline), deadline);
-        assert_eq!(as_far_away(began, after(80), deadline), deadline);
-        assert_eq!(as_far_away(began, after(200), deadline), after(1200));
+        assert_eq!(extended_deadline(began, after(1), deadline), deadline);
+        assert_eq!(extended_deadline(began, after(80), deadline), deadline);
+        assert_eq!(extended_deadline(began, after(200), deadline), after(1200));
     }
 }

@@ -1,4 +1,4 @@
-//! `/livez`, `/metrics` and `/status` on loopback, and how `lvscare status` asks for the last.
+//! Serves `/livez`, `/metrics` and `/status`; fetches `/status` for the sub-command `status`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,13 +16,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::status::Status;
 
-/// The main loop turns every second; after this it is stuck.
+/// The main loop runs every 500 ms; without a round for this long it is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// A client that does not ask is not waited for.
+/// The request timeout of a client.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The last that the main loop had to say, and when.
+/// The last status of the main loop with its time.
 #[derive(Debug, Clone)]
 pub struct Shared(Arc<Mutex<(Instant, Status)>>);
 
@@ -46,7 +46,7 @@ impl Shared {
 pub async fn serve(listener: TcpListener, shared: Shared) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors: wait for some to come back.
+            // Out of file descriptors: wait until some are closed.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -60,7 +60,7 @@ pub async fn serve(listener: TcpListener, shared: Shared) {
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
                 .max_buf_size(8192);
-            // A client's trouble is its own.
+            // Errors of a client do not affect the daemon.
             let _ = server.serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -100,7 +100,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
     response
 }
 
-/// Asks the daemon listening on `address`.
+/// Fetches the status of the daemon listening on `address`.
 pub async fn fetch(address: SocketAddr) -> anyhow::Result<Status> {
     let asked = async {
         let stream = TcpStream::connect(address).await?;
@@ -124,5 +124,5 @@ pub async fn fetch(address: SocketAddr) -> anyhow::Result<Status> {
         .context("no answer in time");
     answer
         .flatten()
-        .with_context(|| format!("asking the daemon on `{address}`"))
+        .with_context(|| format!("querying the daemon on `{address}`"))
 }
