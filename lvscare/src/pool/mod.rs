@@ -262,10 +262,10 @@ impl Pool {
             match backend.health.class() {
                 Class::Up => destinations.push((backend.address, backend.weight)),
                 Class::Unknown => {
-                    destinations.extend(found.map(|weight| (backend.address, weight)))
+                    destinations.extend(found.map(|weight| (backend.address, weight)));
                 }
                 Class::Sick | Class::Gone if self.is_dead(backend, now) => {
-                    kill.push(backend.address)
+                    kill.push(backend.address);
                 }
                 // A server missing from the table is not added with weight 0.
                 Class::Sick | Class::Gone => {
