@@ -14,14 +14,14 @@ use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 
-use crate::discover::{Discovery, Pace};
-use crate::fleet::Rules;
-use crate::health::Thresholds;
-use crate::ipvs::Service;
-use crate::members::Sources;
-use crate::probe::{Question, READYZ};
+use crate::discovery::{Discovery, Intervals};
+use crate::pool::Rules;
+use crate::pool::health::Thresholds;
+use crate::pool::members::Sources;
+use crate::probe::checker::Timing;
+use crate::probe::connection::{HealthRequest, READYZ};
+use crate::settings::Settings;
 use crate::tls::{Tls, Trust};
-use crate::watch::Timing;
 
 /// The cluster's authority, where kubeadm puts it.
 const CA: &str = "/etc/kubernetes/pki/ca.crt";
@@ -30,8 +30,8 @@ const CA: &str = "/etc/kubernetes/pki/ca.crt";
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 const CACHE: &str = "/var/lib/lvscare/members.json";
 
-/// What stands between an apiserver and us if it wants to know who we are, and a server without `/readyz`.
-const ANSWERS_ALL_THE_SAME: [u16; 3] = [401, 403, 404];
+/// Statuses of an apiserver that requires authentication, and of a server without `/readyz`.
+const DEFAULT_ACCEPTED: [u16; 3] = [401, 403, 404];
 
 /// Keeps an IPVS virtual server of this node pointing at the apiservers that answer.
 #[derive(Debug, Parser)]
@@ -39,7 +39,7 @@ const ANSWERS_ALL_THE_SAME: [u16; 3] = [401, 403, 404];
     version,
     after_help = "Exit status of `run-once --wait`: 75 if no server answered in time (all are in the \
 table then).\nExit status of `status`: 0 all up, 1 degraded, 2 no server up and all tried, 3 not set up.\nExit status \
-of `care`: 0 told to stop, 1 cannot start, 70 stuck for 10 s; what may heal never ends it."
+of `care`: 0 stopped by a signal, 1 cannot start, 70 stuck for 10 s; what may heal never ends it."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -50,11 +50,11 @@ pub struct Cli {
 
 #[derive(Debug, Clone, Copy, Subcommand, PartialEq, Eq)]
 pub enum Command {
-    /// Watch and keep, until told to stop (the default).
+    /// Run the daemon until SIGTERM or SIGINT (the default).
     Care,
     /// Set everything up, probe once, and exit.
     RunOnce,
-    /// Say what the daemon and the kernel know.
+    /// Show the state of the daemon and the kernel.
     Status {
         /// As JSON.
         #[arg(long)]
@@ -92,10 +92,10 @@ pub struct Options {
     /// Remove the virtual server and its route, and exit
     #[arg(short = 'C', long, env = "CARE_CLEAN", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", global = true)]
     pub clean: bool,
-    /// With run-once: say what would be changed, and change nothing
+    /// With run-once: print the changes without applying them
     #[arg(long, global = true)]
     pub dry_run: bool,
-    /// Path to ask; where there is no `/readyz`, `/healthz`
+    /// Path of the health request; `/healthz` if `/readyz` does not exist
     #[arg(long, env = "CARE_HEALTH_PATH", default_value = READYZ, global = true)]
     pub health_path: String,
     /// `https` or `http`
@@ -116,7 +116,7 @@ pub struct Options {
     /// Statuses from 400 on that mean up, instead of 401, 403 and 404
     #[arg(long, env = "CARE_HEALTH_STATUS", value_delimiter = ',', global = true)]
     pub health_status: Vec<u16>,
-    /// Accept any certificate, which lets whoever can answer on a server's address pass for it
+    /// Accept any certificate; any host that takes a server's address can then impersonate it
     #[arg(long, env = "CARE_HEALTH_INSECURE_SKIP_VERIFY", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", global = true)]
     pub health_insecure_skip_verify: bool,
     /// Authorities the servers' certificates must come from
@@ -125,13 +125,13 @@ pub struct Options {
     /// File with real servers, read again when it changes: `rs: [ip:port, ...]`, YAML or JSON; with `--rs` it is ignored
     #[arg(long, env = "CARE_CONFIG", global = true)]
     pub config: Option<PathBuf>,
-    /// Whether to ask the cluster for its apiservers, too: `auto` or `off`
+    /// Discover apiservers through the Kubernetes API: `auto` or `off`
     #[arg(long, env = "CARE_DISCOVER", default_value = "auto", value_parser = ["auto", "off"], global = true)]
     pub discover: String,
-    /// Who this node is to the cluster; `auto` waits for the file
+    /// Kubeconfig of this node for discovery; `auto` waits for the file
     #[arg(long, env = "CARE_KUBECONFIG", default_value = KUBECONFIG, global = true)]
     pub kubeconfig: PathBuf,
-    /// Where the cluster's list is remembered
+    /// Cache file of the discovered list
     #[arg(long, env = "CARE_CACHE", default_value = CACHE, global = true)]
     pub cache: PathBuf,
     /// Good probes in a row until a server is up again
@@ -166,28 +166,9 @@ pub struct Options {
     pub masqueradebit: Option<u32>,
 }
 
-/// What the options mean.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub service: SocketAddr,
-    pub scheduler: String,
-    pub sources: Sources,
-    /// `None`: the cluster is not asked.
-    pub discovery: Option<Discovery>,
-    pub source: Option<IpAddr>,
-    pub path: String,
-    pub question: Arc<Question>,
-    pub timing: Timing,
-    pub rules: Rules,
-    pub kill: bool,
-    pub status_address: SocketAddr,
-}
-
 impl Options {
     pub fn service(&self) -> anyhow::Result<SocketAddr> {
-        let service = self
-            .vs
-            .context("which virtual server? Give `--vs ip:port`")?;
+        let service = self.vs.context("no virtual server; set `--vs ip:port`")?;
         // The transmit path refuses to send a 127/8 source off the machine (`crosses_local_route_boundary`).
         ensure!(
             !service.ip().is_loopback(),
@@ -195,12 +176,12 @@ impl Options {
         );
         ensure!(
             !service.ip().is_unspecified() && service.port() != 0,
-            "`--vs {service}` is no address to serve"
+            "`--vs {service}` is not a usable address"
         );
         Ok(service)
     }
 
-    /// `seed` tells this node from others: each begins its list with another server.
+    /// `seed` identifies this node: it rotates the server list.
     pub fn settings(&self, seed: &str) -> anyhow::Result<Settings> {
         let service = self.service()?;
         if let Some(source) = self.ip {
@@ -221,7 +202,7 @@ impl Options {
         let discovery = (self.discover == "auto").then(|| Discovery {
             service,
             kubeconfig: self.kubeconfig.clone(),
-            pace: Pace::default(),
+            intervals: Intervals::default(),
         });
         Ok(Settings {
             service,
@@ -237,7 +218,7 @@ impl Options {
             discovery,
             source: self.ip,
             path: format!("/{}", self.health_path.trim_start_matches('/')),
-            question: Arc::new(self.question()?),
+            health_request: Arc::new(self.health_request()?),
             timing: Timing {
                 interval,
                 timeout: self.health_timeout,
@@ -252,7 +233,7 @@ impl Options {
         })
     }
 
-    /// Flags that no longer do anything.
+    /// Deprecated flags without effect that were given.
     pub fn ignored(&self) -> Vec<&'static str> {
         let flags = [
             ("--mode", self.mode.is_some()),
@@ -265,7 +246,7 @@ impl Options {
             .collect()
     }
 
-    /// Whom to believe.
+    /// The accepted certificates.
     fn trust(&self) -> Trust {
         if self.health_insecure_skip_verify {
             Trust::Anyone
@@ -274,33 +255,27 @@ impl Options {
         }
     }
 
-    fn question(&self) -> anyhow::Result<Question> {
+    fn health_request(&self) -> anyhow::Result<HealthRequest> {
         let tls = Tls::new(self.trust());
         if self.health_schem == "https" {
-            // Later on a missing file heals; at the start it is a mistake.
+            // A file missing later is transient; at start it is an error.
             tls.config().context(
-                "nothing to check the servers' certificates against; give `--ca`, or accept any certificate with \
+                "no CA to verify the servers' certificates; set `--ca`, or accept any certificate with \
                  `--health-insecure-skip-verify`",
             )?;
         }
         let accepted = if self.health_status.is_empty() {
-            ANSWERS_ALL_THE_SAME.to_vec()
+            DEFAULT_ACCEPTED.to_vec()
         } else {
             self.health_status.clone()
         };
-        Ok(Question {
+        Ok(HealthRequest {
             tls: (self.health_schem == "https").then(|| Arc::new(tls)),
             method: self.health_req_method.clone(),
             headers: self.health_req_headers.clone(),
             body: Bytes::from(self.health_req_body.clone()),
             accepted,
         })
-    }
-}
-
-impl Settings {
-    pub fn service(&self) -> Service {
-        Service::tcp(self.service, &self.scheduler)
     }
 }
 

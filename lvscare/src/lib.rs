@@ -1,27 +1,22 @@
-//! Keeps one IPVS virtual server of this node pointing at the apiservers that answer.
+//! Keeps one IPVS virtual server of this node pointing at the apiservers that are healthy.
 //!
 //! The program is `main.rs`; this library is its parts, so that tests and the guest's self-test can use them.
 
-pub mod beat;
-pub mod care;
+pub mod apply;
 pub mod cli;
-pub mod connections;
-pub mod discover;
-pub mod fleet;
-pub mod flows;
-pub mod health;
-pub mod histogram;
+pub mod daemon;
+pub mod discovery;
+mod event_log;
 pub mod ipvs;
-pub mod kernel;
-pub mod members;
-pub mod once;
+pub mod pool;
 pub mod probe;
+mod reconcile;
 pub mod route;
-pub mod server;
+pub mod run_once;
+pub mod settings;
+pub mod sockets;
 pub mod status;
 pub mod sysctl;
 pub mod table;
 pub mod tls;
-pub mod watch;
-pub mod watches;
 pub mod yaml;

@@ -1,4 +1,4 @@
-//! The program: flags, logger, and which of its jobs to do.
+//! Entry point: parses flags, sets up the logger, dispatches the sub-command.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -8,9 +8,10 @@ use clap::Parser;
 use log::{Level, LevelFilter, Metadata, Record};
 use lvscare::cli::{Cli, Command, Options};
 use lvscare::ipvs::Service;
-use lvscare::once::{self, Outcome};
+use lvscare::run_once::{self, Outcome};
 use lvscare::status::Status;
-use lvscare::{care, kernel, server};
+use lvscare::status::server;
+use lvscare::{apply, daemon};
 
 /// `EX_TEMPFAIL`: try again later.
 const NONE_UP: u8 = 75;
@@ -47,26 +48,23 @@ async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         return status(options, json).await;
     }
     if !options.ignored().is_empty() {
-        log::warn!(
-            "{}: no longer needed, ignoring",
-            options.ignored().join(", ")
-        );
+        log::warn!("{}: deprecated, ignored", options.ignored().join(", "));
     }
     if options.clean {
         let vip = options.service()?;
-        once::clean(&Service::tcp(vip, &options.scheduler), vip.ip()).await?;
+        run_once::clean(&Service::tcp(vip, &options.scheduler), vip.ip()).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let name = nix::unistd::gethostname().unwrap_or_default();
     let settings = options.settings(&name.to_string_lossy())?;
     if options.dry_run {
-        for line in once::dry_run(&settings).await? {
+        for line in run_once::dry_run(&settings).await? {
             writeln!(std::io::stdout(), "{line}")?;
         }
         return Ok(ExitCode::SUCCESS);
     }
     if options.run_once || cli.command == Some(Command::RunOnce) {
-        let outcome = once::run(&settings, options.wait).await?;
+        let outcome = run_once::run(&settings, options.wait).await?;
         let failed = outcome == Outcome::NoneUp && options.wait.is_some();
         return Ok(if failed {
             ExitCode::from(NONE_UP)
@@ -74,16 +72,16 @@ async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         });
     }
-    care::run(settings).await?;
+    daemon::run(settings).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the daemon; without one, the kernel. What cannot be known is not set up.
+/// Queries the daemon and falls back to the kernel. An unknown state counts as not set up.
 async fn status(options: &Options, json: bool) -> anyhow::Result<ExitCode> {
     let status = match server::fetch(options.status_addr).await {
         Ok(status) => status,
         Err(error) => {
-            log::warn!("{error:#}, asking only the kernel");
+            log::warn!("{error:#}; falling back to the kernel table");
             from_kernel(options).unwrap_or_else(|error| Status {
                 error: Some(format!("{error:#}")),
                 ..Status::default()
@@ -102,13 +100,13 @@ async fn status(options: &Options, json: bool) -> anyhow::Result<ExitCode> {
 fn from_kernel(options: &Options) -> anyhow::Result<Status> {
     let service = options.service()?;
     let ours = Service::tcp(service, &options.scheduler);
-    let actual = kernel::Table::default()
+    let actual = apply::Table::default()
         .read(&ours)
         .context("reading the IPVS table")?;
     Ok(Status::from_table(service, &actual))
 }
 
-/// One line per record. No clock: whoever reads a stream adds its own.
+/// One line per record, without a timestamp: journald and the kubelet add their own.
 struct Stderr;
 
 impl log::Log for Stderr {
@@ -117,7 +115,7 @@ impl log::Log for Stderr {
     }
 
     fn log(&self, record: &Record<'_>) {
-        // Libraries below have much to say at debug; ours is what was asked for.
+        // Debug and info records of libraries are noise.
         if record.level() > Level::Warn && !record.target().starts_with("lvscare") {
             return;
         }
@@ -127,7 +125,7 @@ impl log::Log for Stderr {
             Level::Info => "INFO",
             Level::Debug | Level::Trace => "DEBUG",
         };
-        // In one write, or another program's line may come in between.
+        // One write, so that lines of other programs do not interleave.
         let line = format!("lvscare: {level} {}\n", record.args());
         let _ = std::io::stderr().write_all(line.as_bytes());
     }

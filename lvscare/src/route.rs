@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_source_of_most_routes_wins_and_the_first_among_equals() {
+    fn most_frequent_source_wins_and_ties_take_the_first() {
         let ip = |n: u8| IpAddr::from([10, 0, 0, n]);
         let table: [(&[u8], Option<u8>); 5] = [
             (&[], None),

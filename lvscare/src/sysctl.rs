@@ -1,7 +1,7 @@
 //! The IPVS settings this program relies on, in `/proc/sys/net/ipv4/vs` of its network namespace.
 //!
 //! They exist only once `ip_vs` is loaded, and a pod cannot write them: the image and `run-once` set them, the
-//! daemon looks and complains.
+//! daemon only warns.
 
 use std::fs;
 use std::path::Path;
@@ -41,12 +41,12 @@ pub struct Wrong {
     pub consequence: &'static str,
 }
 
-/// What is wrong now.
+/// The settings with an unexpected value.
 pub fn check() -> Vec<Wrong> {
     check_in(Path::new(FOLDER))
 }
 
-/// Sets what is wrong, and answers what still is.
+/// Sets them, and returns those still wrong.
 pub fn set() -> Vec<Wrong> {
     set_in(Path::new(FOLDER))
 }

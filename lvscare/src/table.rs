@@ -1,16 +1,16 @@
-//! What should be in the kernel's table, what is there, and the smallest way from one to the other.
+//! The desired and the actual IPVS table, and the minimal changes between them.
 //!
-//! Pure: no clock, no kernel, no opinion on who is healthy. Only entries of our own service are ever looked at.
+//! Pure: no clock, no kernel, no health. Only entries of our own service are considered.
 
 use std::net::SocketAddr;
 
 use crate::ipvs::{Destination, Forwarding, Service};
 
-/// Our service as it should be.
+/// Our service as desired.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wished {
+pub struct Desired {
     pub service: Service,
-    /// In the order in which missing ones are to be added: `rr` starts at the head of the list.
+    /// In the order of insertion: `rr` starts at the head of the list.
     pub destinations: Vec<(SocketAddr, u32)>,
 }
 
@@ -33,7 +33,7 @@ impl Actual {
             .find(|destination| destination.address == address)
     }
 
-    /// Can a new connection be served?
+    /// Whether a new connection can be served.
     pub fn is_usable(&self) -> bool {
         self.destinations
             .iter()
@@ -52,7 +52,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// As the metrics name it.
+    /// The name in the metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::NewService(_) => "new_service",
@@ -64,22 +64,22 @@ impl Change {
     }
 }
 
-/// The differences, in the order in which no connection is refused on the way: the service (never deleted to be
-/// made again), what adds capacity, and only then what takes it away.
+/// The changes in an order that refuses no connection: the service (never recreated), additions, and
+/// only then removals.
 ///
-/// Takes nothing away at all if nothing usable is wished for: an empty table helps nobody.
-pub fn changes(wished: &Wished, actual: &Actual) -> Vec<Change> {
+/// Removes nothing if no usable server is desired: an empty table helps no client.
+pub fn changes(desired: &Desired, actual: &Actual) -> Vec<Change> {
     let mut changes = Vec::new();
     match &actual.service {
-        None => changes.push(Change::NewService(wished.service.clone())),
-        Some(found) if !same_settings(&wished.service, found) => {
-            changes.push(Change::SetService(wished.service.clone()));
+        None => changes.push(Change::NewService(desired.service.clone())),
+        Some(found) if !same_settings(&desired.service, found) => {
+            changes.push(Change::SetService(desired.service.clone()));
         }
         Some(_) => {}
     }
     let mut raised = Vec::new();
     let mut lowered = Vec::new();
-    for &(address, weight) in &wished.destinations {
+    for &(address, weight) in &desired.destinations {
         let target = Destination::masquerade(address, weight);
         match actual.destination(address) {
             None => changes.push(Change::NewDestination(target)),
@@ -89,10 +89,10 @@ pub fn changes(wished: &Wished, actual: &Actual) -> Vec<Change> {
         }
     }
     changes.append(&mut raised);
-    if wished.destinations.iter().any(|(_, weight)| *weight > 0) {
+    if desired.destinations.iter().any(|(_, weight)| *weight > 0) {
         changes.append(&mut lowered);
         let is_wished = |found: &&Destination| {
-            wished
+            desired
                 .destinations
                 .iter()
                 .any(|(address, _)| *address == found.address)
@@ -103,7 +103,7 @@ pub fn changes(wished: &Wished, actual: &Actual) -> Vec<Change> {
     changes
 }
 
-fn same_settings(wished: &Service, found: &Service) -> bool {
+fn same_settings(desired: &Service, found: &Service) -> bool {
     let settings = |service: &Service| {
         (
             service.scheduler.clone(),
@@ -112,16 +112,16 @@ fn same_settings(wished: &Service, found: &Service) -> bool {
             service.netmask,
         )
     };
-    settings(wished) == settings(found)
+    settings(desired) == settings(found)
 }
 
-fn same_destination(wished: &Destination, found: &Destination) -> bool {
+fn same_destination(desired: &Destination, found: &Destination) -> bool {
     // The kernel shows a server on this very node as LOCALNODE, whatever was asked for.
     let local = Forwarding(1);
-    (found.forwarding == wished.forwarding || found.forwarding == local)
-        && found.weight == wished.weight
-        && found.upper_threshold == wished.upper_threshold
-        && found.lower_threshold == wished.lower_threshold
+    (found.forwarding == desired.forwarding || found.forwarding == local)
+        && found.weight == desired.weight
+        && found.upper_threshold == desired.upper_threshold
+        && found.lower_threshold == desired.lower_threshold
 }
 
 #[cfg(test)]
@@ -138,12 +138,12 @@ pub(crate) mod tests {
         SocketAddr::from(([192, 168, 7, n], 6443))
     }
 
-    fn wished(weights: &[(u8, u32)]) -> Wished {
+    fn desired(weights: &[(u8, u32)]) -> Desired {
         let destinations = weights
             .iter()
             .map(|&(n, weight)| (server(n), weight))
             .collect();
-        Wished {
+        Desired {
             service: Service::tcp(vip(), "rr"),
             destinations,
         }
@@ -210,13 +210,13 @@ pub(crate) mod tests {
         let table = [
             (
                 "nothing to do",
-                wished(&[(1, 1), (2, 0)]),
+                desired(&[(1, 1), (2, 0)]),
                 actual(&[(2, 0), (1, 1)]),
                 vec![],
             ),
             (
                 "flushed",
-                wished(&[(2, 1), (1, 1)]),
+                desired(&[(2, 1), (1, 1)]),
                 Actual::default(),
                 vec![
                     NewService(Service::tcp(vip(), "rr")),
@@ -226,20 +226,20 @@ pub(crate) mod tests {
             ),
             (
                 "another scheduler",
-                wished(&[(1, 1)]),
+                desired(&[(1, 1)]),
                 odd,
                 vec![SetService(Service::tcp(vip(), "rr"))],
             ),
             (
                 "direct routing",
-                wished(&[(1, 1)]),
+                desired(&[(1, 1)]),
                 routed,
                 vec![SetDestination(to(1, 1))],
             ),
-            ("on this node", wished(&[(1, 1)]), local, vec![]),
+            ("on this node", desired(&[(1, 1)]), local, vec![]),
             (
                 "one for another",
-                wished(&[(1, 0), (3, 1)]),
+                desired(&[(1, 0), (3, 1)]),
                 actual(&[(1, 1), (2, 1)]),
                 vec![
                     NewDestination(to(3, 1)),
@@ -248,14 +248,14 @@ pub(crate) mod tests {
                 ],
             ),
             (
-                "nothing usable wished for",
-                wished(&[(1, 0)]),
+                "nothing usable is desired",
+                desired(&[(1, 0)]),
                 actual(&[(1, 1), (2, 1)]),
                 vec![],
             ),
         ];
-        for (name, wished, actual, expected) in table {
-            assert_eq!(changes(&wished, &actual), expected, "{name}");
+        for (name, desired, actual, expected) in table {
+            assert_eq!(changes(&desired, &actual), expected, "{name}");
         }
     }
 
@@ -270,19 +270,19 @@ pub(crate) mod tests {
             target in weights(),
             found in proptest::option::of(weights()),
         ) {
-            let wished = wished(&target);
+            let desired = desired(&target);
             let mut table = found.map_or_else(Actual::default, |found| actual(&found));
             let mut was_usable = table.is_usable();
-            for change in changes(&wished, &table) {
+            for change in changes(&desired, &table) {
                 apply(&mut table, &change);
                 prop_assert!(table.is_usable() || !was_usable, "{:?} emptied the table", change);
                 was_usable |= table.is_usable();
             }
-            prop_assert_eq!(changes(&wished, &table), vec![]);
+            prop_assert_eq!(changes(&desired, &table), vec![]);
             if target.iter().any(|(_, weight)| *weight > 0) {
                 let mut found: Vec<_> = table.destinations.iter().map(|d| (d.address, d.weight)).collect();
                 found.sort();
-                prop_assert_eq!(found, wished.destinations);
+                prop_assert_eq!(found, desired.destinations);
             }
         }
 
@@ -293,7 +293,7 @@ pub(crate) mod tests {
                 Change::SetDestination(to) => to.weight == 0,
                 _ => false,
             };
-            let changes = changes(&wished(&target), &actual(&found));
+            let changes = changes(&desired(&target), &actual(&found));
             prop_assert!(changes.is_sorted_by_key(takes), "{:?}", changes);
         }
     }

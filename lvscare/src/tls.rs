@@ -1,4 +1,4 @@
-//! Whom to believe that it is an apiserver.
+//! TLS configurations with server certificate checks.
 //!
 //! TLS is rustls with ring, the provider always named: a second one in the build must not be able to take over.
 
@@ -17,7 +17,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 /// Which certificates are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// Those signed by the authorities in this PEM file, and naming the server's address.
+    /// Certificates signed by a CA in this PEM file for the server's address.
     Authority(PathBuf),
     /// Any.
     Anyone,
@@ -80,7 +80,7 @@ fn make(trust: &Trust) -> anyhow::Result<ClientConfig> {
     Ok(config)
 }
 
-/// For a connection on which we say who we are.
+/// A configuration with a client certificate.
 pub fn with_identity(
     authorities: Vec<CertificateDer<'static>>,
     certificates: Vec<CertificateDer<'static>>,

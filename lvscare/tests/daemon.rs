@@ -100,8 +100,8 @@ impl Daemon {
             .count()
     }
 
-    /// What it holds open when nobody is asking it: a question that was just answered counts for a moment.
-    fn held(&self) -> usize {
+    /// The open files between requests: a request that has just ended still counts for a moment.
+    fn idle_open_files(&self) -> usize {
         let samples = (0..20).map(|_| {
             std::thread::sleep(Duration::from_millis(20));
             self.count("fd")
@@ -140,7 +140,7 @@ fn get(path: &str) -> Option<String> {
 }
 
 #[test]
-fn it_has_one_thread_and_leaks_nothing_and_stops_when_told() {
+fn daemon_has_one_thread_no_leaks_and_stops_on_sigterm() {
     in_a_node(|authority, servers| {
         let mut daemon = Daemon::start(authority, servers);
         let probed = || {
@@ -157,9 +157,9 @@ fn it_has_one_thread_and_leaks_nothing_and_stops_when_told() {
             assert!(Instant::now() < deadline, "not all are probed");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let before = daemon.held();
+        let before = daemon.idle_open_files();
         std::thread::sleep(Duration::from_secs(3));
-        let after = daemon.held();
+        let after = daemon.idle_open_files();
         assert!(after <= before, "{before} became {after}");
         assert_eq!(daemon.count("task"), 1);
         daemon.signal(Signal::SIGTERM);
@@ -168,7 +168,7 @@ fn it_has_one_thread_and_leaks_nothing_and_stops_when_told() {
 }
 
 #[test]
-fn a_stuck_one_ends_itself() {
+fn stuck_daemon_is_ended_by_the_watchdog() {
     in_a_node(|authority, servers| {
         // As some starters of processes leave it to their children.
         let mut blocked = SigSet::empty();

@@ -18,15 +18,15 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use lvscare::discover::{Discovery, Pace};
+use lvscare::discovery::{Discovery, Intervals};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-const PACE: Pace = Pace {
+const PACE: Intervals = Intervals {
     poll: Duration::from_millis(50),
     retry: Duration::from_millis(10),
-    patience: Duration::from_secs(10),
+    answer_timeout: Duration::from_secs(10),
 };
 
 /// One answer: to a request whose path and query hold this text, a status, and pieces of a body. A body whose last
@@ -61,7 +61,7 @@ impl Cluster {
         let discovery = Discovery {
             service: address,
             kubeconfig,
-            pace: PACE,
+            intervals: PACE,
         };
         tokio::spawn(discovery.run(sender));
         let cluster = Self {
@@ -206,7 +206,7 @@ const WATCH: &str = "&watch=1&allowWatchBookmarks=true";
 const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
 
 #[tokio::test]
-async fn the_list_comes_first_and_then_each_change_however_it_is_cut() {
+async fn list_is_followed_by_each_change_for_any_framing() {
     let stream = event("BOOKMARK", &slice([]))
         + &event("MODIFIED", &slice([1, 2]))
         + &event("MODIFIED", &slice([2, 3]));
@@ -226,7 +226,7 @@ async fn the_list_comes_first_and_then_each_change_however_it_is_cut() {
 }
 
 #[tokio::test]
-async fn what_is_too_old_is_listed_anew_whether_the_status_or_an_event_says_so() {
+async fn expired_version_in_status_or_event_lists_again() {
     let expired = event("ERROR", r#"{"kind":"Status","code":410}"#);
     let mut cluster = Cluster::start(vec![
         (LIST, 200, list([1])),
@@ -296,7 +296,7 @@ async fn without_the_right_to_watch_the_list_is_polled() {
 }
 
 #[tokio::test]
-async fn without_the_right_to_slices_the_endpoints_are_polled() {
+async fn endpoints_are_polled_without_slice_permission() {
     let body =
         r#"{"subsets":[{"addresses":[{"ip":"10.0.0.5"}],"ports":[{"name":"https","port":6443}]}]}"#;
     let mut cluster = Cluster::start(vec![
@@ -317,7 +317,7 @@ async fn without_the_right_to_slices_the_endpoints_are_polled() {
 }
 
 #[tokio::test]
-async fn without_any_right_nothing_is_told_until_there_is_one() {
+async fn no_list_is_sent_until_permission_is_granted() {
     let refused = || vec!["{}".to_owned()];
     let mut cluster = Cluster::start(vec![
         (LIST, 403, refused()),
@@ -332,7 +332,7 @@ async fn without_any_right_nothing_is_told_until_there_is_one() {
 }
 
 #[tokio::test]
-async fn a_certificate_rotated_in_place_is_used_for_the_next_connection() {
+async fn rotated_certificate_is_used_for_the_next_connection() {
     let mut cluster = Cluster::start(vec![
         (LIST, 200, list([1])),
         (WATCH, 403, vec!["{}".to_owned()]),

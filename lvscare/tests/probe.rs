@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{Apiserver, Authority, Behaviour};
-use lvscare::beat::Beat;
-use lvscare::health::Verdict;
-use lvscare::probe::{Question, READYZ};
+use lvscare::pool::health::Verdict;
+use lvscare::probe::checker::{HealthChecker, Timing};
+use lvscare::probe::connection::{HealthRequest, READYZ};
+use lvscare::probe::ticker::Ticker;
 use lvscare::tls::{Tls, Trust};
-use lvscare::watch::{Timing, Watch};
 use tokio::net::{TcpSocket, TcpStream};
 
 const TIMING: Timing = Timing {
@@ -20,11 +20,11 @@ const TIMING: Timing = Timing {
     timeout: Duration::from_secs(10),
     fresh: Duration::from_millis(500),
     renew: Duration::from_secs(3600),
-    vouch: Duration::ZERO,
+    grace: Duration::ZERO,
 };
 
-fn question(trust: Trust) -> Arc<Question> {
-    Arc::new(Question {
+fn health_request(trust: Trust) -> Arc<HealthRequest> {
+    Arc::new(HealthRequest {
         tls: Some(Arc::new(Tls::new(trust))),
         method: hyper::Method::GET,
         headers: Vec::new(),
@@ -33,11 +33,11 @@ fn question(trust: Trust) -> Arc<Question> {
     })
 }
 
-fn watch(address: SocketAddr, authority: &Authority) -> Watch {
-    Watch::new(
+fn checker(address: SocketAddr, authority: &Authority) -> HealthChecker {
+    HealthChecker::new(
         address,
         READYZ,
-        question(Trust::Authority(authority.file().to_owned())),
+        health_request(Trust::Authority(authority.file().to_owned())),
         TIMING,
     )
 }
@@ -45,7 +45,7 @@ fn watch(address: SocketAddr, authority: &Authority) -> Watch {
 async fn verdict_of(behaviour: Behaviour) -> Verdict {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, behaviour).await;
-    watch(server.address, &authority).round().await.verdict
+    checker(server.address, &authority).round().await.verdict
 }
 
 #[tokio::test]
@@ -74,27 +74,27 @@ async fn statuses_are_told_apart() {
 }
 
 #[tokio::test]
-async fn only_readyz_is_believed_at_once_when_it_says_500() {
+async fn only_readyz_500_drains_immediately() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(500)).await;
     let trust = Trust::Authority(authority.file().to_owned());
-    let mut watch = Watch::new(server.address, "/healthz", question(trust), TIMING);
+    let mut checker = HealthChecker::new(server.address, "/healthz", health_request(trust), TIMING);
     let cause = "status 500".to_owned();
-    assert_eq!(watch.round().await.verdict, Verdict::Sick { cause });
+    assert_eq!(checker.round().await.verdict, Verdict::Sick { cause });
 }
 
 #[tokio::test]
-async fn nobody_listening_is_refused() {
+async fn closed_port_is_refused() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
     let address = server.address;
     server.stop().await;
-    let verdict = watch(address, &authority).round().await.verdict;
+    let verdict = checker(address, &authority).round().await.verdict;
     assert!(matches!(verdict, Verdict::Refused { .. }), "{verdict:?}");
 }
 
 #[tokio::test]
-async fn nobody_answering_is_silent() {
+async fn unreachable_host_is_silent() {
     // A full backlog drops SYNs, as a vanished host does.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -106,32 +106,32 @@ async fn nobody_answering_is_silent() {
     {
         fill.push(stream);
     }
-    let verdict = watch(address, &Authority::new()).round().await.verdict;
+    let verdict = checker(address, &Authority::new()).round().await.verdict;
     assert_eq!(
         verdict,
         Verdict::Silent {
-            cause: "no answer to a connection".to_owned()
+            cause: "connection timed out".to_owned()
         }
     );
 }
 
 #[tokio::test]
-async fn one_that_connects_and_says_nothing_is_sick() {
+async fn server_without_response_is_sick() {
     let verdict = verdict_of(Behaviour::Mute).await;
     assert!(
-        matches!(&verdict, Verdict::Sick { cause } if cause.contains("no answer in time")),
+        matches!(&verdict, Verdict::Sick { cause } if cause.contains("response timed out")),
         "{verdict:?}"
     );
 }
 
 #[tokio::test]
-async fn one_that_hangs_up_is_sick() {
+async fn server_closing_the_connection_is_sick() {
     let verdict = verdict_of(Behaviour::HangUp).await;
     assert!(matches!(&verdict, Verdict::Sick { .. }), "{verdict:?}");
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_authority_or_name_or_time_is_sick_and_says_why() {
+async fn invalid_certificate_is_sick_with_a_cause() {
     let ours = Authority::new();
     for (name, server) in [
         // Both have the same name, as the authorities of two clusters of kubeadm do.
@@ -148,12 +148,17 @@ async fn a_certificate_of_another_authority_or_name_or_time_is_sick_and_says_why
             Apiserver::start_as(&ours, Behaviour::Status(200), "127.0.0.1", true).await,
         ),
     ] {
-        let verdict = watch(server.address, &ours).round().await.verdict;
+        let verdict = checker(server.address, &ours).round().await.verdict;
         assert!(
             matches!(&verdict, Verdict::Sick { cause } if cause.contains(name)),
             "{name}: {verdict:?}"
         );
-        let mut anyone = Watch::new(server.address, READYZ, question(Trust::Anyone), TIMING);
+        let mut anyone = HealthChecker::new(
+            server.address,
+            READYZ,
+            health_request(Trust::Anyone),
+            TIMING,
+        );
         assert_eq!(anyone.round().await.verdict, Verdict::Up, "{name}");
     }
 }
@@ -162,31 +167,34 @@ async fn a_certificate_of_another_authority_or_name_or_time_is_sick_and_says_why
 async fn an_authority_put_in_place_later_is_read() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let server = Apiserver::start(&theirs, Behaviour::Status(200)).await;
-    let mut watch = watch(server.address, &ours);
-    assert!(matches!(watch.round().await.verdict, Verdict::Sick { .. }));
+    let mut checker = checker(server.address, &ours);
+    assert!(matches!(
+        checker.round().await.verdict,
+        Verdict::Sick { .. }
+    ));
     std::fs::remove_file(ours.file()).unwrap();
-    let verdict = watch.round().await.verdict;
+    let verdict = checker.round().await.verdict;
     assert!(
         matches!(&verdict, Verdict::Sick { cause } if cause.contains("reading the authorities")),
         "{verdict:?}"
     );
     std::fs::copy(theirs.file(), ours.file()).unwrap();
-    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    assert_eq!(checker.round().await.verdict, Verdict::Up);
 }
 
 #[tokio::test]
 async fn rounds_share_one_connection() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
-    let mut watch = watch(server.address, &authority);
+    let mut checker = checker(server.address, &authority);
     for _ in 0..5 {
-        assert_eq!(watch.round().await.verdict, Verdict::Up);
+        assert_eq!(checker.round().await.verdict, Verdict::Up);
     }
     assert_eq!(server.connections(), 1);
 }
 
 #[tokio::test]
-async fn a_held_connection_is_renewed_so_that_a_new_certificate_is_seen() {
+async fn persistent_connection_is_renewed_after_its_age_limit() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
     let timing = Timing {
@@ -194,63 +202,63 @@ async fn a_held_connection_is_renewed_so_that_a_new_certificate_is_seen() {
         ..TIMING
     };
     let trust = Trust::Authority(authority.file().to_owned());
-    let mut watch = Watch::new(server.address, READYZ, question(trust), timing);
-    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    let mut checker = HealthChecker::new(server.address, READYZ, health_request(trust), timing);
+    assert_eq!(checker.round().await.verdict, Verdict::Up);
     tokio::time::sleep(2 * timing.renew).await;
     // As when the server's certificate is no longer the authority's: only a new connection finds out.
     Authority::new().replace(&authority);
-    let verdict = watch.round().await.verdict;
+    let verdict = checker.round().await.verdict;
     assert!(matches!(verdict, Verdict::Sick { .. }), "{verdict:?}");
 }
 
 #[tokio::test]
-async fn an_old_connection_vouches_for_a_server_slow_to_take_new_ones_but_not_for_ever() {
+async fn old_connection_counts_only_during_the_grace() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
     let timing = Timing {
         renew: Duration::from_millis(100),
-        vouch: Duration::from_secs(3),
+        grace: Duration::from_secs(3),
         ..TIMING
     };
     let trust = Trust::Authority(authority.file().to_owned());
-    let mut watch = Watch::new(server.address, READYZ, question(trust), timing);
-    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    let mut checker = HealthChecker::new(server.address, READYZ, health_request(trust), timing);
+    assert_eq!(checker.round().await.verdict, Verdict::Up);
     tokio::time::sleep(2 * timing.renew).await;
 
     server.mute_new_connections(true);
     for connections in [2, 3] {
-        assert_eq!(watch.round().await.verdict, Verdict::Up);
+        assert_eq!(checker.round().await.verdict, Verdict::Up);
         assert_eq!(server.connections(), connections, "tried again each round");
     }
     server.mute_new_connections(false);
-    assert_eq!(watch.round().await.verdict, Verdict::Up);
-    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    assert_eq!(checker.round().await.verdict, Verdict::Up);
+    assert_eq!(checker.round().await.verdict, Verdict::Up);
     assert_eq!(server.connections(), 4, "the new one took its place");
 
     tokio::time::sleep(2 * timing.renew).await;
     server.mute_new_connections(true);
-    tokio::time::sleep(timing.vouch).await;
-    let verdict = watch.round().await.verdict;
+    tokio::time::sleep(timing.grace).await;
+    let verdict = checker.round().await.verdict;
     assert!(
-        matches!(&verdict, Verdict::Sick { cause } if cause.contains("no answer in time")),
+        matches!(&verdict, Verdict::Sick { cause } if cause.contains("response timed out")),
         "{verdict:?}"
     );
 }
 
 #[tokio::test]
-async fn a_late_answer_is_asked_for_again_on_a_second_connection() {
+async fn late_response_is_retried_on_a_second_connection() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
-    let mut watch = watch(server.address, &authority);
-    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    let mut checker = checker(server.address, &authority);
+    assert_eq!(checker.round().await.verdict, Verdict::Up);
     // The first connection stalls as if its path were cut; a new one works.
     server.stall_open_connections();
-    assert_eq!(watch.round().await.verdict, Verdict::Up);
+    assert_eq!(checker.round().await.verdict, Verdict::Up);
     assert_eq!(server.connections(), 2);
 }
 
 #[tokio::test]
-async fn a_dying_server_is_reported_without_waiting_for_the_next_round() {
+async fn closed_connection_is_reported_immediately() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::Status(200)).await;
     let timing = Timing {
@@ -258,9 +266,9 @@ async fn a_dying_server_is_reported_without_waiting_for_the_next_round() {
         ..TIMING
     };
     let trust = Trust::Authority(authority.file().to_owned());
-    let watch = Watch::new(server.address, READYZ, question(trust), timing);
+    let checker = HealthChecker::new(server.address, READYZ, health_request(trust), timing);
     let (sender, mut reports) = tokio::sync::mpsc::channel(8);
-    tokio::spawn(watch.run(Beat::start(), sender));
+    tokio::spawn(checker.run(Ticker::start(), sender));
     assert_eq!(reports.recv().await.unwrap().verdict, Verdict::Up);
     server.stop().await;
     let verdict = reports.recv().await.unwrap().verdict;
@@ -271,9 +279,9 @@ async fn a_dying_server_is_reported_without_waiting_for_the_next_round() {
 async fn a_server_without_readyz_is_asked_for_healthz() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::OnlyHealthz).await;
-    let mut watch = watch(server.address, &authority);
+    let mut checker = checker(server.address, &authority);
     for _ in 0..2 {
-        assert_eq!(watch.round().await.verdict, Verdict::Up);
+        assert_eq!(checker.round().await.verdict, Verdict::Up);
     }
     assert_eq!(server.paths(), ["/readyz", "/healthz"]);
 }

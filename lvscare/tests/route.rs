@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::process::Command;
 
-use lvscare::kernel::put_route;
+use lvscare::apply::put_route;
 use lvscare::route;
 use nix::sched::{CloneFlags, unshare};
 
@@ -71,7 +71,7 @@ fn addresses<const N: usize>(texts: [&str; N]) -> [IpAddr; N] {
 }
 
 #[test]
-fn the_source_is_the_one_towards_the_masters_and_not_the_default_routes() {
+fn source_is_the_address_towards_the_apiservers() {
     in_a_node(async |handle| {
         let [vip, own] = addresses(["10.103.97.2", "198.51.100.20"]);
         let masters =
@@ -125,7 +125,7 @@ fn a_changed_address_changes_the_source() {
 }
 
 #[test]
-fn without_a_way_to_the_masters_the_route_found_stays() {
+fn route_stays_when_no_apiserver_is_reachable() {
     in_a_node(async |handle| {
         let [vip, own] = addresses(["10.103.97.2", "198.51.100.20"]);
         let masters = ["198.51.100.10:6443".parse().unwrap()];
@@ -173,7 +173,7 @@ fn ipv6_has_one_route_too_and_it_goes_when_told() {
 }
 
 #[test]
-fn another_ones_route_to_the_address_is_not_taken_for_ours() {
+fn foreign_route_to_the_vip_is_ignored() {
     in_a_node(async |handle| {
         let [vip] = addresses(["192.0.2.99"]);
         assert_eq!(route::current(&handle, vip).await.unwrap(), None);

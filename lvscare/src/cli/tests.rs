@@ -68,7 +68,7 @@ fn what_cannot_work_is_refused_with_its_reason() {
 }
 
 #[test]
-fn without_an_authority_nothing_is_believed_unless_anything_is() {
+fn missing_ca_is_an_error_unless_verification_is_off() {
     let there = tempfile::tempdir().unwrap();
     let missing = there.path().join("ca.crt");
     let line = format!(

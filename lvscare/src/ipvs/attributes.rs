@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_attribute_of_another_length_is_kept_as_it_came() {
+    fn attribute_of_unexpected_length_is_kept_verbatim() {
         // WEIGHT with eight bytes, as a later kernel might send it.
         let later = [12, 0, 4, 0, 1, 2, 3, 4, 5, 6, 7, 8];
         let parsed: Vec<DestinationAttribute> = parse_all(&later).unwrap();

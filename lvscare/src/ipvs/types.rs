@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_without_its_family_takes_the_services() {
+    fn destination_without_family_inherits_the_service_family() {
         let service: SocketAddr = "[fd97::2]:6443".parse().unwrap();
         let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
         let attributes = [

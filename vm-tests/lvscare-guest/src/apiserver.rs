@@ -32,7 +32,7 @@ pub(crate) const WHO: u8 = b'W';
 /// First byte of a TLS handshake.
 const HANDSHAKE: u8 = 22;
 
-/// Where the cell's list of apiservers lies, beside the folders of the apiservers: one address a line.
+/// Where the testbed's list of apiservers lies, beside the folders of the apiservers: one address a line.
 pub(crate) const ENDPOINTS: &str = "endpoints";
 
 struct Server {

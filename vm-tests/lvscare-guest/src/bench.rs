@@ -1,19 +1,20 @@
-//! The same faults for all keepers, round after round, in lines of JSON that `cargo bench` makes a table of.
+//! The same faults for all balancers, round after round, in lines of JSON that `cargo bench` makes a table of.
 //!
 //! First ours and keepalived tuned, which meet each fault at the same instant. Then those that take a minute for what
-//! these do in a second, each kind of fault in a cell of its own, so that the rounds run side by side.
+//! these do in a second, each kind of fault in a testbed of its own, so that the rounds run side by side.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::cell::{Cell, Family, Net};
+use crate::balancer::Kind;
 use crate::client::{Flow, Prober, Try, who};
-use crate::keeper::Kind;
+use crate::lossy_link::LossyLink;
+use crate::net::{Family, Net};
 use crate::report::ms;
-use crate::storm::Storm;
 use crate::table::{Watcher, uses, uses_only};
+use crate::testbed::Testbed;
 
 /// Between two requests of the clients.
 const EVERY: Duration = Duration::from_millis(100);
@@ -25,11 +26,11 @@ const SLOW: Duration = Duration::from_secs(40);
 /// How long a return is waited for.
 const RETURN: Duration = Duration::from_secs(60);
 
-/// `faults`: some of `kill,vanish,freeze,500,flush`. `rounds` of the two fast programs, and `slow` of the others. `storm`:
+/// `faults`: some of `kill,vanish,freeze,500,flush`. `rounds` of the two fast programs, and `slow` of the others. `lossy_link`:
 /// seconds in the bad network; with 0 neither that nor what the programs cost is measured.
-pub(crate) fn main(faults: &str, rounds: &str, slow: &str, storm: &str) -> anyhow::Result<()> {
+pub(crate) fn main(faults: &str, rounds: &str, slow: &str, lossy_link: &str) -> anyhow::Result<()> {
     let (rounds, slow): (u32, u32) = (rounds.parse()?, slow.parse()?);
-    let storm = Duration::from_secs(storm.parse()?);
+    let lossy_link = Duration::from_secs(lossy_link.parse()?);
     let mut fast = Lab::new(net(1), &[Kind::Lvscare, Kind::KeepalivedTuned])?;
     for fault in faults.split(',') {
         // What depends most on where between two checks the fault falls is looked at twice as often.
@@ -50,7 +51,7 @@ pub(crate) fn main(faults: &str, rounds: &str, slow: &str, storm: &str) -> anyho
     if slow > 0 {
         side_by_side(faults, slow)?;
     }
-    if storm.is_zero() {
+    if lossy_link.is_zero() {
         return Ok(());
     }
     let all = [
@@ -63,8 +64,8 @@ pub(crate) fn main(faults: &str, rounds: &str, slow: &str, storm: &str) -> anyho
     let lab = Lab::new(net(6), &all)?;
     lab.footprints(Duration::from_secs(60))?;
     drop(lab);
-    let bad = Storm::start(net(7), &all[..4])?;
-    std::thread::sleep(storm);
+    let bad = LossyLink::start(net(7), &all[..4])?;
+    std::thread::sleep(lossy_link);
     for (kind, falls) in bad.falls() {
         println!(
             "{}",
@@ -74,13 +75,13 @@ pub(crate) fn main(faults: &str, rounds: &str, slow: &str, storm: &str) -> anyho
     Ok(())
 }
 
-/// The slow ones, each fault in a cell of its own. None of them would notice a flush.
+/// The slow ones, each fault in a testbed of its own. None of them would notice a flush.
 fn side_by_side(faults: &str, rounds: u32) -> anyhow::Result<()> {
     let kinds = [Kind::KeepalivedCopied, Kind::Haproxy, Kind::Nginx];
     let faults = faults.split(',').filter(|fault| *fault != "flush");
     let mut labs = Vec::new();
-    for (cell, fault) in (2..).zip(faults) {
-        labs.push((fault.to_owned(), Lab::new(net(cell), &kinds)?));
+    for (testbed, fault) in (2..).zip(faults) {
+        labs.push((fault.to_owned(), Lab::new(net(testbed), &kinds)?));
     }
     let mut threads = Vec::new();
     for (fault, mut lab) in labs {
@@ -100,9 +101,9 @@ fn side_by_side(faults: &str, rounds: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn net(cell: u8) -> Net {
+fn net(testbed: u8) -> Net {
     Net {
-        cell,
+        testbed,
         family: Family::V4,
     }
 }
@@ -116,28 +117,32 @@ fn victim(round: u32) -> u8 {
     1 + (round % 3) as u8
 }
 
-/// A cell with a client for each worker, and a watcher for each table.
+/// A testbed with a client for each worker, and a watcher for each table.
 struct Lab {
-    cell: Cell,
+    testbed: Testbed,
     tables: Vec<Option<Watcher>>,
     probers: Vec<Prober>,
 }
 
 impl Lab {
     fn new(net: Net, kinds: &[Kind]) -> anyhow::Result<Self> {
-        let mut cell = Cell::new(net, kinds)?;
+        let mut testbed = Testbed::new(net, kinds)?;
         let (mut tables, mut probers) = (Vec::new(), Vec::new());
-        for worker in &mut cell.workers {
-            if worker.keeper.kind == Kind::Lvscare {
-                worker.keeper.run("run-once", &[])?;
+        for worker in &mut testbed.workers {
+            if worker.balancer.kind == Kind::Lvscare {
+                worker.balancer.run("run-once", &[])?;
             }
-            worker.keeper.start()?;
-            let ipvs = worker.keeper.kind.keeps_ipvs();
-            tables.push(ipvs.then(|| Watcher::start(&worker.space, net)));
-            probers.push(Prober::start(&worker.space, worker.keeper.target(), EVERY));
+            worker.balancer.start()?;
+            let ipvs = worker.balancer.kind.uses_ipvs();
+            tables.push(ipvs.then(|| Watcher::start(&worker.netns, net)));
+            probers.push(Prober::start(
+                &worker.netns,
+                worker.balancer.target(),
+                EVERY,
+            ));
         }
         let lab = Self {
-            cell,
+            testbed,
             tables,
             probers,
         };
@@ -150,9 +155,9 @@ impl Lab {
     /// A daemon of ours that has forgotten earlier rounds, which it would take for flapping; whoever meets a fault a
     /// minute is another case than the one measured here.
     fn refresh(&mut self) -> anyhow::Result<()> {
-        let keeper = &mut self.cell.ours().keeper;
-        keeper.kill()?;
-        keeper.start()?;
+        let balancer = &mut self.testbed.ours().balancer;
+        balancer.kill()?;
+        balancer.start()?;
         std::thread::sleep(Duration::from_secs(2));
         Ok(())
     }
@@ -164,8 +169,8 @@ impl Lab {
             table.wait("all used before the fault", 2 * RETURN, all)?;
         }
         let mut flows = Vec::new();
-        for worker in &self.cell.workers {
-            let held = |busy| Flow::open(&worker.space, worker.keeper.target(), victim, busy);
+        for worker in &self.testbed.workers {
+            let held = |busy| Flow::open(&worker.netns, worker.balancer.target(), victim, busy);
             flows.push(if fault == "vanish" {
                 vec![held(true)?, held(false)?]
             } else {
@@ -194,7 +199,7 @@ impl Lab {
             .map(|thread| thread.join().unwrap_or_else(|_| Err("panicked".to_owned())))
             .collect();
         let healed = Instant::now();
-        let mut facts: Vec<_> = (0..self.cell.workers.len())
+        let mut facts: Vec<_> = (0..self.testbed.workers.len())
             .map(|n| self.facts(n, fault, victim, since, &flows[n]))
             .collect();
         let out = self.tables[0]
@@ -206,7 +211,7 @@ impl Lab {
             facts[0]["connect_ms"] = ms(out, last.filter(|_| failed.is_none()));
             facts[0]["connect_error"] = json!(failed);
         }
-        // Counted to the time of every keeper: what the fault itself took to happen, as a program that was started.
+        // Counted to the time of every balancer: what the fault itself took to happen, as a program that was started.
         facts[0]["inject_ms"] = ms(since, Some(injected));
         drop(flows);
         self.heal(fault, victim)?;
@@ -220,11 +225,11 @@ impl Lab {
 
     /// Three connections begun when the fault begins, one to each master: when the last is answered.
     fn connect(&self, since: Instant) -> Vec<std::thread::JoinHandle<Result<Instant, String>>> {
-        let worker = &self.cell.workers[0];
+        let worker = &self.testbed.workers[0];
         let threads = (0..3).map(|_| {
-            let (space, target) = (worker.space.clone(), worker.keeper.target());
+            let (netns, target) = (worker.netns.clone(), worker.balancer.target());
             std::thread::spawn(move || {
-                let answered = space.run(|| who(target, FAST.saturating_sub(since.elapsed())));
+                let answered = netns.run(|| who(target, FAST.saturating_sub(since.elapsed())));
                 let ended = Instant::now();
                 let failed = |error| format!("{error} after {:?}", ended - since);
                 answered.map(|_| ended).map_err(failed)
@@ -234,7 +239,7 @@ impl Lab {
     }
 
     fn inject(&mut self, fault: &str, victim: u8) -> anyhow::Result<()> {
-        let master = self.cell.master(victim);
+        let master = self.testbed.master(victim);
         match fault {
             "kill" => master.kill(),
             "vanish" => master.vanish(),
@@ -245,7 +250,7 @@ impl Lab {
     }
 
     fn heal(&mut self, fault: &str, victim: u8) -> anyhow::Result<()> {
-        let master = self.cell.master(victim);
+        let master = self.testbed.master(victim);
         match fault {
             "kill" => master.start(),
             "vanish" => master.appear(),
@@ -277,7 +282,7 @@ impl Lab {
             .map(|flow| ms(since, flow.ended().map(|(at, _)| at)))
             .collect();
         json!({
-            "fault": fault, "keeper": self.cell.workers[n].keeper.kind.name(), "out_ms": out,
+            "fault": fault, "keeper": self.testbed.workers[n].balancer.kind.name(), "out_ms": out,
             "failed": failures.len(), "busy_ms": ends.first(), "idle_ms": ends.get(1),
             "window_ms": since.elapsed().as_millis() as u64,
         })
@@ -293,7 +298,7 @@ impl Lab {
 
     fn wait_back(&self, masters: &[u8], since: Instant, patience: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + patience;
-        for n in 0..self.cell.workers.len() {
+        for n in 0..self.testbed.workers.len() {
             for master in masters {
                 // One that never comes back is a fact.
                 while self.back(n, *master, since).is_none() && Instant::now() < deadline {
@@ -308,13 +313,13 @@ impl Lab {
     fn flush(&mut self, round: u32) -> anyhow::Result<()> {
         wait_between_two_checks(round);
         let since = Instant::now();
-        for worker in &self.cell.workers {
-            worker.space.call("ipvsadm -C")?;
+        for worker in &self.testbed.workers {
+            worker.netns.call("ipvsadm -C")?;
         }
         let flushed = Instant::now();
         let all = |weights: &crate::table::Weights| uses_only(weights, &[1, 2, 3]);
         std::thread::sleep(Duration::from_secs(4));
-        for (n, worker) in self.cell.workers.iter_mut().enumerate() {
+        for (n, worker) in self.testbed.workers.iter_mut().enumerate() {
             let states = self.tables[n].as_ref().map(|table| table.since(since));
             // Gone first, and only then back.
             let states = states.unwrap_or_default();
@@ -325,14 +330,14 @@ impl Lab {
             let unseen = (gone.is_none() && states.last().is_some_and(|(_, weights)| all(weights)))
                 .then_some(flushed);
             let back = back.map(|(at, _)| *at).or(unseen);
-            let keeper = worker.keeper.kind.name();
+            let balancer = worker.balancer.kind.name();
             println!(
                 "{}",
-                json!({"fault": "flush", "keeper": keeper, "out_ms": ms(since, back)})
+                json!({"fault": "flush", "keeper": balancer, "out_ms": ms(since, back)})
             );
             if back.is_none() {
-                worker.keeper.stop()?;
-                worker.keeper.start()?;
+                worker.balancer.stop()?;
+                worker.balancer.start()?;
             }
         }
         self.wait_back(&[1, 2, 3], Instant::now(), RETURN)
@@ -341,20 +346,21 @@ impl Lab {
     /// Memory, threads, processor time and size of each, at rest.
     fn footprints(&self, time: Duration) -> anyhow::Result<()> {
         let ticks = || -> Vec<u64> {
-            let workers = self.cell.workers.iter();
-            workers.map(|worker| worker.keeper.ticks()).collect()
+            let workers = self.testbed.workers.iter();
+            workers.map(|worker| worker.balancer.ticks()).collect()
         };
         let before = ticks();
         std::thread::sleep(time);
-        for (worker, (before, after)) in self.cell.workers.iter().zip(before.iter().zip(ticks())) {
-            let keeper = &worker.keeper;
-            let [rss, pss] = keeper.memory();
-            let size = std::fs::metadata(keeper.kind.program())?.len();
+        for (worker, (before, after)) in self.testbed.workers.iter().zip(before.iter().zip(ticks()))
+        {
+            let balancer = &worker.balancer;
+            let [rss, pss] = balancer.memory();
+            let size = std::fs::metadata(balancer.kind.program())?.len();
             let share = (after - before) as f64 / time.as_secs_f64();
             println!(
                 "{}",
-                json!({"footprint": keeper.kind.name(), "rss_kib": rss, "pss_kib": pss, "cpu_percent": share,
-                       "threads": keeper.threads(), "program_bytes": size})
+                json!({"footprint": balancer.kind.name(), "rss_kib": rss, "pss_kib": pss, "cpu_percent": share,
+                       "threads": balancer.threads(), "program_bytes": size})
             );
         }
         Ok(())

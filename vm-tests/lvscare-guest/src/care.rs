@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use lvscare::connections;
+use lvscare::apply::Table;
+use lvscare::ipvs::connections;
 use lvscare::ipvs::{Ipvs, Service};
-use lvscare::kernel::Table;
 use lvscare::status::{Grade, Status};
 use lvscare::table::Actual;
 
@@ -254,7 +254,7 @@ fn weights(service: &Service) -> anyhow::Result<Vec<(u8, u32)>> {
 }
 
 fn status(runtime: &tokio::runtime::Runtime) -> anyhow::Result<Status> {
-    runtime.block_on(lvscare::server::fetch(address("127.0.0.1:10354")))
+    runtime.block_on(lvscare::status::server::fetch(address("127.0.0.1:10354")))
 }
 
 fn get() -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 
 use crate::apiserver::{ECHO, WHO};
-use crate::space::Space;
+use crate::netns::Netns;
 
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -31,13 +31,13 @@ pub(crate) struct Prober {
 }
 
 impl Prober {
-    pub(crate) fn start(space: &Space, target: SocketAddr, every: Duration) -> Self {
+    pub(crate) fn start(netns: &Netns, target: SocketAddr, every: Duration) -> Self {
         let prober = Self {
             stop: Arc::default(),
             tries: Arc::default(),
         };
         let (stop, tries) = (Arc::clone(&prober.stop), Arc::clone(&prober.tries));
-        space.spawn(move || {
+        netns.spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 let at = Instant::now();
                 let by = who(target, PATIENCE).map_err(|error| error.kind());
@@ -122,14 +122,14 @@ impl Flow {
     /// To this master, through the virtual server; tried until the scheduler chooses it. A busy one sends a byte every
     /// 50 ms, an idle one waits.
     pub(crate) fn open(
-        space: &Space,
+        netns: &Netns,
         target: SocketAddr,
         master: u8,
         busy: bool,
     ) -> anyhow::Result<Self> {
         let (mut others, mut last) = (Vec::new(), None);
         for _ in 0..60 {
-            let opened = space.run(|| {
+            let opened = netns.run(|| {
                 let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.write_all(&[ECHO])?;
@@ -151,7 +151,7 @@ impl Flow {
             // Held until then: least-connection schedulers would choose the same again.
             others.push(stream);
         }
-        let name = &space.name;
+        let name = &netns.name;
         bail!("{target} in `{name}`: never led to m{master}; last error: {last:?}")
     }
 

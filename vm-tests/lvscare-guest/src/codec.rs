@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
+use lvscare::apply::Table;
 use lvscare::ipvs::{Destination, Error, Forwarding, Identity, Ipvs, Service};
-use lvscare::kernel::Table;
 
 use crate::{SERVICE, address, ok};
 

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::cell::{Family, Net};
-use crate::keeper::Kind;
+use crate::balancer::Kind;
+use crate::lossy_link::{self, LossyLink};
+use crate::net::{Family, Net};
 use crate::report::{claim, ms};
-use crate::storm::{self, Storm};
 use crate::table::{Watcher, uses, uses_only};
 
 use masters::{all_down, all_draining, certificate, draining, frozen, killed, slow, vanished};
@@ -75,7 +75,7 @@ const BESIDE_THE_STORM: [(&str, Prove); 18] = [
     ("on a master: itself first, then the others", on_a_master),
 ];
 
-/// It keeps an emulated machine so busy that the masters in it answer late, which no keeper can tell from sickness.
+/// It keeps an emulated machine so busy that the masters in it answer late, which no balancer can tell from sickness.
 const ALONE: [(&str, Prove); 2] = [
     ("beside 10,000 services of others", crowded),
     ("stopping leaves the table, clean removes it", cleaned),
@@ -83,7 +83,7 @@ const ALONE: [(&str, Prove); 2] = [
 
 pub(crate) fn main(family: &str) -> anyhow::Result<()> {
     let net = Net {
-        cell: 1,
+        testbed: 1,
         family: Family::parse(family)?,
     };
     let mut holds = true;
@@ -99,15 +99,15 @@ pub(crate) fn main(family: &str) -> anyhow::Result<()> {
     let mut world = world.context("nothing can be shown without a world")?;
     let world = &mut world;
     // Beside all that follows, in a network of its own.
-    let storm = Storm::start(
-        Net { cell: 2, ..net },
+    let lossy_link = LossyLink::start(
+        Net { testbed: 2, ..net },
         &[Kind::Lvscare, Kind::KeepalivedTuned],
     )?;
     for (name, prove) in BESIDE_THE_STORM {
         holds &= prove_one(world, name, prove)?;
     }
-    holds &= claim(storm::CLAIM, || storm.judge());
-    drop(storm);
+    holds &= claim(lossy_link::CLAIM, || lossy_link.judge());
+    drop(lossy_link);
     for (name, prove) in ALONE {
         holds &= prove_one(world, name, prove)?;
     }

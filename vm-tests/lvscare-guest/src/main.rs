@@ -8,19 +8,20 @@
 //! found in lines of JSON.
 
 mod apiserver;
+mod balancer;
 mod bench;
 mod care;
-mod cell;
 mod client;
 mod codec;
 mod faults;
-mod keeper;
+mod lossy_link;
 mod master;
+mod net;
+mod netns;
 mod pki;
 mod report;
-mod space;
-mod storm;
 mod table;
+mod testbed;
 
 use std::net::SocketAddr;
 
@@ -49,8 +50,10 @@ fn main() -> anyhow::Result<()> {
         }
         ["apiserver", rest @ ..] => runtime.block_on(apiserver::main(rest)),
         ["faults", family] => faults::main(family),
-        ["storm", family, seconds] => storm::main(family, seconds),
-        ["bench", faults, rounds, slow, storm] => bench::main(faults, rounds, slow, storm),
+        ["storm", family, seconds] => lossy_link::main(family, seconds),
+        ["bench", faults, rounds, slow, lossy_seconds] => {
+            bench::main(faults, rounds, slow, lossy_seconds)
+        }
         other => bail!("which test? Not {other:?}"),
     }
 }

@@ -10,14 +10,14 @@ use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::space::Space;
+use crate::netns::Netns;
 
 #[derive(Debug)]
 pub(crate) struct Master {
     pub(crate) n: u8,
     pub(crate) address: SocketAddr,
-    pub(crate) space: Space,
-    switch: Space,
+    pub(crate) netns: Netns,
+    switch: Netns,
     folder: PathBuf,
     child: Option<Child>,
 }
@@ -26,14 +26,14 @@ impl Master {
     pub(crate) fn new(
         n: u8,
         address: SocketAddr,
-        space: Space,
-        switch: Space,
+        netns: Netns,
+        switch: Netns,
         folder: &Path,
     ) -> Self {
         Self {
             n,
             address,
-            space,
+            netns,
             switch,
             folder: folder.to_path_buf(),
             child: None,
@@ -51,11 +51,11 @@ impl Master {
             .arg(&self.folder)
             .arg(self.address.to_string())
             .arg(format!("m{}", self.n));
-        self.child = Some(self.space.start(&mut command)?);
+        self.child = Some(self.netns.start(&mut command)?);
         let deadline = Instant::now() + Duration::from_secs(20);
         let address = self.address;
         while self
-            .space
+            .netns
             .run(|| std::net::TcpStream::connect(address))
             .is_err()
         {

@@ -25,11 +25,11 @@ pub(crate) fn claim(name: &str, prove: impl FnOnce() -> anyhow::Result<Value>) -
     holds
 }
 
-/// The ends of all keepers' logs, for whoever looks into a failure.
+/// The ends of all balancers' logs, for whoever looks into a failure.
 fn logs() -> Value {
     let mut ends = serde_json::Map::new();
     let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
-    for host in folders(Path::new("/run")).flat_map(|cell| folders(&cell.path())) {
+    for host in folders(Path::new("/run")).flat_map(|testbed| folders(&testbed.path())) {
         let path = host.path().join("log");
         if let Ok(text) = fs::read(&path) {
             let text = String::from_utf8_lossy(&text);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use lvscare::ipvs::{Identity, Ipvs};
 
-use crate::cell::Net;
-use crate::space::Space;
+use crate::net::Net;
+use crate::netns::Netns;
 
 const EVERY: Duration = Duration::from_millis(20);
 
@@ -24,13 +24,13 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn start(space: &Space, net: Net) -> Self {
+    pub(crate) fn start(netns: &Netns, net: Net) -> Self {
         let watcher = Self {
             stop: Arc::default(),
             history: Arc::default(),
         };
         let (stop, history) = (Arc::clone(&watcher.stop), Arc::clone(&watcher.history));
-        space.spawn(move || {
+        netns.spawn(move || {
             let mut ipvs = None;
             while !stop.load(Ordering::Relaxed) {
                 let weights = read(&mut ipvs, net);

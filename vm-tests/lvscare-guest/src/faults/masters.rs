@@ -14,7 +14,7 @@ use crate::table::{uses, uses_only};
 pub(super) fn killed(world: &mut World) -> anyhow::Result<Value> {
     let (busy, idle) = (world.flow(1, true)?, world.flow(2, true)?);
     let since = Instant::now();
-    world.cell.master(1).kill()?;
+    world.testbed.master(1).kill()?;
     let facts = falls(world, since, 1)?;
     let gone = Instant::now();
     std::thread::sleep(Duration::from_secs(2));
@@ -26,7 +26,7 @@ pub(super) fn killed(world: &mut World) -> anyhow::Result<Value> {
         weights.is_some_and(|weights| !weights.contains_key(&1)),
         "it was not deleted"
     );
-    world.cell.master(1).start()?;
+    world.testbed.master(1).start()?;
     let back = Instant::now();
     world.table.wait("back", PATIENCE, all)?;
     let back = ms(back, world.table.first(back, all));
@@ -38,16 +38,16 @@ pub(super) fn vanished(world: &mut World) -> anyhow::Result<Value> {
     let (target, pod) = (world.target(), world.pod.clone());
     let from_pod = Flow::open(&pod, target, 2, true)?;
     let other = world.flow(3, true)?;
-    let theirs = world.cell.workers[1].space.clone();
+    let theirs = world.testbed.workers[1].netns.clone();
     let their_idle = Flow::open(&theirs, target, 2, false)?;
     let since = Instant::now();
-    world.cell.master(2).vanish()?;
+    world.testbed.master(2).vanish()?;
     // Connections under way: at least one of three goes to the master that is no longer there.
     let opening: Vec<_> = (0..3)
         .map(|_| {
-            let space = world.ours();
+            let netns = world.ours();
             std::thread::spawn(move || {
-                let answered = space.run(|| who(target, PATIENCE));
+                let answered = netns.run(|| who(target, PATIENCE));
                 (Instant::now(), answered.map_err(|error| error.kind()))
             })
         })
@@ -77,7 +77,7 @@ pub(super) fn vanished(world: &mut World) -> anyhow::Result<Value> {
         connects.push(ms(since, Some(at)));
     }
     let stuck = their_idle.ended().is_none();
-    world.cell.master(2).appear()?;
+    world.testbed.master(2).appear()?;
     let back = Instant::now();
     world.table.wait("back", PATIENCE, all)?;
     let back = ms(back, world.table.first(back, all));
@@ -89,7 +89,7 @@ pub(super) fn vanished(world: &mut World) -> anyhow::Result<Value> {
 pub(super) fn frozen(world: &mut World) -> anyhow::Result<Value> {
     let flow = world.flow(3, true)?;
     let since = Instant::now();
-    world.cell.master(3).freeze()?;
+    world.testbed.master(3).freeze()?;
     let out = falls(world, since, 3)?;
     let drained = Instant::now();
     std::thread::sleep(Duration::from_secs(2));
@@ -99,7 +99,7 @@ pub(super) fn frozen(world: &mut World) -> anyhow::Result<Value> {
         weights.as_ref().and_then(|weights| weights.get(&3)) == Some(&0),
         "not drained but {weights:?}"
     );
-    world.cell.master(3).thaw()?;
+    world.testbed.master(3).thaw()?;
     flow.works().context("the old flow")?;
     let back = Instant::now();
     world.table.wait("back", PATIENCE, all)?;
@@ -109,13 +109,13 @@ pub(super) fn frozen(world: &mut World) -> anyhow::Result<Value> {
 pub(super) fn draining(world: &mut World) -> anyhow::Result<Value> {
     let (busy, idle) = (world.flow(1, true)?, world.flow(1, false)?);
     let since = Instant::now();
-    world.cell.master(1).behave("500")?;
+    world.testbed.master(1).behave("500")?;
     let out = falls(world, since, 1)?;
     std::thread::sleep(Duration::from_secs(2));
     busy.works()?;
     ensure!(idle.ended().is_none(), "the idle flow ended");
     let served = no_failures(world, since)?;
-    world.cell.master(1).behave("200")?;
+    world.testbed.master(1).behave("200")?;
     let back = Instant::now();
     world.table.wait("back", PATIENCE, all)?;
     Ok(json!({"out": out, "served": served, "back_ms": ms(back, world.table.first(back, all))}))
@@ -123,7 +123,7 @@ pub(super) fn draining(world: &mut World) -> anyhow::Result<Value> {
 
 pub(super) fn certificate(world: &mut World, kind: &str) -> anyhow::Result<Value> {
     let since = Instant::now();
-    world.cell.master(2).restart_with(kind)?;
+    world.testbed.master(2).restart_with(kind)?;
     world
         .table
         .wait("out", PATIENCE, |weights| !uses(weights, 2))?;
@@ -144,7 +144,7 @@ pub(super) fn certificate(world: &mut World, kind: &str) -> anyhow::Result<Value
         std::thread::sleep(Duration::from_millis(50));
     }
     let keepalived_uses_it = uses(&world.theirs.now(), 2);
-    world.cell.master(2).restart_with("good")?;
+    world.testbed.master(2).restart_with("good")?;
     world.table.wait("back", PATIENCE, all)?;
     Ok(
         json!({"out_ms": ms(since, world.table.first(since, |weights| !uses(weights, 2))), "keepalived_uses_it": keepalived_uses_it}),
@@ -153,14 +153,14 @@ pub(super) fn certificate(world: &mut World, kind: &str) -> anyhow::Result<Value
 
 pub(super) fn slow(world: &mut World) -> anyhow::Result<Value> {
     let since = Instant::now();
-    world.cell.master(1).behave("slow 150")?;
+    world.testbed.master(1).behave("slow 150")?;
     std::thread::sleep(Duration::from_secs(4));
     let falls = world.table.falls(since);
     ensure!(falls == 0, "taken out {falls} times");
-    world.cell.master(1).behave("slow 2500")?;
+    world.testbed.master(1).behave("slow 2500")?;
     let since = Instant::now();
     let out = self::falls(world, since, 1)?;
-    world.cell.master(1).behave("200")?;
+    world.testbed.master(1).behave("200")?;
     world.table.wait("back", PATIENCE, all)?;
     Ok(json!({"out_at_2500_ms": out}))
 }
@@ -168,7 +168,7 @@ pub(super) fn slow(world: &mut World) -> anyhow::Result<Value> {
 pub(super) fn all_down(world: &mut World) -> anyhow::Result<Value> {
     let since = Instant::now();
     for n in 1..=3 {
-        world.cell.master(n).kill()?;
+        world.testbed.master(n).kill()?;
     }
     let deadline = Instant::now() + PATIENCE;
     while world.metric("lvscare_panic ")? < 1.0 {
@@ -188,14 +188,14 @@ pub(super) fn all_down(world: &mut World) -> anyhow::Result<Value> {
         "for a moment nobody was used"
     );
     let back = Instant::now();
-    world.cell.master(2).start()?;
+    world.testbed.master(2).start()?;
     let alone = |weights: &crate::table::Weights| uses_only(weights, &[2]);
     world
         .table
         .wait("the one that is back is used alone", PATIENCE, alone)?;
     let alone = ms(back, world.table.first(back, alone));
-    world.cell.master(1).start()?;
-    world.cell.master(3).start()?;
+    world.testbed.master(1).start()?;
+    world.testbed.master(3).start()?;
     world.table.wait("all back", PATIENCE, all)?;
     Ok(json!({"alone_ms": alone}))
 }
@@ -204,7 +204,7 @@ pub(super) fn all_draining(world: &mut World) -> anyhow::Result<Value> {
     let flow = world.flow(1, true)?;
     let since = Instant::now();
     for n in 1..=3 {
-        world.cell.master(n).behave("500")?;
+        world.testbed.master(n).behave("500")?;
     }
     std::thread::sleep(Duration::from_secs(3));
     ensure!(
@@ -213,7 +213,7 @@ pub(super) fn all_draining(world: &mut World) -> anyhow::Result<Value> {
         world.table.now()
     );
     for n in 1..=3 {
-        world.cell.master(n).behave("200")?;
+        world.testbed.master(n).behave("200")?;
     }
     world.table.wait("all back", PATIENCE, all)?;
     flow.works()?;

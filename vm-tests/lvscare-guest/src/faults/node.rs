@@ -8,8 +8,8 @@ use lvscare::ipvs::{Identity, Ipvs, Service};
 use serde_json::{Value, json};
 
 use super::{PATIENCE, World, all, no_failures};
-use crate::cell::Family;
 use crate::client::{Prober, who};
+use crate::net::Family;
 use crate::report::ms;
 use crate::table;
 
@@ -21,8 +21,8 @@ pub(super) fn takes_over(world: &mut World) -> anyhow::Result<Value> {
     ensure!(world.fetch("/livez")?.contains(" 200 "), "it is not alive");
     let wrong = world.metric("lvscare_sysctl_wrong")?;
     ensure!(wrong == 0.0, "{wrong} settings are wrong");
-    let keeper = &world.cell.ours().keeper;
-    let (threads, [rss, pss]) = (keeper.threads(), keeper.memory());
+    let balancer = &world.testbed.ours().balancer;
+    let (threads, [rss, pss]) = (balancer.threads(), balancer.memory());
     ensure!(threads == 1, "{threads} threads");
     Ok(json!({"rss_kib": rss, "pss_kib": pss}))
 }
@@ -30,7 +30,7 @@ pub(super) fn takes_over(world: &mut World) -> anyhow::Result<Value> {
 pub(super) fn link_flap(world: &mut World) -> anyhow::Result<Value> {
     let flow = world.flow(1, true)?;
     let since = Instant::now();
-    let (ours, net) = (world.ours(), world.cell.net);
+    let (ours, net) = (world.ours(), world.testbed.net);
     ours.ip("link set eth0 down\n")?;
     std::thread::sleep(Duration::from_secs(3));
     let weights = world.table.now();
@@ -57,7 +57,7 @@ pub(super) fn link_flap(world: &mut World) -> anyhow::Result<Value> {
 }
 
 pub(super) fn address_change(world: &mut World) -> anyhow::Result<Value> {
-    let (ours, net) = (world.ours(), world.cell.net);
+    let (ours, net) = (world.ours(), world.testbed.net);
     let (old, new, prefix) = (net.worker(1), net.host(99), net.prefix());
     let since = Instant::now();
     ours.ip(&format!(
@@ -108,7 +108,7 @@ pub(super) fn wiped(world: &mut World, how: &str) -> anyhow::Result<Value> {
             std::thread::sleep(Duration::from_millis(5));
         }
         times.push(ms(since, Some(Instant::now())));
-        let (ours, net) = (world.ours(), world.cell.net);
+        let (ours, net) = (world.ours(), world.testbed.net);
         let weights = ours.run(|| table::read(&mut None, net));
         ensure!(all(&weights), "put back as {weights:?}");
     }
@@ -116,7 +116,7 @@ pub(super) fn wiped(world: &mut World, how: &str) -> anyhow::Result<Value> {
 }
 
 pub(super) fn deleted(world: &mut World) -> anyhow::Result<Value> {
-    let service = world.cell.net.service();
+    let service = world.testbed.net.service();
     // With another service beside ours, as kube-proxy has, the hooks stay.
     let ours = world.ours();
     ours.run(|| {
@@ -138,8 +138,8 @@ pub(super) fn killed_in_a_loop(world: &mut World) -> anyhow::Result<Value> {
         .collect();
     let since = Instant::now();
     for pause in [50, 100, 200, 400, 700, 1000, 60, 300, 30, 1500] {
-        world.cell.ours().keeper.kill()?;
-        world.cell.ours().keeper.start()?;
+        world.testbed.ours().balancer.kill()?;
+        world.testbed.ours().balancer.start()?;
         std::thread::sleep(Duration::from_millis(pause));
     }
     let states = world.table.since(since);

@@ -8,8 +8,8 @@ use lvscare::ipvs::{Identity, Ipvs, Service};
 use serde_json::{Value, json};
 
 use super::{PATIENCE, World, all, no_failures};
+use crate::balancer::{Balancer, Kind};
 use crate::client::who;
-use crate::keeper::{Keeper, Kind};
 use crate::report::ms;
 use crate::table::{self, Watcher, uses_only};
 
@@ -31,26 +31,26 @@ pub(super) fn firewall(world: &mut World) -> anyhow::Result<Value> {
 }
 
 pub(super) fn members(world: &mut World) -> anyhow::Result<Value> {
-    let folder = world.cell.folder().to_path_buf();
-    let server = world.cell.net.service().to_string();
-    let kubeconfig = world.cell.pki.kubeconfig(&folder, &server)?;
+    let folder = world.testbed.folder().to_path_buf();
+    let server = world.testbed.net.service().to_string();
+    let kubeconfig = world.testbed.pki.kubeconfig(&folder, &server)?;
     let cache = folder.join("members.json");
-    if world.cell.masters.len() < 4 {
-        world.cell.add_master(4)?;
+    if world.testbed.masters.len() < 4 {
+        world.testbed.add_master(4)?;
     }
-    let keeper = &mut world.cell.ours().keeper;
+    let balancer = &mut world.testbed.ours().balancer;
     let before = std::mem::replace(
-        &mut keeper.flags,
+        &mut balancer.flags,
         vec![
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--cache={}", cache.display()),
         ],
     );
-    keeper.kill()?;
-    keeper.start()?;
+    balancer.kill()?;
+    balancer.start()?;
     let facts = come_and_go(world);
-    world.cell.tell_endpoints(&[1, 2, 3])?;
-    world.cell.ours().keeper.flags = before;
+    world.testbed.write_endpoints(&[1, 2, 3])?;
+    world.testbed.ours().balancer.flags = before;
     let cached = std::fs::read_to_string(&cache).context("reading the cache");
     facts.and_then(|facts| Ok(json!({"times": facts, "cache": cached?})))
 }
@@ -58,12 +58,12 @@ pub(super) fn members(world: &mut World) -> anyhow::Result<Value> {
 fn come_and_go(world: &mut World) -> anyhow::Result<Value> {
     let busy = world.flow(1, true)?;
     let since = Instant::now();
-    world.cell.tell_endpoints(&[1, 2, 3, 4])?;
+    world.testbed.write_endpoints(&[1, 2, 3, 4])?;
     let four = |weights: &crate::table::Weights| uses_only(weights, &[1, 2, 3, 4]);
     world.table.wait("the new one is in", PATIENCE, four)?;
     let came = ms(since, world.table.first(since, four));
     let since = Instant::now();
-    world.cell.tell_endpoints(&[1, 2, 3])?;
+    world.testbed.write_endpoints(&[1, 2, 3])?;
     world.table.wait("the old one is out", PATIENCE, all)?;
     let went = ms(since, world.table.first(since, all));
     let served = no_failures(world, since)?;
@@ -72,38 +72,38 @@ fn come_and_go(world: &mut World) -> anyhow::Result<Value> {
 }
 
 pub(super) fn on_a_master(world: &mut World) -> anyhow::Result<Value> {
-    let net = world.cell.net;
+    let net = world.testbed.net;
     let masters: Vec<_> = (1..=3).map(|n| net.master(n)).collect();
-    let space = world.cell.master(1).space.clone();
+    let netns = world.testbed.master(1).netns.clone();
     let address = net.master(1).ip();
-    let folder = world.cell.folder().to_path_buf();
-    let mut keeper = Keeper::new(Kind::Lvscare, space.clone(), net, address, masters, &folder)?;
-    keeper.flags.push("--scheduler=fo".to_owned());
-    ensure!(keeper.run("run-once", &[])? == 0, "run-once failed");
-    keeper.start()?;
-    let table = Watcher::start(&space, net);
+    let folder = world.testbed.folder().to_path_buf();
+    let mut balancer = Balancer::new(Kind::Lvscare, netns.clone(), net, address, masters, &folder)?;
+    balancer.flags.push("--scheduler=fo".to_owned());
+    ensure!(balancer.run("run-once", &[])? == 0, "run-once failed");
+    balancer.start()?;
+    let table = Watcher::start(&netns, net);
     let wanted = [(1, 2), (2, 1), (3, 1)].into();
     table.wait("itself twice as heavy", PATIENCE, |weights| {
         weights.as_ref() == Some(&wanted)
     })?;
-    let ask = || space.run(|| who(net.service(), PATIENCE));
+    let ask = || netns.run(|| who(net.service(), PATIENCE));
     for _ in 0..6 {
         let by = ask()?;
         ensure!(by == 1, "answered by m{by}");
     }
-    world.cell.master(1).kill()?;
+    world.testbed.master(1).kill()?;
     table.wait("without itself", PATIENCE, |weights| {
         uses_only(weights, &[2, 3])
     })?;
     let by = ask().context("without its own apiserver")?;
     ensure!(by != 1, "answered by the dead");
-    world.cell.master(1).start()?;
+    world.testbed.master(1).start()?;
     table.wait("itself again", PATIENCE, |weights| {
         weights.as_ref() == Some(&wanted)
     })?;
     ensure!(ask()? == 1, "not by itself again");
-    keeper.stop()?;
-    ensure!(keeper.run("care", &["--clean"])? == 0, "clean failed");
+    balancer.stop()?;
+    ensure!(balancer.run("care", &["--clean"])? == 0, "clean failed");
     Ok(json!({"failed_over_to": by}))
 }
 
@@ -117,16 +117,16 @@ pub(super) fn crowded(world: &mut World) -> anyhow::Result<Value> {
         let mut ipvs = Ipvs::open()?;
         (0..10_000).try_for_each(|n| ipvs.new_service(&Service::tcp(others(n), "rr")))
     })?;
-    let before = world.cell.ours().keeper.ticks();
+    let before = world.testbed.ours().balancer.ticks();
     let since = Instant::now();
     std::thread::sleep(Duration::from_secs(3));
-    let keeper = &world.cell.ours().keeper;
-    let busy = (keeper.ticks() - before) as f64 / 100.0 / since.elapsed().as_secs_f64();
-    let [rss, _] = keeper.memory();
-    let service = world.cell.net.service();
+    let balancer = &world.testbed.ours().balancer;
+    let busy = (balancer.ticks() - before) as f64 / 100.0 / since.elapsed().as_secs_f64();
+    let [rss, _] = balancer.memory();
+    let service = world.testbed.net.service();
     let since = Instant::now();
     ours.run(|| Ipvs::open()?.delete_service(Identity::tcp(service)))?;
-    let net = world.cell.net;
+    let net = world.testbed.net;
     while !all(&ours.run(|| table::read(&mut None, net))) {
         ensure!(since.elapsed() < PATIENCE, "not put back");
     }
@@ -142,11 +142,11 @@ pub(super) fn crowded(world: &mut World) -> anyhow::Result<Value> {
 
 pub(super) fn cleaned(world: &mut World) -> anyhow::Result<Value> {
     let (ours, target) = (world.ours(), world.target());
-    let keeper = &mut world.cell.ours().keeper;
-    keeper.stop()?;
+    let balancer = &mut world.testbed.ours().balancer;
+    balancer.stop()?;
     ensure!(all(&world.table.now()), "stopping changed the table");
-    let keeper = &mut world.cell.ours().keeper;
-    let mut dry = keeper.lvscare("run-once");
+    let balancer = &mut world.testbed.ours().balancer;
+    let mut dry = balancer.lvscare("run-once");
     let output = ours
         .start(dry.arg("--dry-run").stdout(Stdio::piped()))?
         .wait_with_output()?;
@@ -155,7 +155,7 @@ pub(super) fn cleaned(world: &mut World) -> anyhow::Result<Value> {
         "a dry run would change {:?}",
         String::from_utf8_lossy(&output.stdout)
     );
-    ensure!(keeper.run("care", &["--clean"])? == 0, "clean failed");
+    ensure!(balancer.run("care", &["--clean"])? == 0, "clean failed");
     let answered = ours.run(|| who(target, Duration::from_secs(2)));
     ensure!(answered.is_err(), "the virtual server still answers");
     ensure!(
@@ -163,11 +163,11 @@ pub(super) fn cleaned(world: &mut World) -> anyhow::Result<Value> {
         "something is left"
     );
     ensure!(
-        keeper.run("status", &[])? == 3,
+        balancer.run("status", &[])? == 3,
         "status does not say that nothing is set up"
     );
     let output = ours.start(
-        keeper
+        balancer
             .lvscare("run-once")
             .arg("--dry-run")
             .stdout(Stdio::piped()),
@@ -178,7 +178,7 @@ pub(super) fn cleaned(world: &mut World) -> anyhow::Result<Value> {
         "route, service, three servers: {said}"
     );
     ensure!(
-        keeper.run("run-once", &["--wait=5s"])? == 0,
+        balancer.run("run-once", &["--wait=5s"])? == 0,
         "run-once failed"
     );
     ensure!(
@@ -186,7 +186,7 @@ pub(super) fn cleaned(world: &mut World) -> anyhow::Result<Value> {
         "no answer"
     );
     // The next would find the network as it was.
-    keeper.start()?;
-    ensure!(keeper.run("status", &[]).is_ok(), "status failed");
+    balancer.start()?;
+    ensure!(balancer.run("status", &[]).is_ok(), "status failed");
     Ok(json!({"dry_run": said}))
 }

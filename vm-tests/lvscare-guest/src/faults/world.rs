@@ -8,49 +8,50 @@ use lvscare::status::{Grade, Status};
 use serde_json::{Value, json};
 
 use super::{EVERY, PATIENCE, all};
-use crate::cell::{Cell, Net};
+use crate::balancer::Kind;
 use crate::client::{Flow, Prober, who};
-use crate::keeper::Kind;
-use crate::space::Space;
+use crate::net::Net;
+use crate::netns::Netns;
 use crate::table::Watcher;
+use crate::testbed::Testbed;
 
 pub(crate) struct World {
-    pub(crate) cell: Cell,
+    pub(crate) testbed: Testbed,
     /// Of our worker.
     pub(crate) table: Watcher,
     /// Of keepalived's.
     pub(crate) theirs: Watcher,
     pub(crate) prober: Prober,
-    pub(super) pod: Space,
+    pub(super) pod: Netns,
 }
 
 impl World {
     pub(super) fn new(net: Net) -> anyhow::Result<(Self, Value)> {
         let modules = || std::fs::read_to_string("/proc/modules").unwrap_or_default();
         ensure!(!modules().contains("ip_vs"), "IPVS is loaded already");
-        let mut cell = Cell::new(net, &[Kind::Lvscare])?;
-        let status = cell.ours().keeper.run("run-once", &[])?;
+        let mut testbed = Testbed::new(net, &[Kind::Lvscare])?;
+        let status = testbed.ours().balancer.run("run-once", &[])?;
         ensure!(status == 0, "run-once ended with {status}");
         let loaded = modules();
         ensure!(loaded.contains("ip_vs_rr "), "no scheduler: {loaded}");
-        let target = cell.ours().keeper.target();
-        cell.ours().space.run(|| who(target, PATIENCE))?;
-        cell.add(Kind::KeepalivedTuned)?;
-        for worker in &mut cell.workers {
-            worker.keeper.start()?;
+        let target = testbed.ours().balancer.target();
+        testbed.ours().netns.run(|| who(target, PATIENCE))?;
+        testbed.add(Kind::KeepalivedTuned)?;
+        for worker in &mut testbed.workers {
+            worker.balancer.start()?;
         }
-        let pod = cell.add_pod(1)?;
-        let spaces: Vec<_> = cell
+        let pod = testbed.add_pod(1)?;
+        let namespaces: Vec<_> = testbed
             .workers
             .iter()
-            .map(|worker| worker.space.clone())
+            .map(|worker| worker.netns.clone())
             .collect();
         let world = Self {
-            table: Watcher::start(&spaces[0], net),
-            theirs: Watcher::start(&spaces[1], net),
-            prober: Prober::start(&spaces[0], target, EVERY),
+            table: Watcher::start(&namespaces[0], net),
+            theirs: Watcher::start(&namespaces[1], net),
+            prober: Prober::start(&namespaces[0], target, EVERY),
             pod,
-            cell,
+            testbed,
         };
         world.table.wait("all in our table", PATIENCE, all)?;
         world
@@ -60,22 +61,22 @@ impl World {
     }
 
     pub(super) fn target(&mut self) -> SocketAddr {
-        self.cell.ours().keeper.target()
+        self.testbed.ours().balancer.target()
     }
 
-    pub(super) fn ours(&mut self) -> Space {
-        self.cell.ours().space.clone()
+    pub(super) fn ours(&mut self) -> Netns {
+        self.testbed.ours().netns.clone()
     }
 
     pub(super) fn flow(&mut self, master: u8, busy: bool) -> anyhow::Result<Flow> {
-        let (space, target) = (self.ours(), self.target());
-        Flow::open(&space, target, master, busy)
+        let (netns, target) = (self.ours(), self.target());
+        Flow::open(&netns, target, master, busy)
     }
 
     /// Undoes what a claim that failed left behind.
     pub(super) fn heal(&mut self) {
         for n in 1..=3 {
-            let master = self.cell.master(n);
+            let master = self.testbed.master(n);
             // One that has nothing to undo says so.
             let _ = master.appear();
             let _ = master.restart_with("good");
@@ -84,11 +85,11 @@ impl World {
 
     /// Until all is well again everywhere, with a daemon that has forgotten its distrust.
     pub(super) fn settle(&mut self) -> anyhow::Result<()> {
-        let keeper = &mut self.cell.ours().keeper;
-        if keeper.is_running() {
-            keeper.kill()?;
+        let balancer = &mut self.testbed.ours().balancer;
+        if balancer.is_running() {
+            balancer.kill()?;
         }
-        keeper.start()?;
+        balancer.start()?;
         self.table
             .wait("all in our table again", 2 * PATIENCE, all)?;
         self.theirs
