@@ -1,6 +1,6 @@
 //! What firstboot did to this host and when: a diary for people.
 //!
-//! Never asked for decisions, so a lost or unreadable one is started anew.
+//! No decision reads it, so firstboot replaces a lost or unreadable one.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -44,8 +44,8 @@ struct Said {
 }
 
 /// A person who looks at a console sees within this that the machine still tries, and since when.
-const SAID_AGAIN: Duration = Duration::from_secs(60);
-const SAID_AGAIN_AT_LEAST: Duration = Duration::from_secs(3600);
+const FIRST_REPEAT: Duration = Duration::from_secs(60);
+const MAX_REPEAT: Duration = Duration::from_secs(3600);
 
 impl Reporter {
     /// Reports for the machine, or, for a directory, only to the log.
@@ -136,7 +136,7 @@ impl Reporter {
             self.console(&format!("  {reason}"));
         }
         self.console(
-            "attach a disk labelled `cidata` with this host's files; it is noticed by itself",
+            "attach a disk labelled `cidata` with this host's files; it is detected automatically",
         );
         self.status.phase = Phase::NoDocument;
         self.status.reasons = reasons;
@@ -224,7 +224,7 @@ impl Reporter {
             since_uptime: wait.since_uptime,
         };
         self.status.waiting = Some(waiting);
-        let Some(again) = again(self.said.as_ref(), endpoint, answer) else {
+        let Some(again) = next_repeat(self.said.as_ref(), endpoint, answer) else {
             self.write_status();
             return;
         };
@@ -301,7 +301,9 @@ impl Reporter {
         for line in format!("error: {reason}").lines() {
             self.console(line);
         }
-        self.console("see `journalctl --unit firstboot`; firstboot starts again where it stopped");
+        self.console(
+            "see `journalctl --unit firstboot`; firstboot resumes from this step on retry",
+        );
         self.publish(&format!(
             "Failed: {}",
             reason.lines().next().unwrap_or_default()
@@ -353,14 +355,14 @@ impl Reporter {
     }
 }
 
-/// Is this worth a line? Then how long it may stand before it is said again.
-fn again(said: Option<&Said>, endpoint: &str, answer: &str) -> Option<Duration> {
+/// Returns the next repeat interval if this status should be logged.
+fn next_repeat(said: Option<&Said>, endpoint: &str, answer: &str) -> Option<Duration> {
     match said {
         Some(said) if said.endpoint == endpoint && said.answer == answer => {
-            let longer = (said.again * 2).min(SAID_AGAIN_AT_LEAST);
+            let longer = (said.again * 2).min(MAX_REPEAT);
             (said.at.elapsed() >= said.again).then_some(longer)
         }
-        _ => Some(SAID_AGAIN),
+        _ => Some(FIRST_REPEAT),
     }
 }
 
@@ -369,46 +371,4 @@ fn millis(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status(reporter: &Reporter) -> (&str, &str, u64, u64) {
-        let waiting = reporter.status.waiting.as_ref().unwrap();
-        let (tries, since) = (waiting.tries, waiting.since_uptime);
-        (&waiting.endpoint, &waiting.answer, tries, since)
-    }
-
-    #[test]
-    fn each_wait_has_its_own_beginning_and_ends_when_answered() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut reporter = Reporter::silent(&Root::new(dir.path()));
-        let wait = |since_uptime, tries| Wait {
-            since: 0,
-            since_uptime,
-            tries,
-        };
-        reporter.waiting("m0", "refused", &wait(5, 1));
-        reporter.waiting("m0", "503", &wait(5, 2));
-        assert_eq!(status(&reporter), ("m0", "503", 2, 5));
-        reporter.waiting("m1", "refused", &wait(9, 1));
-        assert_eq!(status(&reporter), ("m1", "refused", 1, 9));
-        reporter.waited();
-        assert_eq!(reporter.status.waiting, None);
-    }
-
-    #[test]
-    fn the_same_answer_is_said_again_later_and_later() {
-        let said = |at: u64, again: u64| Said {
-            endpoint: "m0".into(),
-            answer: "refused".into(),
-            at: Instant::now().checked_sub(Duration::from_secs(at)).unwrap(),
-            again: Duration::from_secs(again),
-        };
-        let ask = |said: Said, answer| again(Some(&said), "m0", answer).map(|d| d.as_secs());
-        assert_eq!(again(None, "m0", "refused"), Some(SAID_AGAIN));
-        assert_eq!(ask(said(59, 60), "503"), Some(60));
-        assert_eq!(ask(said(59, 60), "refused"), None);
-        assert_eq!(ask(said(61, 60), "refused"), Some(120));
-        assert_eq!(ask(said(3601, 3600), "refused"), Some(3600));
-    }
-}
+mod tests;

@@ -24,12 +24,7 @@ pub fn run(
     for (number, step) in (1..).zip(steps) {
         let name = step.name();
         if step.needs_machine() && !root.is_machine() {
-            report.step_skipped(
-                name,
-                number,
-                count,
-                "needs the running machine, passed over",
-            );
+            report.step_skipped(name, number, count, "skipped: needs a running system");
             continue;
         }
         let start = Instant::now();

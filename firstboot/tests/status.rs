@@ -274,7 +274,7 @@ fn a_master_sees_every_host_also_those_that_wait_hang_or_are_not_there() {
     assert!(m1[5].ends_with("(7 tries)"), "{m1:?}");
     assert_eq!(m1[6], "m0 says connection refused");
     for (name, role, address, reason) in [
-        ("m2", "master", hanging, "no answer in time"),
+        ("m2", "master", hanging, "timed out"),
         (
             "n0",
             "node",

@@ -36,7 +36,7 @@ pub struct Common {
     /// or .tar.zst
     #[arg(long, short, global = true, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub package: Option<PathBuf>,
-    /// Where results go [default: ./<cluster name>]
+    /// Where results go [default: ./CLUSTER]
     #[arg(long, short, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub output: Option<PathBuf>,
     /// The folder of the static programs firstboot and lvscare, which the image

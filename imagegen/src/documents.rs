@@ -1,7 +1,7 @@
 //! One document per host: the only place where the plan and the PKI meet.
 //!
 //! Which certificate goes to whom is the PKI table's to say; whether the result holds too much is judged
-//! afterwards, on the bytes, by [`leaks`](crate::leaks).
+//! afterwards, on the bytes, by [`secret_scan`](crate::secret_scan).
 
 use std::collections::BTreeMap;
 

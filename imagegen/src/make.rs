@@ -12,12 +12,12 @@ use yaml::{Diagnostic, Diagnostics};
 
 use crate::documents::{Writer, admin_conf};
 use crate::image::ImageReport;
-use crate::leaks::Ledger;
 use crate::manifest::{self, Manifest};
 use crate::output::Folder;
 use crate::package::Package;
 use crate::pki::store::Pki;
 use crate::plan::{ClusterPlan, HostPlan};
+use crate::secret_scan::SecretIndex;
 use crate::seed;
 use crate::topology::check;
 
@@ -136,7 +136,7 @@ pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
         plan,
         OffsetDateTime::now_utc().date(),
     )?;
-    let ledger = Ledger::new(plan, &pki)?;
+    let ledger = SecretIndex::new(plan, &pki)?;
     let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
     manifest
         .inputs
@@ -182,7 +182,7 @@ pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
 /// One host's document, judged, and its seed disk.
 fn host_files(
     writer: &Writer<'_>,
-    ledger: &Ledger,
+    ledger: &SecretIndex,
     host: &HostPlan,
 ) -> Result<Vec<(&'static str, Vec<u8>, u32)>> {
     let document = writer.document(host)?;

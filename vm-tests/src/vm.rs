@@ -2,19 +2,20 @@
 //!
 //! Dropping it kills it by its process id. What QEMU is told is decided in `qemu.rs`.
 
+mod process;
+
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
+use self::process::{StartingQemu, stderr_tail};
 use crate::console::Console;
 use crate::credential;
 use crate::disk;
@@ -25,7 +26,6 @@ use crate::qemu::{self, Accel, Boot, DiskFile, DiskFormat, Machine, Paths};
 use crate::qmp::Qmp;
 use crate::run::Run;
 use crate::share::Share;
-use crate::tools::tail;
 
 /// Writing or reading a machine's memory takes seconds; a disk under load, minutes.
 const STATE_DEADLINE: Duration = Duration::from_secs(600);
@@ -131,14 +131,14 @@ impl Vm {
             .stderr(errors);
         let child = command.spawn().context("starting QEMU")?;
         let id = child.id();
-        let mut process = Process(Some(child));
+        let mut process = StartingQemu(Some(child));
         let share = machine
             .share
             .map(|cores| Share::give(cores, id))
             .transpose()?;
 
         let qmp = Qmp::new(process.accept(&qmp, &folder)?)
-            .map_err(|error| error.context(said(&folder)))?;
+            .map_err(|error| error.context(stderr_tail(&folder)))?;
         let (journal, guest) = match reports {
             Some((journal, guest)) => (
                 Some(Journal::follow(
@@ -370,44 +370,4 @@ fn new_folder(run: &Path, name: &str) -> Result<(String, PathBuf)> {
         }
     }
     bail!("machine `{name}` was started a thousand times")
-}
-
-/// QEMU's own last words.
-fn said(folder: &Path) -> String {
-    tail(
-        fs::read_to_string(folder.join("qemu.stderr"))
-            .unwrap_or_default()
-            .trim_end(),
-        5,
-    )
-}
-
-/// QEMU while it starts: killed if anything goes wrong before the machine exists.
-struct Process(Option<Child>);
-
-impl Process {
-    fn accept(&mut self, listener: &UnixListener, folder: &Path) -> Result<UnixStream> {
-        let end = Instant::now() + Duration::from_secs(60);
-        loop {
-            let mut wait = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut wait, PollTimeout::from(100u8))? > 0 {
-                return Ok(listener.accept()?.0);
-            }
-            if let Some(status) = self.0.as_mut().map(Child::try_wait).transpose()?.flatten() {
-                bail!("QEMU: {status}: {}", said(folder));
-            }
-            if Instant::now() > end {
-                bail!("QEMU did not connect within a minute");
-            }
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }

@@ -93,8 +93,7 @@ pub fn verdict(
         Verdict::Remove(member.id.clone())
     } else {
         Verdict::Wait(format!(
-            "the member of this host ({own}) has lost its data, and only {well} of {voters} are healthy: removing it \
-             needs a majority"
+            "the member of this host ({own}) lost its data; removal needs a quorum ({well}/{voters} healthy)"
         ))
     }
 }
@@ -340,10 +339,10 @@ mod tests {
             m("3", true, false),
         ];
         assert_eq!(judge(&three, "12", false, false), "Remove(\"3\")");
-        assert!(judge(&three, "1", false, false).contains("only 1 of 3"));
+        assert!(judge(&three, "1", false, false).contains("(1/3 healthy)"));
         // Of two, the one that is left is no majority: etcd could not even agree to remove.
         let two = [m("1", true, false), m("3", false, false)];
-        assert!(judge(&two, "1", false, true).contains("only 1 of 2"));
+        assert!(judge(&two, "1", false, true).contains("(1/2 healthy)"));
     }
 
     #[test]

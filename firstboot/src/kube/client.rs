@@ -128,10 +128,10 @@ impl Client {
         ))
     }
 
-    /// Without a client certificate: only to see whether somebody with this authority's certificate answers. An error
-    /// where nobody listens.
+    /// Without a client certificate: checks whether a server with a certificate of this authority answers. No listener is
+    /// an error.
     pub fn anonymous(authority: &[u8], endpoint: &str, answer_within: Duration) -> Result<Self> {
-        // First of all, because the usual answer is that nobody does, and TLS is half of what a first boot costs.
+        // First, because usually nothing listens, and TLS set-up is half of the cost of a first boot.
         let address: SocketAddr = endpoint
             .parse()
             .with_context(|| format!("`{endpoint}` is no address and port"))?;
@@ -293,9 +293,9 @@ fn explain(error: &ureq::Error) -> anyhow::Error {
             anyhow!("connection refused")
         }
         ureq::Error::Io(error) if matches!(error.kind(), HostUnreachable | NetworkUnreachable) => {
-            anyhow!("no way there: is it switched on?")
+            anyhow!("no route to host; is it powered on?")
         }
-        ureq::Error::Timeout(_) => anyhow!("no answer in time"),
+        ureq::Error::Timeout(_) => anyhow!("timed out"),
         error => anyhow!("{error}"),
     }
 }

@@ -26,7 +26,7 @@ pub enum Decision {
     Create,
     /// Free, ours from before a restart, or its holder is silent: write ourselves in.
     Take,
-    /// Somebody holds it.
+    /// Another host holds it.
     Wait(String),
 }
 
@@ -67,17 +67,11 @@ pub fn hold(
         match step(&client, own, &mut seen) {
             Ok(None) => break,
             Ok(Some(holder)) => {
-                let target = format!(
-                    "its turn to join etcd, by the lease {NAME} at {}",
-                    client.base()
-                );
+                let target = format!("the etcd join lock (lease {NAME}) at {}", client.base());
                 report.waiting(&target, &holder, backoff.wait());
             }
             Err(error) => {
-                let target = format!(
-                    "its turn to join etcd, by the lease {NAME} at {}",
-                    client.base()
-                );
+                let target = format!("the etcd join lock (lease {NAME}) at {}", client.base());
                 report.waiting(&target, &format!("{error:#}"), backoff.wait());
                 backoff.pause();
                 client = connect(report)?;
@@ -147,7 +141,7 @@ fn object(holder: &str, replaced: Option<&Value>) -> Value {
         metadata["resourceVersion"] = replaced["metadata"]["resourceVersion"].clone();
         turns = replaced["spec"]["leaseTransitions"].as_u64().unwrap_or(0) + 1;
     }
-    // No times: nobody may compare them. What changes with each renewal is the object's version, by the count.
+    // No times, because clocks of hosts are not comparable. Each renewal changes the object's version through the count.
     json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",

@@ -74,7 +74,7 @@ impl Seed {
     }
 }
 
-/// The sources of a running machine, in the order in which they win: a disk that somebody attached, then the image's
+/// The sources of a running machine, in the order in which they win: an attached disk, then the image's
 /// own seed partition.
 pub fn machine_sources() -> Vec<Box<dyn Source>> {
     vec![Box::new(disk::LabelledDisk), Box::new(disk::SeedPartition)]

@@ -82,7 +82,7 @@ impl Files {
         Ok(all)
     }
 
-    /// Owners are names of this machine: a user whom the document makes is there by now.
+    /// Owners are names on this machine: a user of the document exists by now.
     fn attributes(&self, file: &File) -> Result<Attributes> {
         let mut attributes = Attributes::mode(file.mode);
         if !self.root.is_machine() {

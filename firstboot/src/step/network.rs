@@ -13,7 +13,7 @@ use crate::system::files::{Attributes, Root};
 use crate::system::systemd;
 
 const DIRECTORY: &str = "/etc/systemd/network";
-/// How `userdata` names our files, so that those of an earlier document can be told from somebody else's.
+/// How `userdata` names our files, to distinguish those of an earlier document from foreign files.
 const PREFIX: &str = "10-firstlight-";
 
 #[derive(Debug)]

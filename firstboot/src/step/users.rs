@@ -1,4 +1,4 @@
-//! Users who may log in, and the SSH server, which runs only when somebody has a key.
+//! Users who may log in, and the SSH server, which runs only if a user has a key.
 
 use std::fmt;
 

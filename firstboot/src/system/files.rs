@@ -1,4 +1,4 @@
-//! Files below a root: read, compare, write so that nobody ever sees half of one.
+//! Files below a root: read, compare, and replace in one rename, so that a reader never sees a partial file.
 //!
 //! Not a file system abstraction: `Root` is a path prefix, as in systemd's `--root=`.
 
@@ -97,7 +97,7 @@ impl Root {
 
     /// Does `path` hold exactly these bytes, as a plain file with these attributes?
     ///
-    /// In a directory given with `--root` the owner is not compared: whoever prepares one need not be root.
+    /// In a directory given with `--root` the owner is not compared: preparing one needs no root.
     pub fn holds(
         &self,
         path: impl AsRef<Path>,

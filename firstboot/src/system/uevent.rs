@@ -34,7 +34,7 @@ impl DeviceEvents {
         Ok(Self(socket))
     }
 
-    /// Sleeps until a device was added or changed, for ever if need be.
+    /// Blocks until a device is added or changed, without a limit.
     pub fn wait(&self) -> Result<()> {
         while !self.poll(PollTimeout::NONE)? {}
         Ok(())

@@ -1,6 +1,6 @@
 //! The offline package: everything Kubernetes needs, in sealos's layout.
 //!
-//! [`reader`] opens any package and [`images`] the image archives in it; [`build`] makes the default one.
+//! [`reader`] opens any package and [`images`] the image archives in it; the crate `default-package` makes the default one.
 //! What becomes of a package's files in the node image is [`crate::image`]'s.
 
 mod extract;

@@ -5,9 +5,9 @@
 mod cli;
 mod docs;
 mod interrupted;
-mod leaks;
 mod package;
 mod pki;
 mod refusals;
+mod secret_scan;
 mod topology;
 mod work;

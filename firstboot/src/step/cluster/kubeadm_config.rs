@@ -13,7 +13,7 @@ use crate::report::Reporter;
 use crate::step::Step;
 use crate::system::files::{Attributes, Root};
 
-/// Not below `/etc/kubernetes`: it is ours, and made anew whenever document or image say otherwise.
+/// Not below `/etc/kubernetes`: firstboot owns it and rewrites it when document or image change.
 pub const PATH: &str = "/var/lib/firstlight/kubeadm.yaml";
 
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Names are what a cluster holds on to, and certificates come with the document; what remembers the address is few:
 //! kubelet's `--node-ip`, the manifests of the apiserver and of etcd, and etcd's own list of members. The list is changed
-//! first, through another master, as etcd's documentation has it, so that nobody waits for a member at its old address.
+//! first, through another master, as etcd's documentation has it, so that no member waits at the old address.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ pub struct NodeIp {
     root: Root,
     name: String,
     address: IpAddr,
-    /// A master's: what is needed to write its manifests again, and whom to ask about etcd.
+    /// A master's: what is needed to write its manifests again, and which etcds to ask.
     control_plane: Option<ControlPlane>,
 }
 

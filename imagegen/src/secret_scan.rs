@@ -4,18 +4,18 @@
 //! base64 and gzip in it; what turns out to be a private key or a certificate must be on the host's list.
 //! The list says what is allowed, so that what nobody thought of is refused too.
 
+mod encoded;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 
 use anyhow::{Context as _, Result, bail};
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use rcgen::{KeyPair, PublicKeyData as _};
 use userdata::node_config::Role;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use self::encoded::{base64_runs, decode};
 use crate::documents::Document;
 use crate::pki::store::Pki;
 use crate::pki::{AUTHORITIES, issue};
@@ -27,12 +27,9 @@ const MAX_DEPTH: u32 = 6;
 /// What one gzip member may unpack to.
 const MAX_UNPACKED: u64 = 16 << 20;
 
-/// base64 shorter than this holds no key.
-const MIN_BASE64: usize = 40;
-
 /// Whose every key and certificate is; for all hosts of one cluster.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct SecretIndex {
     /// By public key (SubjectPublicKeyInfo), what a private key is called.
     owners: BTreeMap<Vec<u8>, String>,
     authorities: Vec<Material>,
@@ -54,7 +51,7 @@ impl std::fmt::Debug for Material {
     }
 }
 
-impl Ledger {
+impl SecretIndex {
     /// Enters the whole PKI.
     pub fn new(plan: &ClusterPlan, pki: &Pki) -> Result<Self> {
         let mut authorities = Vec::new();
@@ -163,7 +160,7 @@ fn key_der(pem: &str) -> Result<Vec<u8>> {
 }
 
 struct Search<'a> {
-    ledger: &'a Ledger,
+    ledger: &'a SecretIndex,
     keys: BTreeSet<&'a [u8]>,
     certificates: BTreeSet<&'a [u8]>,
 }
@@ -343,60 +340,4 @@ fn is_bootstrap_token(id: &str, secret: &str) -> bool {
         && lower(id)
         && lower(secret)
         && secret.bytes().any(|b| b.is_ascii_digit())
-}
-
-/// Stretches that may be base64: each word that is long enough, and lines of nothing else joined together.
-fn base64_runs(text: &str) -> Vec<String> {
-    let mut runs = Vec::new();
-    let mut lines = String::new();
-    for line in text.lines().chain([" :"]) {
-        let trimmed = line.trim();
-        if !trimmed.is_empty() && trimmed.bytes().all(is_base64) {
-            lines.push_str(trimmed);
-            continue;
-        }
-        if lines.len() >= MIN_BASE64 {
-            runs.push(std::mem::take(&mut lines));
-        }
-        lines.clear();
-        if trimmed.len() >= MIN_BASE64 {
-            let words = trimmed
-                .as_bytes()
-                .split(|b| !is_base64(*b))
-                .filter(|word| word.len() >= MIN_BASE64);
-            runs.extend(words.map(|word| String::from_utf8_lossy(word).into_owned()));
-        }
-    }
-    runs
-}
-
-fn is_base64(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"+/=-_".contains(&b)
-}
-
-/// The run decoded with both alphabets, whichever of them take it.
-fn decode(run: &str) -> Vec<Vec<u8>> {
-    const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true);
-    const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
-    const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
-    let engine = if run.contains(['-', '_']) {
-        URL_SAFE
-    } else {
-        STANDARD
-    };
-    // Two values in one stretch are told apart by the padding between them.
-    let parts = run.split_inclusive('=').collect::<Vec<_>>();
-    let mut values: Vec<String> = Vec::new();
-    for part in parts {
-        match values.last_mut() {
-            Some(last) if part == "=" => last.push('='),
-            _ => values.push(part.to_owned()),
-        }
-    }
-    values
-        .iter()
-        .filter_map(|value| engine.decode(value).ok())
-        .collect()
 }

@@ -5,10 +5,10 @@ use std::io::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use imagegen::documents::{Document, Writer, admin_conf};
-use imagegen::leaks::Ledger;
 use imagegen::pki::issue::{NOT_BEFORE, SecretPem};
 use imagegen::pki::store::Pki;
 use imagegen::plan::ClusterPlan;
+use imagegen::secret_scan::SecretIndex;
 use imagegen::topology::check;
 
 use crate::work::PROD;
@@ -35,7 +35,7 @@ impl Cluster {
     }
 
     fn check(&self, host: usize, document: &Document) -> Result<(), String> {
-        let ledger = Ledger::new(&self.plan, &self.pki).expect("a ledger");
+        let ledger = SecretIndex::new(&self.plan, &self.pki).expect("a ledger");
         ledger
             .check(&self.plan.hosts[host], document)
             .map_err(|error| format!("{error:#}"))
