@@ -57,7 +57,7 @@ fn refusal(root: &Path, seed: &str) -> String {
 }
 
 #[test]
-fn a_directory_gets_its_files_and_a_second_run_writes_nothing() {
+fn second_run_on_a_directory_writes_nothing() {
     let dir = image_root();
     firstboot(dir.path(), "alone").assert().success();
     let first = tree(dir.path());
@@ -100,7 +100,7 @@ fn nothing_secret_is_printed() {
 }
 
 #[test]
-fn a_broken_document_is_refused_by_file_line_and_key_and_nothing_is_written() {
+fn broken_document_is_refused_and_writes_nothing() {
     let dir = image_root();
     let before = tree(dir.path());
     let said = refusal(dir.path(), "broken");

@@ -232,7 +232,7 @@ fn status_all(root: &Path, more: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn a_master_sees_every_host_also_those_that_wait_hang_or_are_not_there() {
+fn status_all_lists_waiting_hanging_and_absent_hosts() {
     let ours = Authority::new();
     let waiting = json!({
         "phase": "working", "step": "etcd-member", "step_number": 9, "step_count": 11, "since": 0,
@@ -325,7 +325,7 @@ fn a_node_is_sent_to_the_masters() {
 }
 
 #[test]
-fn the_units_name_the_files_and_the_port_that_the_code_means() {
+fn units_use_the_paths_and_port_of_the_contract() {
     let unit = |name: &str| {
         fs::read_to_string(
             Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_changes_are_written_down() -> Result<()> {
+    fn only_changes_are_recorded() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let (state, seen) = (folder.path().join("state"), folder.path().join("seen"));
         std::fs::write(&state, "a\n")?;

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kubelet_is_back_when_it_has_left_the_dead_one_and_found_another() -> Result<()> {
+    fn kubelet_recovers_on_another_apiserver() -> Result<()> {
         let seen = parse("10.0 C0A8070A \n20.5 \n21.0 C0A8070B \n40.0 C0A8070A C0A8070B \n")?;
         assert_eq!(back_after(&seen, 20.0, "192.168.7.10"), Some(1.0));
         // It was elsewhere already.

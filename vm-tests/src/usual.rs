@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_of_the_uploaded_certificates_gets_into_the_right_document() -> Result<()> {
+    fn certificate_key_goes_into_the_right_document() -> Result<()> {
         let recipe = Recipe {
             kubeadm: "{\n  \"kind\": \"ClusterConfiguration\"\n}\n---\n{\n  \"kind\": \"InitConfiguration\",\n  \"x\": 1\n}\n"
                 .into(),

@@ -8,7 +8,7 @@ use vm_tests::site::Site;
 
 #[test]
 #[ignore = "needs 25 minutes without KVM; run: cargo test -p vm-tests -- --include-ignored"]
-fn five_percent_loss_and_fifty_milliseconds() -> Result<()> {
+fn cluster_forms_with_packet_loss_and_delay() -> Result<()> {
     let Some(mut site) = Site::new("bad_network", "ha")? else {
         return Ok(());
     };

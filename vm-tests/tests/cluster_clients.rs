@@ -14,7 +14,7 @@ const VIP: &str = "10.103.97.2";
 
 #[test]
 #[ignore = "needs 20 minutes without KVM, and a formed cluster; run: cargo test -p vm-tests -- --include-ignored"]
-fn kube_proxy_restarts_an_apiserver_is_killed_and_a_master_loses_power() -> Result<()> {
+fn clients_survive_kube_proxy_apiserver_and_master_loss() -> Result<()> {
     let Some(site) = Site::formed("clients", "ha")? else {
         return Ok(());
     };

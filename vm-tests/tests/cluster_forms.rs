@@ -17,7 +17,7 @@ const DOMAIN: &str = "apiserver.cluster.local";
 // Forming takes a quarter of an hour without KVM: claims that do not disturb one another share it.
 #[test]
 #[ignore = "needs 20 minutes without KVM; run: cargo test -p vm-tests -- --include-ignored"]
-fn all_at_once_and_no_hand() -> Result<()> {
+fn three_masters_and_a_worker_form_a_cluster() -> Result<()> {
     let Some(mut site) = Site::new("cluster_forms", "ha")? else {
         return Ok(());
     };

@@ -12,7 +12,7 @@ use vm_tests::site::Site;
 
 #[test]
 #[ignore = "needs 30 minutes without KVM, and a formed cluster; run: cargo test -p vm-tests -- --include-ignored"]
-fn a_moved_master_is_the_same_member_at_another_address() -> Result<()> {
+fn master_with_new_address_stays_the_same_member() -> Result<()> {
     let Some(mut site) = Site::formed("moves_master", "ha")? else {
         return Ok(());
     };

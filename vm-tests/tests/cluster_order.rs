@@ -13,7 +13,7 @@ use vm_tests::vm::Vm;
 // Both in one: forming takes a quarter of an hour without KVM, and each is seen for itself in what the machines say.
 #[test]
 #[ignore = "needs 30 minutes without KVM; run: cargo test -p vm-tests -- --include-ignored"]
-fn all_wait_for_a_late_master0_and_clocks_lie_ten_years_apart() -> Result<()> {
+fn hosts_wait_for_late_master0_with_clocks_years_apart() -> Result<()> {
     let Some(mut site) = Site::new("master0_last", "ha")? else {
         return Ok(());
     };

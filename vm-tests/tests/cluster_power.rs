@@ -15,8 +15,7 @@ const DOMAIN: &str = "apiserver.cluster.local";
 // Masters that come late, and whose power is cut: both begin when the other two machines have become a cluster.
 #[test]
 #[ignore = "needs 30 minutes without KVM; run: cargo test -p vm-tests -- --include-ignored"]
-fn masters_that_come_late_and_are_cut_off_in_the_middle_of_joining_join_all_the_same() -> Result<()>
-{
+fn late_masters_join_despite_power_cuts() -> Result<()> {
     let Some(mut site) = Site::new("masters_cut", "ha")? else {
         return Ok(());
     };
@@ -98,7 +97,7 @@ fn wait_for_learner(site: &Site) -> Result<()> {
 
 #[test]
 #[ignore = "needs 15 minutes without KVM, and a formed cluster; run: cargo test -p vm-tests -- --include-ignored"]
-fn without_master0_the_cluster_answers_through_the_vip() -> Result<()> {
+fn cluster_without_master0_serves_through_the_vip() -> Result<()> {
     let Some(mut site) = Site::formed("master0_dies", "ha")? else {
         return Ok(());
     };
@@ -168,7 +167,7 @@ fn late(pause: &str) -> serde_json::Value {
 
 #[test]
 #[ignore = "needs 15 minutes without KVM, and a formed cluster; run: cargo test -p vm-tests -- --include-ignored"]
-fn a_site_that_went_dark_comes_back_by_itself() -> Result<()> {
+fn cluster_recovers_after_all_hosts_lose_power() -> Result<()> {
     let Some(mut site) = Site::formed("dark", "ha")? else {
         return Ok(());
     };
@@ -189,7 +188,7 @@ fn a_site_that_went_dark_comes_back_by_itself() -> Result<()> {
 
 #[test]
 #[ignore = "needs 3 minutes without KVM, and a formed cluster; run: cargo test -p vm-tests -- --include-ignored"]
-fn a_wiped_master0_does_not_begin_a_second_cluster() -> Result<()> {
+fn wiped_master0_refuses_to_initialise() -> Result<()> {
     let Some(mut site) = Site::formed("master0_wiped", "ha")? else {
         return Ok(());
     };

@@ -43,11 +43,11 @@ fn prove(part: &str, deadline: Duration) -> Result<()> {
 }
 
 #[test]
-fn what_the_codec_writes_the_kernel_reads_and_the_other_way_round() -> Result<()> {
+fn ipvs_codec_round_trips_through_the_kernel() -> Result<()> {
     prove("codec", Duration::from_secs(20))
 }
 
 #[test]
-fn the_daemon_keeps_the_table_as_it_should_be() -> Result<()> {
+fn daemon_keeps_the_table_in_its_desired_state() -> Result<()> {
     prove("care", Duration::from_secs(60))
 }

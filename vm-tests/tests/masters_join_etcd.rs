@@ -120,7 +120,7 @@ impl Masters<'_> {
 }
 
 #[test]
-fn masters_join_as_learners_and_one_that_lost_its_data_comes_back() -> Result<()> {
+fn masters_join_as_learners_and_recover_lost_data() -> Result<()> {
     let run = Run::new("masters_join_etcd")?;
     let site = Site::new(&run, THREE_MASTERS)?;
     in_network(&MASTERS, |network| {

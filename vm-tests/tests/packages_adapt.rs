@@ -25,7 +25,7 @@ echo state >/var/lib/adapted
 
 /// One bake for all claims: it takes a minute.
 #[test]
-fn a_hook_changes_the_image_or_stops_it_and_the_image_comes_as_qcow2() -> Result<()> {
+fn build_hook_changes_or_stops_the_image() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
     };

@@ -13,7 +13,7 @@ use vm_tests::qemu::DiskFormat;
 use vm_tests::run::Run;
 
 #[test]
-fn a_flipped_byte_in_root_stops_the_boot() -> Result<()> {
+fn flipped_byte_in_root_stops_the_boot() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
     };

@@ -95,7 +95,7 @@ fn the_certificates_of_a_master_are_what_openssl_expects() -> Result<()> {
 
 /// kubeadm reads fixed paths, so it gets a root of its own: its one static binary, and what the document brings.
 #[test]
-fn kubeadm_uses_what_the_document_brings_and_sees_it_last_a_century() -> Result<()> {
+fn kubeadm_accepts_the_documents_certificates() -> Result<()> {
     let output = Output::make(&Programs::build()?, &topology("one"))?;
     let run = Run::new("kubeadm_certs")?;
     let package = default_package::default_package(&Cache::open()?, &Progress::stderr())?;
@@ -174,7 +174,7 @@ networking: {podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/16}
 
 /// kube-proxy ran for days without a library that only rules for two endpoints need.
 #[test]
-fn every_program_and_library_of_the_packages_images_finds_what_it_loads() -> Result<()> {
+fn programs_of_package_images_find_their_libraries() -> Result<()> {
     let package = default_package(&Cache::open()?, &Progress::stderr())?;
     let run = Run::new("images_libraries")?;
     let mut judged = 0;

@@ -56,7 +56,7 @@ type Claim = (&'static str, fn(&Root) -> Result<()>);
 
 /// One server for all claims: it takes seconds to start.
 #[test]
-fn firstboot_and_an_apiserver_understand_each_other() -> Result<()> {
+fn firstboot_client_works_with_a_real_apiserver() -> Result<()> {
     let run = Run::new("speaks_to_an_apiserver")?;
     with_apiserver(&run, |root, _| {
         let claims: [Claim; 6] = [

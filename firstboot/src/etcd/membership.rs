@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn its_own_learner_is_resumed_while_it_runs_and_removed_otherwise() {
+    fn own_learner_resumes_if_running_else_is_removed() {
         for started in [true, false] {
             let members = [m("1", true, false), m("3", started, true)];
             assert_eq!(judge(&members, "1", true, false), "Resume");
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_voter_without_its_data_goes_only_while_a_majority_stays() {
+    fn voter_without_data_is_removed_only_with_quorum() {
         let three = [
             m("1", true, false),
             m("2", true, false),

@@ -81,7 +81,7 @@ mod tests {
     use crate::status::{Phase, Status, Told, Waiting};
 
     #[test]
-    fn ready_waiting_failed_and_absent_hosts_stand_in_one_table() {
+    fn table_shows_ready_waiting_failed_and_absent_hosts() {
         let host = |name: &str, role| Host {
             name: name.into(),
             role,

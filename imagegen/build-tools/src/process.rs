@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watched_command_tells_both_streams_line_by_line_and_its_end_in_the_error() {
+    fn watched_command_streams_lines_and_reports_last_ones() {
         let mut lines = Vec::new();
         let mut command = Command::new("sh");
         command.args([

@@ -1,7 +1,7 @@
 //! A topology judged as a whole and turned into a plan: every default, and every rule over more than one value.
 //!
 //! All findings of one text come in one run, each with its place. Rules for a single value stand in
-//! [`value`](super::value), rules for ranges and for hosts in the two modules beside this.
+//! [`value`], rules for ranges and for hosts in the two modules beside this.
 
 use userdata::contract::API_VERSION;
 use userdata::node_config::Kubernetes;

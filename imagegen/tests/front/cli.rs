@@ -308,7 +308,7 @@ fn redact(text: &str) -> String {
 }
 
 #[test]
-fn without_root_an_image_is_refused_with_the_reason_and_nothing_is_made() {
+fn image_without_root_is_refused_and_makes_nothing() {
     use std::os::unix::process::CommandExt as _;
     let work = Work::new();
     let mut command = std::process::Command::new(imagegen_for_all(&work));

@@ -42,7 +42,7 @@ const CERTIFICATES: &[(&str, &str, &[&str])] = &[
 ];
 
 #[test]
-fn openssl_accepts_every_certificate_for_its_purpose_whatever_the_clock_says() {
+fn openssl_accepts_every_certificate_at_any_date() {
     let work = Work::new();
     work.userdata();
     for host in ["m0", "m1"] {
@@ -240,7 +240,7 @@ fn each_kubeconfig_names_its_user_and_server() {
 }
 
 #[test]
-fn a_status_certificate_serves_its_own_host_and_is_nobodys_identity() {
+fn status_certificate_serves_its_host_and_no_client() {
     let work = Work::new();
     work.userdata();
     for (host, own, other) in [
@@ -280,7 +280,7 @@ fn a_status_certificate_serves_its_own_host_and_is_nobodys_identity() {
 }
 
 #[test]
-fn a_node_gets_its_own_certificates_and_the_authoritys_and_no_more() {
+fn worker_document_has_only_its_own_certificates() {
     let work = Work::new();
     work.userdata();
     let root = work.unpack("n0");

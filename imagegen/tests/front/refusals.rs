@@ -30,7 +30,7 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn a_package_that_is_not_there_is_told_with_the_line_that_names_it() {
+fn missing_package_is_reported_at_its_line() {
     let work = Work::new();
     let output = work.run(&["package", "--package", "nowhere.tar"]);
     let said = refused(&work, &output, &["cluster.yaml"]);
@@ -241,7 +241,7 @@ fn no_space_for_an_image_is_told_before_the_first_byte() {
 }
 
 #[test]
-fn a_tool_that_is_missing_is_named_with_the_command_that_brings_it() {
+fn missing_tool_is_named_with_its_install_command() {
     if !is_root() {
         return skip("building images needs root, and says so first");
     }

@@ -225,7 +225,7 @@ fn findings(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn each_mistake_is_told_with_its_place_and_what_to_write_instead() {
+fn each_mistake_has_its_place_and_a_cure() {
     let mut wrong = String::new();
     for (what, replaced, by, place, message) in MISTAKES {
         assert!(
@@ -279,7 +279,7 @@ fn an_even_number_of_masters_is_a_warning_only() {
 }
 
 #[test]
-fn the_contracts_own_example_is_accepted_with_a_warning_about_its_vip() {
+fn example_of_the_contract_is_valid_with_a_vip_warning() {
     let found = findings(&PROD.replace("10.96.0.0/16", "10.96.0.0/12"));
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(

@@ -126,7 +126,7 @@ fn disjoint_list_takes_over_once_a_member_is_up() {
 
 proptest! {
     #[test]
-    fn no_change_of_members_empties_the_table_or_drops_the_last_one_up(
+    fn no_pool_change_empties_the_table(
         history in proptest::collection::vec(
             (1u8..=5, verdict(), 0u64..400_000, proptest::option::weighted(0.4, proptest::collection::vec(1u8..=5, 0..5)), 0u32..4),
             1..60,

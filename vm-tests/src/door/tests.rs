@@ -38,7 +38,7 @@ fn echo(cable: UnixDatagram) {
 }
 
 #[test]
-fn what_goes_in_comes_back_and_the_end_of_one_side_is_the_end_of_the_other() -> Result<()> {
+fn forwarded_port_carries_bytes_and_closes_both_ends() -> Result<()> {
     let run = Run::new("door")?;
     let switch = Switch::start(&run)?;
     let cable = switch.plug()?;

@@ -18,7 +18,7 @@ fn receive(socket: &UnixDatagram) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn frames_reach_whom_they_are_for_and_a_cut_port_nobody() -> Result<()> {
+fn frames_reach_their_target_and_no_cut_port() -> Result<()> {
     let run = Run::new("switch")?;
     let switch = Switch::start(&run)?;
     let machine = switch.port()?;

@@ -1,4 +1,4 @@
-//! A master whose cluster is not there: it says whom it waits for in every place, also to those who ask over the network.
+//! A joining master without a cluster reports what it waits for on console, journal, status and network.
 
 use std::fs;
 use std::io::Write;
@@ -20,11 +20,11 @@ use vm_tests::journal::Want;
 use vm_tests::run::Run;
 
 #[test]
-fn a_waiting_master_says_for_whom_on_console_journal_status_and_network() -> Result<()> {
+fn waiting_master_reports_target_and_last_answer() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
     };
-    let run = Run::new("tells_whom_it_waits_for")?;
+    let run = Run::new("reports_what_it_waits_for")?;
     let programs = Programs::build()?;
     // The two topologies want the same image, and one more would take a minute.
     let output = Output::make(&programs, &topology("one"))?.changed(
