@@ -1,46 +1,27 @@
-//! The plan as a person reads it, and as a program does. Makes nothing.
+//! The plan as text and as JSON. Makes nothing.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use userdata::node_config::Role;
+use userdata::role::{MACHINE_STEPS, StepInfo};
 
 use crate::pki::{AUTHORITIES, Holders, LEAVES, Place};
 use crate::plan::{ClusterPlan, HostPlan};
 
-/// What a host does on its first boot, by role; told here for the reader, decided by firstboot.
-fn steps(role: Role) -> &'static [&'static str] {
-    match role {
-        Role::Master0 => &[
-            "host name, network, files of the document, kernel settings",
-            "start the container runtime",
-            "refuse if a listed master already answers with this authority",
-            "kubeadm init with the certificates it was given",
-            "wait until its own apiserver answers",
-            "apply the package's manifests",
-            "ready",
-        ],
-        Role::Master => &[
-            "host name, network, files of the document, kernel settings",
-            "start the container runtime",
-            "wait for the masters before it in the list, one join at a time",
-            "kubeadm join --control-plane with its own certificate",
-            "wait until its own apiserver answers; the domain becomes itself",
-            "ready",
-        ],
-        Role::Node => &[
-            "host name, network, files of the document, kernel settings",
-            "start the container runtime",
-            "route and IPVS rules from the VIP to every master",
-            "kubeadm join with its own certificate",
-            "lvscare as a static pod, which keeps the rules",
-            "ready",
-        ],
-    }
+/// The steps of a host's first boot: those of any host that its document asks for, then those of its role.
+fn steps(plan: &ClusterPlan, host: &HostPlan) -> Vec<StepInfo> {
+    let machine = MACHINE_STEPS.iter().filter(|step| match step.name {
+        "users" => !plan.ssh_authorized_keys.is_empty(),
+        "ntp" => !plan.ntp.is_empty(),
+        // imagegen's documents have no commands.
+        "bootcmd" | "runcmd" => false,
+        _ => true,
+    });
+    machine.chain(host.role.steps()).copied().collect()
 }
 
-/// In words.
+/// As text.
 pub fn text(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> String {
     let mut out = String::new();
     let masters = plan.masters().count();
@@ -109,7 +90,7 @@ pub fn text(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> String
         let _ = writeln!(out, "  {name:<13} {value}");
     }
     for host in &plan.hosts {
-        let _ = writeln!(out, "\nhost {} ({})", host.name, role(host.role));
+        let _ = writeln!(out, "\nhost {} ({})", host.name, host.role.as_str());
         let _ = writeln!(
             out,
             "  {:<13} {}",
@@ -129,8 +110,8 @@ pub fn text(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> String
             let _ = writeln!(out, "  {:<13} {}", "taints", list(&host.taints));
         }
         let _ = writeln!(out, "  {:<13} {}", "gets", list(&secrets(host)));
-        for (i, step) in steps(host.role).iter().enumerate() {
-            let _ = writeln!(out, "  {:>2}. {step}", i + 1);
+        for (number, step) in (1..).zip(steps(plan, host)) {
+            let _ = writeln!(out, "  {number:>2}. {:16} {}", step.name, step.summary);
         }
     }
     out
@@ -141,9 +122,9 @@ pub fn json(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> Value 
     let hosts: Vec<Value> = plan
         .hosts
         .iter()
-        .map(|host| json!({ "name": host.name, "fqdn": plan.fqdn(host), "role": role(host.role), "addresses": host.addresses,
+        .map(|host| json!({ "name": host.name, "fqdn": plan.fqdn(host), "role": host.role.as_str(), "addresses": host.addresses,
             "mac": host.mac, "labels": host.labels, "taints": host.taints, "secrets": secrets(host),
-            "steps": steps(host.role) }))
+            "steps": steps(plan, host).iter().map(|step| step.name).collect::<Vec<_>>() }))
         .collect();
     json!({ "cluster": plan.name, "package": package, "output": output, "apiserver": plan.apiserver,
         "network": plan.network, "validity_days": plan.validity_days, "image": plan.image,
@@ -168,10 +149,26 @@ fn secrets(host: &HostPlan) -> Vec<String> {
     secrets
 }
 
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::Master0 => "master0",
-        Role::Master => "master",
-        Role::Node => "node",
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::check;
+
+    #[test]
+    fn plan_lists_the_steps_that_userdata_names() {
+        let topology = include_str!("../tests/topologies/prod.yaml");
+        let plan = check::read("prod.yaml", topology).unwrap().plan;
+        let json = json(&plan, None, Path::new("prod"));
+        for (host, shown) in plan.hosts.iter().zip(json["hosts"].as_array().unwrap()) {
+            let shown = shown["steps"].as_array().unwrap().iter();
+            let shown: Vec<_> = shown.filter_map(Value::as_str).collect();
+            let of_role: Vec<_> = host.role.steps().iter().map(|step| step.name).collect();
+            assert!(shown.ends_with(&of_role), "{}: {shown:?}", host.name);
+            let machine = &shown[..shown.len() - of_role.len()];
+            assert_eq!(
+                machine,
+                ["hostname", "network", "addresses", "files", "hosts"]
+            );
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The sources of the default package that are ours, carried inside imagegen.
 //!
-//! The files themselves are in `imagegen/package/`; nothing is computed here.
+//! Files of the package are in this crate, the Go programs in `imagegen/package/`; nothing is computed here.
 
 macro_rules! asset {
     ($path:literal) => {
