@@ -11,14 +11,17 @@ use crate::kube::client::Client;
 use crate::report::Reporter;
 use crate::status::Wait;
 
-/// Pauses of one to two seconds with jitter, so that machines that boot together do not poll together.
+/// Pauses between tries, with the start of the wait and the number of tries.
 #[derive(Debug)]
 pub struct Backoff {
     wait: Wait,
-    state: u64,
+    /// State of the random numbers; `None`: no jitter.
+    jitter: Option<u64>,
 }
 
 impl Backoff {
+    /// Pauses of one to two seconds, so that machines that boot together do not poll a shared server together.
+    ///
     /// `seed`: anything that differs between hosts, such as the node name.
     pub fn new(seed: &str) -> Self {
         let clock =
@@ -26,8 +29,18 @@ impl Backoff {
         let state = seed.bytes().fold(clock | 1, |hash, byte| {
             hash.wrapping_mul(31).wrapping_add(byte.into())
         });
-        let wait = Wait::begin();
-        Self { wait, state }
+        Self {
+            wait: Wait::begin(),
+            jitter: Some(state),
+        }
+    }
+
+    /// Pauses of one second: for a server of this host, which no other machine polls.
+    pub fn fixed() -> Self {
+        Self {
+            wait: Wait::begin(),
+            jitter: None,
+        }
     }
 
     /// Start and number of tries.
@@ -35,30 +48,41 @@ impl Backoff {
         &self.wait
     }
 
-    pub fn pause(&mut self) {
+    /// Counts a try that follows without a pause.
+    pub fn count(&mut self) {
         self.wait.again();
-        // Knuth's MMIX generator: it only spreads the machines.
-        self.state = self
-            .state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let jitter = Duration::from_millis((self.state >> 33) % 1000);
+    }
+
+    pub fn pause(&mut self) {
+        self.count();
+        let duration = self.next_pause();
         #[allow(
             clippy::disallowed_methods,
             reason = "a server that does not listen yet sends no event"
         )]
-        thread::sleep(Duration::from_secs(1) + jitter);
+        thread::sleep(duration);
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        let second = Duration::from_secs(1);
+        let Some(state) = &mut self.jitter else {
+            return second;
+        };
+        // Knuth's MMIX generator: it only spreads the machines.
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        second + Duration::from_millis((*state >> 33) % 1000)
     }
 }
 
 /// Calls `check` until it succeeds; reports its last error as the state of `target`.
 pub fn until(
     target: &str,
-    seed: &str,
+    mut backoff: Backoff,
     report: &mut Reporter,
     mut check: impl FnMut() -> Result<()>,
 ) {
-    let mut backoff = Backoff::new(seed);
     while let Err(error) = check() {
         report.waiting(target, &format!("{error:#}"), backoff.wait());
         backoff.pause();
@@ -69,20 +93,20 @@ pub fn until(
 /// Waits until the apiserver's `/readyz` returns 200.
 pub fn until_apiserver_ready(client: &Client, report: &mut Reporter) {
     let target = format!("apiserver {}", client.base());
-    until(&target, client.base(), report, || {
+    until(&target, Backoff::fixed(), report, || {
         let answer = client.get("/readyz")?;
         ensure!(answer.status == 200, "{}", answer.say());
         Ok(())
     });
 }
 
-/// Waits until kubelet has registered the node with its hostname label.
+/// Waits until the local apiserver has the node object with its hostname label.
 ///
 /// kubeadm gives up after two minutes without the node, or while it lacks this label (`PatchNodeOnce`).
 pub fn until_node_registered(client: &Client, node: &str, report: &mut Reporter) {
     let path = format!("/api/v1/nodes/{node}");
     let target = format!("node {node} at {}", client.base());
-    until(&target, node, report, || {
+    until(&target, Backoff::fixed(), report, || {
         let answer = client.get(&path)?;
         ensure!(answer.status != 404, "kubelet has not registered it yet");
         let node = answer.ok()?;
@@ -95,4 +119,23 @@ pub fn until_node_registered(client: &Client, node: &str, report: &mut Reporter)
 /// `address:port` as a URL takes it.
 pub fn endpoint(address: IpAddr, port: u16) -> String {
     SocketAddr::new(address, port).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_seeded_backoff_has_jitter() {
+        let pauses = |mut backoff: Backoff| -> Vec<_> {
+            (0..100).map(|_| backoff.next_pause().as_millis()).collect()
+        };
+        assert_eq!(pauses(Backoff::fixed()), [1000; 100]);
+        let jittered = pauses(Backoff::new("m1"));
+        assert!(jittered.iter().all(|pause| (1000..2000).contains(pause)));
+        assert!(
+            jittered.windows(2).any(|pair| pair[0] != pair[1]),
+            "{jittered:?}"
+        );
+    }
 }

@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::client::Client;
 use crate::status::Wait;
+use crate::wait::Backoff;
 
 /// A kind whose definition was just applied is served a little later; so is an apiserver that is still starting.
 const PATIENCE: Duration = Duration::from_secs(300);
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// The kinds that one group and version serves: plural name, and whether they live in a namespace.
 type Kinds = BTreeMap<String, (String, bool)>;
@@ -26,7 +26,7 @@ pub fn apply(
     for object in objects {
         let (version, kind, name) = identify(object)?;
         let end = Instant::now() + PATIENCE;
-        let mut wait = Wait::begin();
+        let mut backoff = Backoff::fixed();
         loop {
             let Err(error) = apply_one(client, object, &mut known) else {
                 break;
@@ -35,10 +35,12 @@ pub fn apply(
                 return Err(error.error)
                     .with_context(|| format!("applying {version} {kind} `{name}`"));
             }
-            waiting(&format!("{kind} `{name}`: {:#}", error.error), &wait);
-            wait.again();
+            waiting(
+                &format!("{kind} `{name}`: {:#}", error.error),
+                backoff.wait(),
+            );
             known.remove(version);
-            pause();
+            backoff.pause();
         }
         log::info!("applied {kind} `{name}`");
     }
@@ -138,12 +140,4 @@ pub fn identify(object: &Value) -> Result<(&str, &str, &str)> {
         bail!("an object has no apiVersion, kind or metadata.name");
     };
     Ok((version, kind, name))
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "nothing tells us when the server serves a new kind"
-)]
-fn pause() {
-    std::thread::sleep(PAUSE);
 }

@@ -14,7 +14,7 @@ pub const KUBELET_FILES: [&str; 2] = [
     "/var/lib/kubelet/kubeadm-flags.env",
 ];
 
-const STATIC_PODS: [&str; 4] = [
+pub const STATIC_PODS: [&str; 4] = [
     "etcd",
     "kube-apiserver",
     "kube-controller-manager",

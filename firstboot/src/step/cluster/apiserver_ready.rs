@@ -54,6 +54,11 @@ impl Step for ApiserverReady {
         Ok(())
     }
 
+    /// master0 sets a marker; a host that joins only waits.
+    fn is_lasting(&self) -> bool {
+        self.membership == Membership::Initialised
+    }
+
     fn needs_machine(&self) -> bool {
         true
     }

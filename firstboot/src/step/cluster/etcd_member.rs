@@ -107,7 +107,8 @@ impl EtcdMember {
         let client = self.find_apiserver(report)?;
         let path = format!("/api/v1/nodes/{}", self.own.name);
         let target = format!("node {} at {}", self.own.name, client.base());
-        until(&target, &self.own.name, report, || {
+        let backoff = Backoff::new(&self.own.name);
+        until(&target, backoff, report, || {
             let node = client.get(&path)?.ok()?;
             let measured = node["status"]["allocatable"]["ephemeral-storage"].is_string();
             ensure!(measured, "kubelet has not reported ephemeral-storage yet");

@@ -108,9 +108,10 @@ impl Step for InitGuard {
         "init-guard"
     }
 
-    /// An apiserver that has answered here is this cluster's: its data stays.
+    /// An apiserver that has answered here is this cluster's: its data stays, whatever other files are missing.
     fn is_done(&self) -> Result<bool> {
-        marker::is_set(&self.root, marker::APISERVER_ANSWERED)
+        Ok(marker::is_set(&self.root, marker::INITIALISED)?
+            || marker::is_set(&self.root, marker::APISERVER_ANSWERED)?)
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
@@ -160,10 +161,12 @@ mod tests {
 
     #[test]
     fn guard_is_done_once_the_apiserver_has_answered() {
-        let (_dir, guard) = step(&[]);
-        assert!(!guard.is_done().unwrap());
-        marker::set(&guard.root, marker::APISERVER_ANSWERED).unwrap();
-        assert!(guard.is_done().unwrap());
+        for marker in [marker::APISERVER_ANSWERED, marker::INITIALISED] {
+            let (_dir, guard) = step(&[]);
+            assert!(!guard.is_done().unwrap());
+            marker::set(&guard.root, marker).unwrap();
+            assert!(guard.is_done().unwrap(), "{marker}");
+        }
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl Joiner {
         }
         // An interrupted try may have left a partial file and a kubelet that runs on it.
         systemd::stop("kubelet.service")?;
+        self.root.remove(marker::KUBELET_CONFIGURED)?;
         for path in paths::KUBELET_FILES {
             self.root.remove(path)?;
         }

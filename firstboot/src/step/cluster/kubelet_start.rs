@@ -59,6 +59,7 @@ impl Step for WorkerKubelet {
 
     fn apply(&self, report: &mut Reporter) -> Result<()> {
         let joiner = &self.joiner;
+        Membership::Worker.reset(&joiner.root)?;
         let connect = |report: &mut Reporter| {
             joiner.wait_for_master(paths::KUBELET_CONF, report)?;
             // At boot no real server may have answered; now one does, and dead ones are out of the table.
@@ -100,6 +101,7 @@ impl Step for ControlPlaneKubelet {
 
     fn apply(&self, report: &mut Reporter) -> Result<()> {
         let member = &self.0;
+        Membership::ControlPlane.reset(member.root())?;
         if marker::is_set(member.root(), marker::ETCD_VOTES)? && member.joiner.is_configured()? {
             // Without this member the others may lack quorum, and then none is ready: start first, then wait.
             systemd::start("kubelet.service")?;

@@ -58,6 +58,23 @@ impl Membership {
         let static_pods = self == Self::Worker || paths::has_static_pods(root);
         Ok(marked && static_pods && paths::has_kubelet_files(root))
     }
+
+    /// Clears the marker of the last kubeadm step, before an earlier one rewrites files.
+    ///
+    /// A complete host whose files are missing then repeats all of its kubeadm steps. Otherwise the first rewritten file
+    /// would complete it again, and a power cut would leave a partial file beside a valid marker.
+    pub fn reset(self, root: &Root) -> Result<()> {
+        match self {
+            Self::Initialised => {
+                // `init-guard` must never take the etcd data of an initialised host for an unfinished one's.
+                if marker::is_set(root, marker::INITIALISED)? {
+                    marker::set(root, marker::APISERVER_ANSWERED)?;
+                }
+                root.remove(marker::INITIALISED)
+            }
+            Self::ControlPlane | Self::Worker => root.remove(marker::JOINED),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +106,14 @@ mod tests {
             paths::tests::write_all(&root, |path| {
                 assert!(!membership.is_complete(&root).unwrap(), "before {path}");
             });
+            assert!(membership.is_complete(&root).unwrap(), "{membership:?}");
+            membership.reset(&root).unwrap();
+            assert!(!membership.is_complete(&root).unwrap(), "{membership:?}");
+            assert_eq!(
+                marker::is_set(&root, marker::APISERVER_ANSWERED).unwrap(),
+                membership == Membership::Initialised
+            );
+            marker::set(&root, markers[markers.len() - 1]).unwrap();
             assert!(membership.is_complete(&root).unwrap(), "{membership:?}");
             root.remove(markers[0]).unwrap();
             assert!(!membership.is_complete(&root).unwrap(), "{membership:?}");

@@ -12,7 +12,7 @@ use userdata::image_info::ImageInfo;
 use userdata::node_config::{Master, NodeConfig, Role};
 
 use crate::step::Step;
-use crate::wait::{endpoint, until};
+use crate::wait::{Backoff, endpoint, until};
 
 use super::kubeadm_config::KubeadmConfig;
 use crate::etcd::membership::Etcd;
@@ -132,7 +132,7 @@ impl NodeIp {
                     self.peer(),
                     self.name
                 );
-                until(&target, &self.name, report, || {
+                until(&target, Backoff::new(&self.name), report, || {
                     self.update_member(&plane.others)
                 });
             }

@@ -1,8 +1,6 @@
 //! Waiting until Kubernetes calls this node Ready, and means this boot.
 
 use std::fmt;
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -10,11 +8,10 @@ use userdata::node_config::NodeConfig;
 
 use crate::kube::client::Client;
 use crate::report::Reporter;
-use crate::status::Wait;
 use crate::step::Step;
 use crate::system::files::Root;
 use crate::system::machine;
-use crate::wait::{endpoint, until_apiserver_ready};
+use crate::wait::{Backoff, endpoint, until_apiserver_ready};
 
 #[derive(Debug)]
 pub struct NodeReady {
@@ -73,13 +70,13 @@ impl Step for NodeReady {
         let boot = machine::boot_id();
         let target = format!("node {} at {}", self.name, client.base());
         let query = format!("fieldSelector=metadata.name%3D{}", self.name);
-        let mut wait = Wait::begin();
+        let mut backoff = Backoff::fixed();
         loop {
             let ended = client.watch("/api/v1/nodes", &query, |node| {
                 match obstacle(node, boot.as_deref()) {
                     None => Some(()),
                     Some(obstacle) => {
-                        report.waiting(&target, &obstacle, &wait);
+                        report.waiting(&target, &obstacle, backoff.wait());
                         None
                     }
                 }
@@ -87,17 +84,12 @@ impl Step for NodeReady {
             match ended {
                 Ok(Some(())) => return Ok(()),
                 // The server's limit for a watch: simply the next one.
-                Ok(None) => {}
+                Ok(None) => backoff.count(),
                 Err(error) => {
-                    report.waiting(&target, &format!("{error:#}"), &wait);
-                    #[allow(
-                        clippy::disallowed_methods,
-                        reason = "a server that is away sends no events"
-                    )]
-                    thread::sleep(Duration::from_secs(1));
+                    report.waiting(&target, &format!("{error:#}"), backoff.wait());
+                    backoff.pause();
                 }
             }
-            wait.again();
         }
     }
 

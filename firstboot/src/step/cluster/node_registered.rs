@@ -13,7 +13,7 @@ use crate::kubeadm::{marker, paths};
 use crate::report::Reporter;
 use crate::step::Step;
 use crate::system::files::Root;
-use crate::wait::{endpoint, until, until_node_registered};
+use crate::wait::{Backoff, endpoint, until, until_node_registered};
 
 #[derive(Debug)]
 pub struct NodeRegistered {
@@ -49,7 +49,7 @@ impl NodeRegistered {
         let path = format!("/api/v1/nodes/{}", self.name);
         let annotation = json!({ "metadata": { "annotations": { "kubeadm.alpha.kubernetes.io/cri-socket": self.cri_socket } } });
         let target = format!("node {} at {}", self.name, client.base());
-        until(&target, &self.name, report, || {
+        until(&target, Backoff::new(&self.name), report, || {
             let answer = client.send("PATCH", &path, &annotation)?;
             ensure!(answer.status != 404, "kubelet has not registered it yet");
             answer.ok().map(|_| ())
@@ -87,6 +87,11 @@ impl Step for NodeRegistered {
         }
         until_node_registered(&client, &self.name, report);
         Ok(())
+    }
+
+    /// master0 only waits here; a host that joins also annotates its node object.
+    fn is_lasting(&self) -> bool {
+        self.membership != Membership::Initialised
     }
 
     fn needs_machine(&self) -> bool {

@@ -61,6 +61,7 @@ impl Step for StaticPods {
     }
 
     fn apply(&self, report: &mut Reporter) -> Result<()> {
+        self.membership.reset(&self.root)?;
         match self.membership {
             Membership::Initialised => {
                 report.kubeadm_started();
