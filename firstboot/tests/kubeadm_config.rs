@@ -1,0 +1,95 @@
+//! kubeadm's configuration as text, for the three versions and the roles: the review of a change is one diff.
+
+mod common;
+
+use std::fs;
+
+use firstboot::kube::documents;
+use firstboot::kubeadm::config;
+use userdata::image_info::ImageInfo;
+use userdata::node_config::{NodeConfig, Role};
+
+use common::fixture;
+
+fn node() -> NodeConfig {
+    yaml::parse(
+        "node.yaml",
+        &fs::read_to_string(fixture("node.yaml")).unwrap(),
+    )
+    .unwrap()
+    .value
+}
+
+fn image(kubernetes: &str, api: &str) -> ImageInfo {
+    let text = fs::read(fixture("root/usr/share/firstlight/image.json")).unwrap();
+    let image: ImageInfo = serde_json::from_slice(&text).unwrap();
+    ImageInfo {
+        kubernetes_version: kubernetes.into(),
+        kubeadm_api_version: format!("kubeadm.k8s.io/{api}"),
+        ..image
+    }
+}
+
+fn configuration(node: &NodeConfig, kubernetes: &str, api: &str) -> String {
+    let base = fs::read_to_string(fixture("root/usr/share/firstlight/conf/kubeadm.yaml")).unwrap();
+    let base = documents::parse("kubeadm.yaml", &base).unwrap();
+    documents::to_text(&config::kubeadm(node, &image(kubernetes, api), base).unwrap())
+}
+
+#[test]
+fn init_for_v1beta2() {
+    insta::assert_snapshot!(configuration(&node(), "1.20.2", "v1beta2"));
+}
+
+#[test]
+fn init_for_v1beta3() {
+    insta::assert_snapshot!(configuration(&node(), "1.24.17", "v1beta3"));
+}
+
+#[test]
+fn init_for_v1beta4() {
+    insta::assert_snapshot!(configuration(&node(), "1.33.1", "v1beta4"));
+}
+
+#[test]
+fn join_as_master_for_v1beta2() {
+    let node = NodeConfig {
+        role: Role::Master,
+        ..node()
+    };
+    insta::assert_snapshot!(configuration(&node, "1.20.2", "v1beta2"));
+}
+
+#[test]
+fn join_as_node_for_v1beta4() {
+    let node = NodeConfig {
+        role: Role::Node,
+        taints: Vec::new(),
+        ..node()
+    };
+    insta::assert_snapshot!(configuration(&node, "1.33.1", "v1beta4"));
+}
+
+#[test]
+fn a_version_we_do_not_write_is_named() {
+    let error = config::kubeadm(&node(), &image("1.40.0", "v1"), Vec::new())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("`kubeadm.k8s.io/v1`"), "{error}");
+}
+
+#[test]
+fn every_version_is_yaml_that_serde_yaml_reads_alike() {
+    use serde::Deserialize;
+    for (kubernetes, api) in [
+        ("1.20.2", "v1beta2"),
+        ("1.24.17", "v1beta3"),
+        ("1.33.1", "v1beta4"),
+    ] {
+        let text = configuration(&node(), kubernetes, api);
+        let foreign: Vec<serde_json::Value> = serde_yaml::Deserializer::from_str(&text)
+            .map(|one| serde_json::Value::deserialize(one).unwrap())
+            .collect();
+        assert_eq!(documents::parse("x", &text).unwrap(), foreign, "{api}");
+    }
+}
