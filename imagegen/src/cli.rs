@@ -67,7 +67,12 @@ pub enum Command {
     Image,
     /// Build the default offline package at --output [default: kube.tar.zst], or
     /// list what is in the one at --package
-    Package,
+    Package {
+        /// The release of Kubernetes to build: `1.34`, `v1.34.4` [default: the
+        /// newest that imagegen knows]
+        #[arg(long, value_name = "VERSION", conflicts_with = "package")]
+        kubernetes: Option<String>,
+    },
     /// Print the JSON schema of the topology, for editors
     Schema,
     /// Print a shell's completion script

@@ -51,7 +51,9 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Plan { json }) => plan(&request(&cli.common), *json),
         Some(Command::Userdata) => userdata(&request(&cli.common)),
         Some(Command::Image) => node_image_only(&cli.common, &progress),
-        Some(Command::Package) => package(&cli.common, &progress),
+        Some(Command::Package { kubernetes }) => {
+            package(&cli.common, kubernetes.as_deref(), &progress)
+        }
         Some(Command::Schema) => schema(),
         Some(Command::Completions { shell }) => completions(*shell),
         Some(Command::Man { dir }) => man(dir.as_deref()),
@@ -189,13 +191,13 @@ fn node_image(
 }
 
 /// With `--package`, what is in it; without, the default one at `--output`.
-fn package(common: &Common, progress: &Progress) -> Result<()> {
+fn package(common: &Common, kubernetes: Option<&str>, progress: &Progress) -> Result<()> {
     let Some(path) = &common.package else {
         let output = common
             .output
             .clone()
             .unwrap_or_else(|| PathBuf::from("kube.tar.zst"));
-        return default_package::write_default(&Cache::open()?, &output, progress);
+        return default_package::write_default(kubernetes, &Cache::open()?, &output, progress);
     };
     let package = Package::open(path)?;
     let mut text = format!(

@@ -12,22 +12,18 @@ use anyhow::{Context as _, Result};
 use flate2::{Compression, GzBuilder};
 
 use super::container::{self, Image, LayerFile};
-use super::kubernetes::Programs;
+use super::modules::{self, Module};
+use super::parts::{Containerd, Etcd, Parts};
+use super::release::Release;
 use super::{assets, runtime, versions};
 use crate::tarball::{Item, Tarball};
 use build_tools::progress::{Progress, Stage};
 
-const REPOSITORY: &str = "k8s.gcr.io";
-/// kubeadm 1.20 and containerd's configuration name it.
-const PAUSE: &str = "k8s.gcr.io/pause:3.2";
-/// Raised when podnet's image changes, so that a node never runs an old one under the same name.
-const PODNET: &str = "firstlight.local/podnet:v1";
-
-/// Makes the package's folder at `target`, which does not exist. `tree` is [`runtime::tree`].
+/// Makes the package's folder at `target`, which does not exist.
 pub(super) fn assemble(
     target: &Path,
-    programs: &Programs,
-    tree: &Path,
+    release: &Release,
+    parts: &Parts,
     progress: &Progress,
 ) -> Result<()> {
     let stage = progress.stage("assembling the package");
@@ -35,19 +31,28 @@ pub(super) fn assemble(
         let folder = target.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("creating `{}`", folder.display()))?;
     }
-    for name in ["kubeadm", "kubelet", "kubectl", "crictl"] {
-        install(&programs.file(name), &target.join("bin").join(name))?;
+    let bin = target.join("bin");
+    for name in ["kubeadm", "kubelet", "kubectl"] {
+        install(&parts.kubernetes(name), &bin.join(name))?;
     }
-    install(
-        &tree.join("usr/sbin/conntrack"),
-        &target.join("bin/conntrack"),
-    )?;
+    install(&parts.crictl.file("crictl"), &bin.join("crictl"))?;
+    if needs_conntrack(release) {
+        install(
+            &parts.tree.path().join("usr/sbin/conntrack"),
+            &bin.join("conntrack"),
+        )?;
+    }
     stage.at("containerd");
-    runtime_archive(&target.join("containerd/containerd.tar.gz"), tree)?;
-    let images = images(&target.join("images"), programs, tree, &stage)?;
-    texts(target, &words(programs, tree, &images)?)?;
+    runtime_archive(&target.join("containerd/containerd.tar.gz"), parts)?;
+    let images = images(&target.join("images"), release, parts, &stage)?;
+    texts(target, parts, &words(release, parts, &images)?)?;
     stage.done();
     Ok(())
+}
+
+/// kubeadm's preflight and kube-proxy look for the program before 1.32.
+fn needs_conntrack(release: &Release) -> bool {
+    release.minor_number() < 32
 }
 
 fn install(from: &Path, to: &Path) -> Result<()> {
@@ -61,12 +66,12 @@ fn set_mode(path: &Path, mode: u32) -> Result<()> {
         .with_context(|| format!("changing the mode of `{}`", path.display()))
 }
 
-fn runtime_archive(path: &Path, tree: &Path) -> Result<()> {
+fn runtime_archive(path: &Path, parts: &Parts) -> Result<()> {
     let file = File::create(path).with_context(|| format!("creating `{}`", path.display()))?;
     // No name and no date in the header: the same programs give the same bytes.
     let packer = GzBuilder::new().mtime(0).write(file, Compression::new(6));
     let mut tarball = Tarball::new(packer);
-    for (name, item) in &runtime::containerd(tree)? {
+    for (name, item) in &runtime::containerd(parts)? {
         tarball.add(name, item)?;
     }
     tarball
@@ -77,7 +82,9 @@ fn runtime_archive(path: &Path, tree: &Path) -> Result<()> {
 }
 
 /// Writes all images; returns their references.
-fn images(folder: &Path, programs: &Programs, tree: &Path, stage: &Stage) -> Result<Vec<String>> {
+fn images(folder: &Path, release: &Release, parts: &Parts, stage: &Stage) -> Result<Vec<String>> {
+    let tree = parts.tree.path();
+    let repository = release.repository;
     let scratch = tempfile::tempdir_in(folder).context("creating a temporary folder")?;
     let layer = |name: &str, items: &BTreeMap<String, Item>| {
         stage.at(format_args!("layer {name}"));
@@ -99,105 +106,168 @@ fn images(folder: &Path, programs: &Programs, tree: &Path, stage: &Stage) -> Res
 
     let base = layer("base", &runtime::skeleton())?;
     let iptables = layer("iptables", &runtime::iptables(tree)?)?;
-    let own = |name: &str| {
-        layer(
-            name,
-            &container::programs(&[(&format!("usr/local/bin/{name}"), programs.file(name))]),
-        )
-    };
-    let tag = format!("v{}", programs.version);
-    for name in [
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kube-scheduler",
+    let tag = format!("v{}", parts.version);
+    for (name, below) in [
+        ("kube-apiserver", &base),
+        ("kube-controller-manager", &base),
+        ("kube-scheduler", &base),
+        ("kube-proxy", &iptables),
     ] {
-        let layers = [base.clone(), own(name)?];
+        let program = format!("usr/local/bin/{name}");
+        let own = container::programs(&[(&program, parts.kubernetes(name))]);
         write(
             name,
-            format!("{REPOSITORY}/{name}:{tag}"),
-            &layers,
-            &format!("/usr/local/bin/{name}"),
+            format!("{repository}/{name}:{tag}"),
+            &[below.clone(), layer(name, &own)?],
+            &format!("/{program}"),
         )?;
     }
-    let layers = [iptables.clone(), own("kube-proxy")?];
+
+    // The places and names of upstream's image, so that upstream's manifest fits.
+    let flannel = container::programs(&[
+        ("opt/bin/flanneld", parts.flannel.file("flanneld")),
+        ("opt/bin/install-conf", parts.flannel.file("install-conf")),
+    ]);
     write(
-        "kube-proxy",
-        format!("{REPOSITORY}/kube-proxy:{tag}"),
-        &layers,
-        "/usr/local/bin/kube-proxy",
-    )?;
-    write(
-        "podnet",
-        PODNET.to_owned(),
-        &[iptables, own("podnet")?],
-        "/usr/local/bin/podnet",
+        "flannel",
+        flannel_image(),
+        &[iptables, layer("flannel", &flannel)?],
+        "/opt/bin/flanneld",
     )?;
 
-    let etcd = [
-        ("usr/local/bin/etcd", "usr/bin/etcd"),
-        ("usr/local/bin/etcdctl", "usr/bin/etcdctl"),
+    let mut etcd = runtime::skeleton();
+    let programs = [
+        ("usr/local/bin/etcd", "usr/bin/etcd", "etcd"),
+        ("usr/local/bin/etcdctl", "usr/bin/etcdctl", "etcdctl"),
     ];
-    let mut items = runtime::with_libraries(tree, &etcd.map(|(_, from)| from))?;
-    items.extend(runtime::skeleton());
-    items.extend(container::programs(
-        &etcd.map(|(name, from)| (name, tree.join(from))),
-    ));
+    match &parts.etcd {
+        Etcd::Debian => {
+            etcd.extend(runtime::with_libraries(
+                tree,
+                &programs.map(|(_, from, _)| from),
+            )?);
+            etcd.extend(container::programs(
+                &programs.map(|(to, from, _)| (to, tree.join(from))),
+            ));
+        }
+        Etcd::Module(built, _) => etcd.extend(container::programs(
+            &programs.map(|(to, _, name)| (to, built.file(name))),
+        )),
+    }
     write(
         "etcd",
-        format!("{REPOSITORY}/etcd:{}", etcd_tag(tree)?),
-        &[layer("etcd", &items)?],
+        format!("{repository}/etcd:{}", parts.etcd_tag()?),
+        &[layer("etcd", &etcd)?],
         "/usr/local/bin/etcd",
     )?;
 
+    if let Some(coredns) = &parts.coredns {
+        let own = container::programs(&[("coredns", coredns.file("coredns"))]);
+        // `coredns/coredns` is where kubeadm looks below its default repository.
+        write(
+            "coredns",
+            format!("{repository}/coredns/coredns:v{}", modules::COREDNS.version),
+            &[base, layer("coredns", &own)?],
+            "/coredns",
+        )?;
+    }
+
     let pause = layer(
         "pause",
-        &container::programs(&[("pause", programs.file("pause"))]),
+        &container::programs(&[("pause", parts.pause().to_owned())]),
     )?;
-    write("pause", PAUSE.to_owned(), &[pause], "/pause")?;
+    write("pause", pause_image(release), &[pause], "/pause")?;
     references.sort();
     Ok(references)
 }
 
-/// As Kubernetes tags its etcd images: upstream's version and a build number.
-fn etcd_tag(tree: &Path) -> Result<String> {
-    Ok(versions::upstream(&versions::of_package(tree, "etcd-server")?) + "-0")
+fn pause_image(release: &Release) -> String {
+    format!("{}/pause:{}", release.repository, release.pause)
+}
+
+/// Upstream's name, because its manifest has it; the program is built here from the same source.
+fn flannel_image() -> String {
+    format!("ghcr.io/flannel-io/flannel:v{}", modules::FLANNEL.version)
 }
 
 /// What stands for each `@WORD@` in the texts.
 fn words(
-    programs: &Programs,
-    tree: &Path,
+    release: &Release,
+    parts: &Parts,
     images: &[String],
 ) -> Result<Vec<(&'static str, String)>> {
-    let package = |name| versions::of_package(tree, name);
-    let mut words = vec![
-        ("@VERSION@", format!("v{}", programs.version)),
-        ("@SOURCE@", programs.source.clone()),
-        ("@ETCD_TAG@", etcd_tag(tree)?),
-        ("@PODNET_IMAGE@", PODNET.to_owned()),
-        (
-            "@IMAGES@",
-            images
-                .iter()
-                .map(|i| format!("- `{i}`\n"))
-                .collect::<String>()
-                .trim_end()
-                .to_owned(),
-        ),
-    ];
-    for (word, name) in [
-        ("@CONNTRACK@", "conntrack"),
-        ("@CONTAINERD@", "containerd"),
-        ("@RUNC@", "runc"),
-        ("@CNI@", "containernetworking-plugins"),
-    ] {
-        words.push((word, package(name)?));
+    let tree = parts.tree.path();
+    let debian = |name| versions::of_package(tree, name).map(|version| format!("Debian {version}"));
+    let module = |module: &Module| format!("Go module v{}", module.version);
+    let mut list = String::new();
+    for image in images {
+        list.push_str(&format!("- `{image}`\n"));
     }
-    Ok(words)
+    Ok(vec![
+        ("@VERSION@", format!("v{}", parts.version)),
+        ("@SOURCE@", parts.source.clone()),
+        ("@REPOSITORY@", release.repository.to_owned()),
+        ("@KUBEADM_API@", kubeadm_api(release).to_owned()),
+        ("@ETCD_TAG@", parts.etcd_tag()?),
+        ("@PAUSE_IMAGE@", pause_image(release)),
+        ("@FLANNEL_IMAGE@", flannel_image()),
+        ("@FLEX_VOLUMES@", flex_volumes(release).to_owned()),
+        ("@IMAGES@", list.trim_end().to_owned()),
+        (
+            "@CONTAINERD@",
+            match parts.containerd {
+                Containerd::Debian => debian("containerd")?,
+                Containerd::Module(_) => module(&modules::CONTAINERD),
+            },
+        ),
+        ("@CRICTL@", module(&modules::CRICTL)),
+        ("@RUNC@", debian("runc")?),
+        ("@CNI@", module(&modules::CNI_PLUGINS)),
+        ("@FLANNEL_CNI@", module(&modules::FLANNEL_CNI)),
+        (
+            "@DNS@",
+            match parts.coredns {
+                Some(_) => "CoreDNS is kubeadm's add-on.",
+                None => {
+                    "This release has no CoreDNS: those of today need an API that it does not \
+                     serve. Services are reached by address."
+                }
+            }
+            .to_owned(),
+        ),
+    ])
 }
 
-fn texts(target: &Path, words: &[(&str, String)]) -> Result<()> {
-    for (path, text) in assets::FILES {
+/// The newest format that this release's kubeadm reads, for whoever uses the file by hand.
+fn kubeadm_api(release: &Release) -> &'static str {
+    match release.minor_number() {
+        ..22 => "kubeadm.k8s.io/v1beta2",
+        22..31 => "kubeadm.k8s.io/v1beta3",
+        31.. => "kubeadm.k8s.io/v1beta4",
+    }
+}
+
+/// kubeadm before 1.36 mounts the folder of FlexVolume plugins from the host and would create it below /usr, which is
+/// read-only.
+fn flex_volumes(release: &Release) -> &'static str {
+    match release.minor_number() {
+        ..31 => {
+            "controllerManager:\n  extraArgs:\n    flex-volume-plugin-dir: /var/lib/kubelet/volume-plugins\n"
+        }
+        31..36 => {
+            "controllerManager:\n  extraArgs:\n  - name: flex-volume-plugin-dir\n    \
+             value: /var/lib/kubelet/volume-plugins\n"
+        }
+        36.. => "",
+    }
+}
+
+fn texts(target: &Path, parts: &Parts, words: &[(&str, String)]) -> Result<()> {
+    let containerd = match parts.containerd {
+        Containerd::Debian => assets::CONTAINERD_1,
+        Containerd::Module(_) => assets::CONTAINERD_2,
+    };
+    for (path, text) in assets::FILES.iter().chain([&containerd]) {
         let text = words
             .iter()
             .fold((*text).to_owned(), |text, (word, value)| {

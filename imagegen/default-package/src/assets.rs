@@ -1,6 +1,6 @@
 //! The sources of the default package that are ours, carried inside imagegen.
 //!
-//! Files of the package are in this crate, the Go programs in `imagegen/package/`; nothing is computed here.
+//! Nothing is computed here.
 
 macro_rules! asset {
     ($path:literal) => {
@@ -13,39 +13,25 @@ pub(super) const FILES: &[(&str, &str)] = &[
     asset!("README.md"),
     asset!("bin/kubelet-pre-start.sh"),
     asset!("conf/10-kubeadm.conf"),
-    asset!("conf/containerd-config.toml"),
     asset!("conf/containerd.service"),
     asset!("conf/crictl.yaml"),
     asset!("conf/kubeadm.yaml"),
     asset!("conf/kubelet.service"),
-    asset!("conf/net/podnet.yaml"),
+    asset!("conf/net/kube-flannel.yaml"),
     asset!("shell/docker.sh"),
     asset!("shell/init.sh"),
     asset!("shell/master.sh"),
 ];
 
-macro_rules! program {
-    ($path:literal) => {
-        ($path, include_str!(concat!("../../package/", $path)))
-    };
-}
-
-/// Go programs, built inside the Kubernetes source tree as `cmd/<folder>`.
-pub(super) const PROGRAMS: &[(&str, &str)] = &[
-    program!("crictl/containers.go"),
-    program!("crictl/images.go"),
-    program!("crictl/main.go"),
-    program!("crictl/output.go"),
-    program!("crictl/pods.go"),
-    program!("crictl/runtime.go"),
-    program!("podnet/api.go"),
-    program!("podnet/cni.go"),
-    program!("podnet/main.go"),
-    program!("podnet/plan.go"),
-    program!("podnet/podnet_test.go"),
-    program!("podnet/routes.go"),
-    program!("podnet/rules.go"),
-];
+/// containerd's configuration for 1.x and for 2.x; the package has one of them.
+pub(super) const CONTAINERD_1: (&str, &str) = (
+    "conf/containerd-config.toml",
+    include_str!("../conf/containerd-config-1.toml"),
+);
+pub(super) const CONTAINERD_2: (&str, &str) = (
+    "conf/containerd-config.toml",
+    include_str!("../conf/containerd-config-2.toml"),
+);
 
 #[cfg(test)]
 mod tests {
@@ -58,34 +44,35 @@ mod tests {
     #[test]
     fn every_file_of_the_folder_is_carried() {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let programs = package.join("../package");
-        let mut found = BTreeSet::new();
+        let mut found = BTreeSet::from(["README.md".to_owned()]);
         let mut queue: Vec<_> = ["bin", "conf", "shell"]
-            .map(|name| (package.to_owned(), package.join(name)))
+            .map(|name| package.join(name))
             .into();
-        queue.push((programs.clone(), programs));
-        found.insert("README.md".to_owned());
-        while let Some((base, dir)) = queue.pop() {
+        while let Some(dir) = queue.pop() {
             for entry in fs::read_dir(dir)
                 .expect("the sources are there")
                 .map(Result::unwrap)
             {
+                let path = entry.path();
                 if entry.file_type().expect("a file type").is_dir() {
-                    queue.push((base.clone(), entry.path()));
+                    queue.push(path);
                 } else {
-                    let path = entry.path();
+                    let name = path
+                        .strip_prefix(package)
+                        .expect("below")
+                        .display()
+                        .to_string();
+                    // Two sources of one file of the package.
                     found.insert(
-                        path.strip_prefix(&base)
-                            .expect("below")
-                            .display()
-                            .to_string(),
+                        name.replace("-config-1.", "-config.")
+                            .replace("-config-2.", "-config."),
                     );
                 }
             }
         }
         let carried: BTreeSet<String> = FILES
             .iter()
-            .chain(PROGRAMS)
+            .chain([&CONTAINERD_1, &CONTAINERD_2])
             .map(|(path, _)| (*path).to_owned())
             .collect();
         assert_eq!(found, carried);

@@ -1,12 +1,16 @@
-//! Building the default package from Debian's source of Kubernetes and Debian's programs: `imagegen package`.
+//! Building a default package: `imagegen package`.
 //!
-//! Every stage is an entry of the cache, so an interrupted build goes on where it was. It does not read packages.
+//! Kubernetes and what it needs are built from Go modules, or for 1.20 from Debian's source. Every stage is an
+//! entry of the cache, so an interrupted build goes on where it was. This crate does not read packages.
 
 mod assemble;
 mod assets;
 mod container;
-mod kubernetes;
+mod debian_kubernetes;
+mod modules;
 mod output;
+mod parts;
+mod release;
 mod runtime;
 mod tarball;
 mod versions;
@@ -16,34 +20,57 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use build_tools::cache::{Cache, Key};
-use build_tools::debian_tree::Tree;
-use build_tools::process::side_by_side;
 use build_tools::progress::Progress;
 
-/// The default package's folder in the cache; made first where it is not there. That takes minutes, a network with a
-/// Debian mirror, and root.
+use parts::Parts;
+use release::Release;
+
+/// The default package's folder in the cache, of the newest Kubernetes; made first where it is not there. That takes
+/// minutes, a network with a Debian mirror and the Go module proxy, and root.
 pub fn default_package(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
-    // One waits for a mirror while the other has the processors.
-    let (programs, tree) = side_by_side(
-        || kubernetes::Programs::ensure(cache, progress),
-        || Tree::ensure(cache, &runtime::tree(), progress),
-    );
-    let (programs, tree) = (programs?, tree?);
-    let mut key = Key::new("package", 2)
-        .with("programs", programs.identity())
-        .with("tree", identity(tree.path()));
-    for (path, text) in assets::FILES {
+    make(Release::newest(), cache, progress)
+}
+
+/// Like [`default_package`], of another release: `1.34`, `v1.34.4`.
+pub fn package_of(kubernetes: &str, cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    make(Release::find(kubernetes)?, cache, progress)
+}
+
+/// The code that decides a package's bytes is an input of it, so that an edit of it never leaves an old package in use.
+const ASSEMBLY: &[(&str, &str)] = &[
+    ("assemble.rs", include_str!("assemble.rs")),
+    ("container.rs", include_str!("container.rs")),
+    ("release.rs", include_str!("release.rs")),
+    ("runtime.rs", include_str!("runtime.rs")),
+    ("tarball.rs", include_str!("tarball.rs")),
+];
+
+fn make(release: &Release, cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    let parts = Parts::ensure(release, cache, progress)?;
+    let mut key = Key::new("package", 3).with("parts", parts.identity());
+    let texts = assets::FILES
+        .iter()
+        .chain([&assets::CONTAINERD_1, &assets::CONTAINERD_2]);
+    for (path, text) in texts.chain(ASSEMBLY) {
         key = key.with(path, text);
     }
     cache.ensure("packages", &key, |making| {
-        assemble::assemble(making, &programs, tree.path(), progress)
+        assemble::assemble(making, release, &parts, progress)
     })
 }
 
-/// `imagegen package`: the default package as a folder, or as an archive when `output` ends in `.tar` or `.tar.zst`.
-/// Whatever is at `output` is replaced only by a whole package.
-pub fn write_default(cache: &Cache, output: &Path, progress: &Progress) -> Result<()> {
-    let folder = default_package(cache, progress)?;
+/// `imagegen package`: a default package as a folder, or as an archive when `output` ends in `.tar` or `.tar.zst`.
+/// Whatever is at `output` is replaced only by a whole package. Without `kubernetes` it is of the newest release.
+pub fn write_default(
+    kubernetes: Option<&str>,
+    cache: &Cache,
+    output: &Path,
+    progress: &Progress,
+) -> Result<()> {
+    let folder = match kubernetes {
+        Some(kubernetes) => package_of(kubernetes, cache, progress)?,
+        None => default_package(cache, progress)?,
+    };
     output::write(&folder, output, progress)
 }
 

@@ -1,6 +1,7 @@
-//! Debian's programs for the package: the container runtime, CNI plugins, etcd, and the small base of kube-proxy.
+//! The container runtime's archive, and what comes from Debian: runc, the base of kube-proxy and flannel, and for
+//! Kubernetes 1.20 containerd and etcd.
 //!
-//! They come from a tree of Debian 13, the release of the node image, so that its libraries are theirs.
+//! Debian's programs come from a tree of Debian 13, the release of the node image, so that its libraries are theirs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use super::container;
+use super::parts::{Containerd, Parts};
+use super::release::{Release, Source};
 use crate::tarball::Item;
 use build_tools::debian_tree::Spec;
 use build_tools::process;
@@ -17,38 +20,41 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 
 /// Only extracted: nothing of it is installed or run, except the loader.
-pub(super) fn tree() -> Spec {
-    let packages = [
+pub(super) fn tree(release: &Release) -> Spec {
+    let mut packages = vec![
         "base-files",
         "conntrack",
-        "containerd",
-        "containernetworking-plugins",
-        "etcd-client",
-        "etcd-server",
         "iptables",
         "netbase",
+        "nftables",
         "runc",
     ];
+    if matches!(release.source, Source::Debian) {
+        packages.extend(["containerd", "etcd-client", "etcd-server"]);
+    }
     Spec::new("the container runtime", "trixie", "extract", &packages)
 }
 
-/// What `containerd.tar.gz` holds.
-pub(super) fn containerd(tree: &Path) -> Result<BTreeMap<String, Item>> {
-    let mut files = Vec::new();
+/// What `containerd.tar.gz` holds: containerd, its shim, ctr, runc and the CNI plugins.
+pub(super) fn containerd(parts: &Parts) -> Result<BTreeMap<String, Item>> {
+    let tree = parts.tree.path();
+    let mut files = vec![("bin/runc".to_owned(), tree.join("usr/sbin/runc"))];
     for name in ["containerd", "containerd-shim-runc-v2", "ctr"] {
-        files.push((format!("bin/{name}"), tree.join("usr/bin").join(name)));
+        let file = match &parts.containerd {
+            Containerd::Debian => tree.join("usr/bin").join(name),
+            Containerd::Module(built) => built.file(name),
+        };
+        files.push((format!("bin/{name}"), file));
     }
-    files.push(("bin/runc".to_owned(), tree.join("usr/sbin/runc")));
-    let plugins = tree.join("usr/lib/cni");
-    for entry in
-        std::fs::read_dir(&plugins).with_context(|| format!("reading `{}`", plugins.display()))?
-    {
-        let name = entry?.file_name();
-        let name = name.to_str().context("a CNI plugin's name is not UTF-8")?;
-        files.push((
-            format!("cni/bin/{name}"),
-            container::resolve(tree, &format!("usr/lib/cni/{name}"))?,
-        ));
+    for plugins in [&parts.cni_plugins, &parts.flannel_cni] {
+        let folder = plugins.folder();
+        for entry in
+            std::fs::read_dir(folder).with_context(|| format!("reading `{}`", folder.display()))?
+        {
+            let name = entry?.file_name();
+            let name = name.to_str().context("a CNI plugin's name is not UTF-8")?;
+            files.push((format!("cni/bin/{name}"), plugins.file(name)));
+        }
     }
     let borrowed: Vec<_> = files
         .iter()
@@ -110,10 +116,14 @@ fn libraries_of(tree: &Path, name: &str) -> Result<BTreeMap<String, Item>> {
     Ok(found.into_iter().map(item).collect())
 }
 
-/// The base of kube-proxy and podnet: iptables in its nf_tables form, as on the node, with all its extensions, and
-/// conntrack.
+/// The base of kube-proxy and flannel: iptables in its nf_tables form, as on the node, with all its extensions, nft
+/// for kube-proxy's nftables mode, and conntrack, which kube-proxy calls before 1.32.
 pub(super) fn iptables(tree: &Path) -> Result<BTreeMap<String, Item>> {
-    let tools = ["usr/sbin/conntrack", "usr/sbin/xtables-nft-multi"];
+    let tools = [
+        "usr/sbin/conntrack",
+        "usr/sbin/nft",
+        "usr/sbin/xtables-nft-multi",
+    ];
     let mut items = with_libraries(tree, &tools)?;
     items.extend(skeleton());
     for name in tools {
