@@ -27,6 +27,7 @@ use crate::step::cluster::node_ip::NodeIp;
 use crate::step::cluster::node_ready::NodeReady;
 use crate::step::cluster::node_registered::NodeRegistered;
 use crate::step::cluster::static_pods::StaticPods;
+use crate::step::cluster::system_pods::SystemPods;
 use crate::step::files::Files;
 use crate::step::hooks::Hook;
 use crate::step::hostname::Hostname;
@@ -35,6 +36,7 @@ use crate::step::kernel::Kernel;
 use crate::step::network::Network;
 use crate::step::ntp::Ntp;
 use crate::step::scripts::Scripts;
+use crate::step::service_routes;
 use crate::step::unit::Unit;
 use crate::step::users::Users;
 use crate::system::files::Root;
@@ -63,10 +65,14 @@ fn machine(host: &Host, root: &Root) -> Steps {
         root: root.clone(),
         name: host.hostname.clone(),
     })];
-    if !host.network.files.is_empty() {
+    let mut network = host.network.clone();
+    if let Some(node) = &host.node {
+        network.files.extend(service_routes::files(node));
+    }
+    if !network.files.is_empty() {
         steps.push(boxed(Network {
             root: root.clone(),
-            network: host.network.clone(),
+            network,
         }));
     }
     if !host.network.wanted.is_empty() {
@@ -125,7 +131,7 @@ fn first_control_plane(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Res
         boxed(StaticPods::new(root, node, image, membership)?),
         boxed(ApiserverReady::new(root, node, membership)?),
         boxed(NodeRegistered::new(root, node, image, membership)?),
-        boxed(InitFinish::new(root, image)),
+        boxed(InitFinish::new(root, node, image)?),
         // On the first boot kubeadm has started it. It is never enabled: it must not run unconfigured.
         boxed(Unit {
             name: "kubelet",
@@ -133,6 +139,7 @@ fn first_control_plane(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Res
         }),
         boxed(Manifests::new(root, node)?),
         boxed(NodeReady::on_master(root, node)?),
+        boxed(SystemPods::new(root, node)?),
     ])
 }
 
@@ -157,7 +164,7 @@ fn joining_control_plane(
         boxed(ApiserverReady::new(root, node, membership)?),
         boxed(DomainLocal::new(root, host, node)?),
         boxed(NodeRegistered::new(root, node, image, membership)?),
-        boxed(JoinFinish { root: root.clone() }),
+        boxed(JoinFinish::new(root, image)),
         boxed(Unit {
             name: "kubelet",
             unit: "kubelet.service",

@@ -26,6 +26,7 @@ fn image(kubernetes: &str, api: &str) -> ImageInfo {
     ImageInfo {
         kubernetes_version: kubernetes.into(),
         kubeadm_api_version: format!("kubeadm.k8s.io/{api}"),
+        coredns_image: (api != "v1beta2").then(|| "registry.k8s.io/coredns/coredns:v1.15.0".into()),
         ..image
     }
 }

@@ -29,6 +29,21 @@ pub struct ImageInfo {
     /// `coredns`.
     #[serde(default)]
     pub missing_addons: Vec<String>,
+    /// Full reference of the CoreDNS image, where the package holds one.
+    #[serde(default)]
+    pub coredns_image: Option<String>,
+    /// What the package's own kubeadm says that it does.
+    pub kubeadm_phases: KubeadmPhases,
     /// Digest of the package, `sha256:…`.
     pub package_digest: String,
+}
+
+/// The phases that `kubeadm init --help` and `kubeadm join --help` list: `certs`, `certs/ca`.
+///
+/// Their names change between minor releases, and kubeadm refuses to skip a phase that it does not have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubeadmPhases {
+    pub init: Vec<String>,
+    pub join: Vec<String>,
 }

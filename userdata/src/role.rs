@@ -88,6 +88,10 @@ const MASTER0_STEPS: &[StepInfo] = &[
     step("kubelet", "start kubelet.service"),
     step("manifests", "apply the package's manifests"),
     step("node-ready", "wait until the node is Ready"),
+    step(
+        "system-pods",
+        "wait until the pod network, DNS and the other system pods are Ready",
+    ),
 ];
 
 const MASTER_STEPS: &[StepInfo] = &[

@@ -6,3 +6,4 @@ pub mod apply;
 pub mod client;
 pub mod documents;
 pub mod lease;
+pub mod pod_network;

@@ -14,6 +14,9 @@ use userdata::node_config::{NodeConfig, Role};
 /// for a slow machine, and firstboot waits itself, without a limit.
 const CONTROL_PLANE_TIMEOUT_SECONDS: u32 = 1800;
 
+/// As Go reads a duration.
+const HUNDRED_YEARS: &str = "876000h0m0s";
+
 /// Brought by the documents of hosts that join.
 const DISCOVERY: &str = "/etc/kubernetes/discovery.conf";
 
@@ -160,6 +163,18 @@ fn cluster(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> R
         section(document, "featureGates")?.insert("IPv6DualStack".into(), true.into());
     }
 
+    if let Some((repository, tag)) = image.coredns_image.as_deref().and_then(coredns) {
+        let dns = section(document, "dns")?;
+        dns.insert("imageRepository".into(), repository.into());
+        dns.insert("imageTag".into(), tag.into());
+    }
+    if api >= Api::V1Beta4 {
+        // Whoever renews a certificate with kubeadm gets the validity of those that imagegen makes.
+        for key in ["certificateValidityPeriod", "caCertificateValidityPeriod"] {
+            document.entry(key).or_insert_with(|| HUNDRED_YEARS.into());
+        }
+    }
+
     let apiserver = section(document, "apiServer")?;
     arguments(apiserver, "extraArgs", &settings.apiserver_args, api)?;
     if api < Api::V1Beta4 {
@@ -182,6 +197,13 @@ fn cluster(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> R
         .or_insert_with(|| "/var/lib/etcd".into());
     etcd.insert("imageTag".into(), image.etcd_image_tag.clone().into());
     arguments(etcd, "extraArgs", &settings.etcd_args, api)
+}
+
+/// The repository above `coredns` and the tag, as kubeadm's `dns` section wants them.
+fn coredns(image: &str) -> Option<(&str, &str)> {
+    let (name, tag) = image.rsplit_once(':')?;
+    let (repository, _) = name.rsplit_once('/')?;
+    Some((repository, tag))
 }
 
 fn kubelet(documents: &mut Documents, node: &NodeConfig) -> Result<()> {

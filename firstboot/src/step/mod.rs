@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod network;
 pub mod ntp;
 pub mod scripts;
+pub mod service_routes;
 pub mod unit;
 pub mod users;
 

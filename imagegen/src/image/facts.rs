@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, bail, ensure};
 use semver::Version;
 use userdata::contract::API_VERSION;
-use userdata::image_info::ImageInfo;
+use userdata::image_info::{ImageInfo, KubeadmPhases};
 
 use crate::package::Package;
 use crate::package::images::Image;
@@ -24,7 +24,11 @@ const CONTROL_PLANE: &[&str] = &[
 ];
 
 /// The image file for `package`, whose images are `images`.
-pub fn image_file(package: &Package, images: &[Image]) -> Result<ImageInfo> {
+pub fn image_file(
+    package: &Package,
+    images: &[Image],
+    kubeadm_phases: KubeadmPhases,
+) -> Result<ImageInfo> {
     let version = package.kubernetes_version()?;
     let references: BTreeSet<String> = images
         .iter()
@@ -68,6 +72,8 @@ pub fn image_file(package: &Package, images: &[Image]) -> Result<ImageInfo> {
             .filter(|(_, image)| find(&references, image).is_none())
             .map(|(addon, _)| (*addon).to_owned())
             .collect(),
+        coredns_image: find(&references, "coredns").map(str::to_owned),
+        kubeadm_phases,
         images: references.iter().cloned().collect(),
         package_digest: package.digest(),
     })

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod facts;
 pub mod hooks;
 pub mod initrd;
+pub mod kubeadm;
 pub mod programs;
 pub mod qcow2;
 pub mod root;
@@ -185,7 +186,11 @@ pub fn build(
     let package = work.join("package");
     request.package.extract_to(&package)?;
     let images = images(request.package, &package)?;
-    let facts = facts::image_file(request.package, &images)?;
+    let facts = facts::image_file(
+        request.package,
+        &images,
+        kubeadm::phases(&package.join("bin/kubeadm"))?,
+    )?;
     let images = spool(&images, work)?;
     took("package", stage.done());
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use anyhow::Result;
+use userdata::image_info::{ImageInfo, KubeadmPhases};
 
 use super::Membership;
 use crate::kubeadm::{marker, phases};
@@ -12,7 +13,17 @@ use crate::system::files::Root;
 
 #[derive(Debug)]
 pub struct JoinFinish {
-    pub root: Root,
+    root: Root,
+    phases: KubeadmPhases,
+}
+
+impl JoinFinish {
+    pub fn new(root: &Root, image: &ImageInfo) -> Self {
+        Self {
+            root: root.clone(),
+            phases: image.kubeadm_phases.clone(),
+        }
+    }
 }
 
 impl fmt::Display for JoinFinish {
@@ -31,7 +42,7 @@ impl Step for JoinFinish {
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
-        phases::join(phases::JOIN_FINISH)?;
+        phases::join(&self.phases, phases::JOIN_FINISH)?;
         marker::set(&self.root, marker::JOINED)
     }
 

@@ -7,7 +7,7 @@
 //! the step `node-registered` annotates.
 
 use anyhow::{Context, Result, ensure};
-use userdata::image_info::ImageInfo;
+use userdata::image_info::{ImageInfo, KubeadmPhases};
 use userdata::node_config::{Master, NodeConfig};
 
 use crate::kube::client::Client;
@@ -26,6 +26,7 @@ pub struct Joiner {
     pub others: Vec<(Master, String)>,
     /// The ConfigMaps that `kubeadm join` reads; master0's kubeadm uploads them last.
     configuration: [String; 2],
+    phases: KubeadmPhases,
 }
 
 impl Joiner {
@@ -56,6 +57,7 @@ impl Joiner {
             name: node.name.clone(),
             others,
             configuration: ["kubeadm-config".to_owned(), kubelet],
+            phases: image.kubeadm_phases.clone(),
         })
     }
 
@@ -138,7 +140,7 @@ impl Joiner {
         }
         report.waited();
         report.kubeadm_started();
-        if let Err(error) = phases::join(skipped) {
+        if let Err(error) = phases::join(&self.phases, skipped) {
             // kubeadm stops kubelet before it writes and starts it after: a running kubelet has complete files.
             let complete = paths::has_kubelet_files(&self.root);
             if !complete || !systemd::is_active("kubelet.service")? {

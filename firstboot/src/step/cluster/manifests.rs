@@ -9,7 +9,7 @@ use userdata::contract::CONF_DIR;
 use userdata::node_config::NodeConfig;
 
 use crate::kube::client::Client;
-use crate::kube::{apply, documents};
+use crate::kube::{apply, documents, pod_network};
 use crate::report::Reporter;
 use crate::step::Step;
 use crate::system::files::{Attributes, Root};
@@ -51,6 +51,7 @@ impl Manifests {
                 }
             }
         }
+        pod_network::complete(&mut objects, &node.network.pods)?;
         for object in &objects {
             apply::identify(object)
                 .with_context(|| format!("reading the manifests in `{directory}`"))?;

@@ -20,6 +20,7 @@ pub mod node_ip;
 pub mod node_ready;
 pub mod node_registered;
 pub mod static_pods;
+pub mod system_pods;
 
 use anyhow::{Context, Result};
 use std::net::IpAddr;

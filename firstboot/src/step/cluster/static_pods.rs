@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::Result;
-use userdata::image_info::ImageInfo;
+use userdata::image_info::{ImageInfo, KubeadmPhases};
 use userdata::node_config::NodeConfig;
 
 use super::{Membership, node_address};
@@ -17,6 +17,7 @@ use crate::wait::endpoint;
 pub struct StaticPods {
     root: Root,
     endpoint: String,
+    phases: KubeadmPhases,
     missing_addons: Vec<String>,
     membership: Membership,
 }
@@ -31,6 +32,7 @@ impl StaticPods {
         Ok(Self {
             root: root.clone(),
             endpoint: endpoint(node_address(node)?, node.apiserver.port),
+            phases: image.kubeadm_phases.clone(),
             missing_addons: image.missing_addons.clone(),
             membership,
         })
@@ -65,9 +67,11 @@ impl Step for StaticPods {
         match self.membership {
             Membership::Initialised => {
                 report.kubeadm_started();
-                phases::init(phases::INIT_STATIC_PODS, &self.missing_addons)
+                phases::init(&self.phases, phases::INIT_STATIC_PODS, &self.missing_addons)
             }
-            Membership::ControlPlane | Membership::Worker => phases::join(phases::JOIN_STATIC_PODS),
+            Membership::ControlPlane | Membership::Worker => {
+                phases::join(&self.phases, phases::JOIN_STATIC_PODS)
+            }
         }
     }
 

@@ -1,0 +1,134 @@
+//! Completing the manifests of pod networks with the cluster's pod ranges.
+//!
+//! Upstream's manifests carry an example range. kubeadm, the controller manager and the pod network must agree on the
+//! topology's, so firstboot sets it wherever a manifest of flannel or Calico names one.
+
+use anyhow::{Context as _, Result};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+/// Sets the pod ranges in every object that names them.
+pub fn complete(objects: &mut [Value], pods: &[IpNet]) -> Result<()> {
+    let v4 = pods.iter().find(|range| range.addr().is_ipv4());
+    let v6 = pods.iter().find(|range| range.addr().is_ipv6());
+    for object in objects {
+        if object["kind"] == "ConfigMap"
+            && let Some(text) = object["data"]["net-conf.json"].as_str()
+        {
+            let text = flannel(text, v4, v6).with_context(|| {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                format!("completing `net-conf.json` of ConfigMap `{name}`")
+            })?;
+            object["data"]["net-conf.json"] = text.into();
+        }
+        if object["kind"] == "DaemonSet" {
+            calico(object, v4, v6);
+        }
+    }
+    Ok(())
+}
+
+/// flannel's `net-conf.json`: other keys, the backend above all, stay as they are.
+fn flannel(text: &str, v4: Option<&IpNet>, v6: Option<&IpNet>) -> Result<String> {
+    let mut config: Value = serde_json::from_str(text).context("not JSON")?;
+    let map = config.as_object_mut().context("not a JSON object")?;
+    map.insert("EnableIPv4".into(), v4.is_some().into());
+    map.insert("EnableIPv6".into(), v6.is_some().into());
+    for (key, range) in [("Network", v4), ("IPv6Network", v6)] {
+        match range {
+            Some(range) => map.insert(key.into(), json!(range)),
+            None => map.remove(key),
+        };
+    }
+    Ok(serde_json::to_string_pretty(&config)?)
+}
+
+/// The pools that calico-node creates at its first start; a manifest without them takes kubeadm's ranges by itself.
+fn calico(object: &mut Value, v4: Option<&IpNet>, v6: Option<&IpNet>) {
+    let Some(containers) = object["spec"]["template"]["spec"]["containers"].as_array_mut() else {
+        return;
+    };
+    for variable in containers
+        .iter_mut()
+        .filter_map(|container| container["env"].as_array_mut())
+        .flatten()
+    {
+        let range = match variable["name"].as_str() {
+            Some("CALICO_IPV4POOL_CIDR") => v4,
+            Some("CALICO_IPV6POOL_CIDR") => v6,
+            _ => None,
+        };
+        if let Some(range) = range {
+            variable["value"] = json!(range);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn flannel_map() -> Value {
+        json!({
+            "kind": "ConfigMap",
+            "metadata": { "name": "kube-flannel-cfg" },
+            "data": {
+                "cni-conf.json": "{}",
+                "net-conf.json": "{\"Network\": \"10.244.0.0/16\", \"Backend\": {\"Type\": \"vxlan\"}}",
+            },
+        })
+    }
+
+    #[test]
+    fn flannel_gets_the_ranges_of_the_topology() {
+        for (pods, network, network6) in [
+            (&["10.9.0.0/16"][..], json!("10.9.0.0/16"), Value::Null),
+            (&["fd00:9::/56"][..], Value::Null, json!("fd00:9::/56")),
+            (
+                &["10.9.0.0/16", "fd00:9::/56"][..],
+                json!("10.9.0.0/16"),
+                json!("fd00:9::/56"),
+            ),
+        ] {
+            let mut objects = [flannel_map()];
+            complete(&mut objects, &ranges(pods)).unwrap();
+            let text = objects[0]["data"]["net-conf.json"].as_str().unwrap();
+            let config: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(config["Network"], network, "{pods:?}");
+            assert_eq!(config["IPv6Network"], network6, "{pods:?}");
+            assert_eq!(config["EnableIPv6"], json!(!network6.is_null()));
+            assert_eq!(config["Backend"]["Type"], "vxlan");
+            assert_eq!(objects[0]["data"]["cni-conf.json"], "{}");
+        }
+    }
+
+    #[test]
+    fn calicos_pool_follows_the_topology_where_the_manifest_names_one() {
+        let mut objects = [json!({
+            "kind": "DaemonSet",
+            "spec": { "template": { "spec": { "containers": [{ "env": [
+                { "name": "CALICO_IPV4POOL_CIDR", "value": "192.168.0.0/16" },
+                { "name": "IP", "value": "autodetect" },
+            ] }] } } },
+        })];
+        complete(&mut objects, &ranges(&["10.9.0.0/16"])).unwrap();
+        let env = &objects[0]["spec"]["template"]["spec"]["containers"][0]["env"];
+        assert_eq!(env[0]["value"], "10.9.0.0/16");
+        assert_eq!(env[1]["value"], "autodetect");
+    }
+
+    #[test]
+    fn broken_net_conf_is_reported_with_its_config_map() {
+        let mut object = flannel_map();
+        object["data"]["net-conf.json"] = "{".into();
+        let error = complete(&mut [object], &ranges(&["10.9.0.0/16"])).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("`kube-flannel-cfg`"),
+            "{error:#}"
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! Asks the package's kubeadm which phases it has.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use build_tools::process;
+use userdata::image_info::KubeadmPhases;
+
+/// The phases of `init` and `join`, as the program's own help lists them.
+///
+/// The program runs on this machine, with an empty environment and no arguments but `--help`.
+pub fn phases(kubeadm: &Path) -> Result<KubeadmPhases> {
+    Ok(KubeadmPhases {
+        init: ask(kubeadm, "init")?,
+        join: ask(kubeadm, "join")?,
+    })
+}
+
+fn ask(kubeadm: &Path, command: &str) -> Result<Vec<String>> {
+    let mut help = Command::new(kubeadm);
+    help.args([command, "--help"]).env_clear();
+    let text = process::output(&mut help).with_context(|| {
+        format!(
+            "asking the package's `bin/kubeadm` for the phases of `{command}`; it must be a program for this machine"
+        )
+    })?;
+    let phases = parse(&String::from_utf8_lossy(&text));
+    ensure!(
+        phases.iter().any(|phase| phase == "preflight"),
+        "`kubeadm {command} --help` of the package lists no phases; is `bin/kubeadm` kubeadm?"
+    );
+    Ok(phases)
+}
+
+/// The list stands between two lines of three backticks: a phase at the margin, its parts below it with a slash.
+fn parse(help: &str) -> Vec<String> {
+    let mut phases = Vec::new();
+    let mut parent = String::new();
+    let list = help
+        .lines()
+        .skip_while(|line| line.trim() != "```")
+        .skip(1)
+        .take_while(|line| line.trim() != "```");
+    for line in list {
+        let Some(name) = line.split_whitespace().next() else {
+            continue;
+        };
+        match name.strip_prefix('/') {
+            Some(part) => phases.push(format!("{parent}/{part}")),
+            None => {
+                parent = name.to_owned();
+                phases.push(parent.clone());
+            }
+        }
+    }
+    phases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_and_their_parts_are_read_from_the_help() {
+        let help = "The \"join [api-server-endpoint]\" command executes the following phases:\n```\n\
+                    preflight               Run join pre-flight checks\n\
+                    control-plane-prepare   Prepare the machine\n  \
+                    /download-certs         Download certificates\n  \
+                    /certs                  Generate the certificates\n\
+                    kubelet-start           Write kubelet settings\n```\n\n\
+                    Usage:\n  kubeadm join [flags]\n\nFlags:\n  --token string   a token\n";
+        assert_eq!(
+            parse(help),
+            [
+                "preflight",
+                "control-plane-prepare",
+                "control-plane-prepare/download-certs",
+                "control-plane-prepare/certs",
+                "kubelet-start"
+            ]
+        );
+        assert!(parse("Usage:\n  frobnicate\n").is_empty());
+    }
+}
