@@ -108,10 +108,20 @@ impl Step for InitGuard {
         "init-guard"
     }
 
-    /// An apiserver that has answered here is this cluster's: its data stays, whatever other files are missing.
+    /// A host with any of these markers belongs to this cluster, as master0 or as a master that a new topology puts
+    /// first: its etcd data stays, whatever other files are missing.
     fn is_done(&self) -> Result<bool> {
-        Ok(marker::is_set(&self.root, marker::INITIALISED)?
-            || marker::is_set(&self.root, marker::APISERVER_ANSWERED)?)
+        for marker in [
+            marker::INITIALISED,
+            marker::APISERVER_ANSWERED,
+            marker::JOINED,
+            marker::ETCD_VOTES,
+        ] {
+            if marker::is_set(&self.root, marker)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
@@ -161,7 +171,12 @@ mod tests {
 
     #[test]
     fn guard_is_done_once_the_apiserver_has_answered() {
-        for marker in [marker::APISERVER_ANSWERED, marker::INITIALISED] {
+        for marker in [
+            marker::APISERVER_ANSWERED,
+            marker::INITIALISED,
+            marker::JOINED,
+            marker::ETCD_VOTES,
+        ] {
             let (_dir, guard) = step(&[]);
             assert!(!guard.is_done().unwrap());
             marker::set(&guard.root, marker).unwrap();

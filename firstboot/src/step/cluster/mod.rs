@@ -48,14 +48,13 @@ pub enum Membership {
 
 impl Membership {
     /// Whether the last kubeadm step has ended and its files are still here.
+    ///
+    /// A topology whose masters change places swaps the roles of hosts that run: a control-plane host is complete
+    /// however it came into its cluster.
     pub fn is_complete(self, root: &Root) -> Result<bool> {
-        let marked = match self {
-            Self::Initialised => marker::is_set(root, marker::INITIALISED)?,
-            Self::ControlPlane | Self::Worker => {
-                marker::is_set(root, marker::KUBELET_CONFIGURED)?
-                    && marker::is_set(root, marker::JOINED)?
-            }
-        };
+        let joined = marker::is_set(root, marker::KUBELET_CONFIGURED)?
+            && marker::is_set(root, marker::JOINED)?;
+        let marked = joined || self != Self::Worker && marker::is_set(root, marker::INITIALISED)?;
         let static_pods = self == Self::Worker || paths::has_static_pods(root);
         Ok(marked && static_pods && paths::has_kubelet_files(root))
     }
@@ -66,14 +65,17 @@ impl Membership {
     /// would complete it again, and a power cut would leave a partial file beside a valid marker.
     pub fn reset(self, root: &Root) -> Result<()> {
         match self {
-            Self::Initialised => {
-                // `init-guard` must never take the etcd data of an initialised host for an unfinished one's.
-                if marker::is_set(root, marker::INITIALISED)? {
+            Self::Initialised | Self::ControlPlane => {
+                // `init-guard` must never take the etcd data of a complete host for an unfinished one's.
+                if marker::is_set(root, marker::INITIALISED)?
+                    || marker::is_set(root, marker::JOINED)?
+                {
                     marker::set(root, marker::APISERVER_ANSWERED)?;
                 }
-                root.remove(marker::INITIALISED)
+                root.remove(marker::INITIALISED)?;
+                root.remove(marker::JOINED)
             }
-            Self::ControlPlane | Self::Worker => root.remove(marker::JOINED),
+            Self::Worker => root.remove(marker::JOINED),
         }
     }
 }
@@ -110,14 +112,35 @@ mod tests {
             assert!(membership.is_complete(&root).unwrap(), "{membership:?}");
             membership.reset(&root).unwrap();
             assert!(!membership.is_complete(&root).unwrap(), "{membership:?}");
-            assert_eq!(
-                marker::is_set(&root, marker::APISERVER_ANSWERED).unwrap(),
-                membership == Membership::Initialised
-            );
+            assert!(marker::is_set(&root, marker::APISERVER_ANSWERED).unwrap());
             marker::set(&root, markers[markers.len() - 1]).unwrap();
             assert!(membership.is_complete(&root).unwrap(), "{membership:?}");
             root.remove(markers[0]).unwrap();
             assert!(!membership.is_complete(&root).unwrap(), "{membership:?}");
+        }
+    }
+
+    #[test]
+    fn masters_that_change_places_stay_complete() {
+        for markers in [
+            &[marker::INITIALISED][..],
+            &[marker::KUBELET_CONFIGURED, marker::JOINED],
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let root = Root::new(dir.path());
+            root.write(
+                paths::CA_CERTIFICATE,
+                b"an authority",
+                Attributes::mode(0o644),
+            )
+            .unwrap();
+            paths::tests::write_all(&root, |_| {});
+            for marker in markers {
+                marker::set(&root, marker).unwrap();
+            }
+            for membership in [Membership::Initialised, Membership::ControlPlane] {
+                assert!(membership.is_complete(&root).unwrap(), "{markers:?}");
+            }
         }
     }
 
