@@ -1,24 +1,27 @@
-//! Power-on to Ready: ours against the same machine the usual way, both in one run.
+//! Time from power-on to Ready of one host: Firstlight and the baseline, in turn.
 //!
-//! The usual way has the same image, kernel, binaries and component settings; it only does at boot what imagegen does
-//! at build time: images are imported into an empty store, and kubeadm makes the certificates.
+//! The baseline has the same image, kernel, programs and component settings. It does at boot what
+//! imagegen does at build time: it imports images into an empty store and lets kubeadm create the
+//! certificates.
 //!
-//! `cargo bench -p vm-tests` ; `FIRSTLIGHT_ROUNDS` sets the number of rounds (3).
+//! `cargo bench -p vm-tests --bench first_boot`. `FIRSTLIGHT_ROUNDS` is the number of rounds (3).
+//! Without KVM a round takes 8 minutes.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use firstboot::journal::{KUBEADM_STARTED, field};
-use vm_tests::artifacts::{Output, Programs, topology};
+use vm_tests::baseline::{self, KubeadmSetup};
 use vm_tests::cluster::{Cluster, wait_ready};
 use vm_tests::host::Host;
-use vm_tests::journal::Want;
-use vm_tests::qemu::DiskFile;
-use vm_tests::run::Run;
-use vm_tests::usual::{self, Recipe, ratio, rounds, spread};
+use vm_tests::host::artifacts::{Output, Programs, topology};
+use vm_tests::host::run_dir::RunDir;
+use vm_tests::machine::journal::RecordMatch;
+use vm_tests::machine::qemu::DiskFile;
+use vm_tests::stats::{ratio, rounds, spread};
 
 fn main() -> Result<()> {
-    // `cargo test --benches` runs this too, without `--bench`; a benchmark is no test.
+    // `cargo test --benches` runs this program too, without `--bench`.
     if !std::env::args().any(|argument| argument == "--bench") {
         return Ok(());
     }
@@ -27,57 +30,66 @@ fn main() -> Result<()> {
     };
     let rounds = rounds();
     let output = Output::make(&Programs::build()?, &topology("one"))?;
-    let run = Run::new("first-boot-bench")?;
-    let images = usual::images_disk(&host, &run)?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let run_dir = RunDir::new("first-boot-bench")?;
+    let images = baseline::images_disk(&host, &run_dir)?;
+    let (mut firstlight, mut baseline) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
-        let (time, recipe) = our_way(&host, &output)?;
-        println!("round {round}: ours {:.1} s", time.as_secs_f64());
-        ours.push(time);
-        let time = usual_way(&host, &output, &images, &recipe)?;
-        println!("round {round}: the usual way {:.1} s", time.as_secs_f64());
-        theirs.push(time);
+        let (time, setup) = with_firstlight(&host, &output)?;
+        println!("round {round}: Firstlight: {:.1} s", time.as_secs_f64());
+        firstlight.push(time);
+        let time = with_kubeadm(&host, &output, &images, &setup)?;
+        println!("round {round}: baseline: {:.1} s", time.as_secs_f64());
+        baseline.push(time);
     }
     println!(
         "power-on to Ready ({:?}, wall clock, {rounds} rounds; median, lowest-highest)",
         host.accel()
     );
-    println!("  ours           {}", spread(&ours));
-    println!("  the usual way  {}", spread(&theirs));
-    println!("  ratio          {}", ratio(&ours, &theirs));
+    println!("  Firstlight  {}", spread(&firstlight));
+    println!("  baseline    {}", spread(&baseline));
+    println!("  ratio       {}", ratio(&firstlight, &baseline));
     print_build(&output)?;
-    run.passed();
+    run_dir.passed();
     Ok(())
 }
 
-/// Boots with a document; returns the time and what firstboot ran kubeadm with.
-fn our_way(host: &Host, output: &Output) -> Result<(Duration, Recipe)> {
-    let run = Run::new("bench-ours")?;
-    let cluster = Cluster::new(host, &run, output)?;
-    let vm = cluster.first().start(host, &run)?;
+/// Boots with a document. Returns the time and firstboot's configuration of kubeadm.
+fn with_firstlight(host: &Host, output: &Output) -> Result<(Duration, KubeadmSetup)> {
+    let run_dir = RunDir::new("bench-firstlight")?;
+    let cluster = Cluster::new(host, &run_dir, output)?;
+    let vm = cluster.first().start(host, &run_dir)?;
     wait_ready(&vm)?;
     let time = vm.age();
-    let own = vm.wait_for(&Want::id(KUBEADM_STARTED), &[], Duration::from_secs(1))?;
-    let figure = |name| own.get(name).unwrap_or("?").to_string();
+    let record = vm.wait_for(
+        &RecordMatch::id(KUBEADM_STARTED),
+        &[],
+        Duration::from_secs(1),
+    )?;
+    let figure = |name| record.get(name).unwrap_or("?").to_string();
     println!(
-        "  firstboot until kubeadm: {} ms of processor, {} ms of time, {} KiB at most",
+        "  firstboot until kubeadm: {} ms of processor time, {} ms of wall time, {} KiB at most",
         figure(field::OWN_MS),
         figure(field::SINCE_START_MS),
         figure(field::PEAK_MEMORY_KIB)
     );
-    let recipe = Recipe::of(&vm)?;
-    run.passed();
-    Ok((time, recipe))
+    let setup = KubeadmSetup::of(&vm)?;
+    run_dir.passed();
+    Ok((time, setup))
 }
 
-fn usual_way(host: &Host, output: &Output, images: &DiskFile, recipe: &Recipe) -> Result<Duration> {
-    let run = Run::new("bench-usual")?;
-    let mut cluster = Cluster::new(host, &run, output)?;
-    usual::alone(&mut cluster.members[0], images, recipe);
-    let vm = cluster.first().start(host, &run)?;
-    usual::wait(&vm, usual::READY)?;
+fn with_kubeadm(
+    host: &Host,
+    output: &Output,
+    images: &DiskFile,
+    setup: &KubeadmSetup,
+) -> Result<Duration> {
+    let run_dir = RunDir::new("bench-baseline")?;
+    let mut cluster = Cluster::new(host, &run_dir, output)?;
+    baseline::single_host(&mut cluster.members[0], images, setup);
+    let vm = cluster.first().start(host, &run_dir)?;
+    baseline::wait(&vm, baseline::READY)?;
     let time = vm.age();
-    run.passed();
+    run_dir.passed();
     Ok(time)
 }
 
@@ -90,7 +102,7 @@ fn print_build(output: &Output) -> Result<()> {
         image.len() >> 20
     );
     if let Some(stages) = output.manifest()?.pointer("/image/stages") {
-        println!("bake time by stage, ms: {stages}");
+        println!("build time by stage, ms: {stages}");
     }
     Ok(())
 }

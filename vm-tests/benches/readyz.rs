@@ -1,10 +1,11 @@
-//! What the probes of lvscare cost a real apiserver: processor time of kube-apiserver and its etcd for each `GET /readyz`
-//! on a held connection, and for each new connection with one.
+//! Cost of lvscare's health requests: processor time of kube-apiserver and etcd for each `GET /readyz`
+//! on a persistent connection, and for each new connection with one request.
 //!
-//! The servers are the package's, processes of this host without emulation. What they use with nobody asking is measured
-//! in the same round and taken off. From this the interval follows at which a cluster of many nodes asks.
+//! The servers are those of the package, as processes of the host without emulation. Their idle time is
+//! measured in the same round and subtracted. The result bounds the request interval of a large cluster.
 //!
-//! `cargo bench -p vm-tests --bench readyz` ; `FIRSTLIGHT_ROUNDS` sets the number of rounds (3). A round takes a minute.
+//! `cargo bench -p vm-tests --bench readyz`. `FIRSTLIGHT_ROUNDS` is the number of rounds (3). A round
+//! takes a minute.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,40 +16,40 @@ use anyhow::{Context, Result, bail, ensure};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use vm_tests::one_apiserver::{ADDRESS, ENDPOINT, with_apiserver};
-use vm_tests::run::Run;
-use vm_tests::server::Server;
-use vm_tests::usual::{median, rounds};
+use vm_tests::control_plane::{ADDRESS, ENDPOINT, with_apiserver};
+use vm_tests::host::process::Server;
+use vm_tests::host::run_dir::RunDir;
+use vm_tests::stats::{median, rounds};
 
-const AUTHORITY: &str = "/etc/kubernetes/pki/ca.crt";
+const CA: &str = "/etc/kubernetes/pki/ca.crt";
 
-/// How long each part of a round lasts.
+/// The length of each part of a round.
 const PART: Duration = Duration::from_secs(20);
-/// As many nodes at lvscare's default interval: 400 requests a second.
+/// The number of nodes. With lvscare's default interval that is 400 requests per second.
 const NODES: usize = 200;
 const INTERVAL: Duration = Duration::from_millis(500);
 const THREADS: usize = 4;
-/// New connections a second.
+/// New connections per second.
 const NEW: u32 = 50;
 
-/// Of both processes together, for one question.
+/// Processor time of both servers together, per request.
 #[derive(Debug, Default)]
 struct Costs {
-    held: Vec<Duration>,
+    persistent: Vec<Duration>,
     new: Vec<Duration>,
     idle: Vec<Duration>,
 }
 
 fn main() -> Result<()> {
-    // `cargo test --benches` runs this too, without `--bench`; a benchmark is no test.
+    // `cargo test --benches` runs this program too, without `--bench`.
     if !std::env::args().any(|argument| argument == "--bench") {
         return Ok(());
     }
-    let run = Run::new("readyz-bench")?;
-    with_apiserver(&run, |root, servers| {
-        let authority = root.read(AUTHORITY)?.context("no authority")?;
-        let tls = tls(&authority)?;
-        // What an apiserver does only after its start.
+    let run_dir = RunDir::new("readyz-bench")?;
+    with_apiserver(&run_dir, |root, servers| {
+        let ca = root.read(CA)?.context("the host has no CA certificate")?;
+        let tls = tls(&ca)?;
+        // Lets the apiserver finish the work that follows its start.
         std::thread::sleep(PART);
         let mut costs = Costs::default();
         for round in 1..=rounds() {
@@ -57,20 +58,20 @@ fn main() -> Result<()> {
                 Ok(1)
             })?;
             let mut connections = open_all(&tls)?;
-            let (busy, asked) = used(servers, || held_connections(&mut connections))?;
+            let (busy, requests) = used(servers, || persistent_connections(&mut connections))?;
             drop(connections);
-            let held = each(busy, idle, asked)?;
-            let (busy, asked) = used(servers, || new_connections(&tls))?;
-            let new = each(busy, idle, asked)?;
-            println!("round {round}: held {held:?}, new {new:?}");
-            costs.held.push(held);
+            let persistent = per_request(busy, idle, requests)?;
+            let (busy, requests) = used(servers, || new_connections(&tls))?;
+            let new = per_request(busy, idle, requests)?;
+            println!("round {round}: persistent {persistent:?}, new {new:?}");
+            costs.persistent.push(persistent);
             costs.new.push(new);
             costs.idle.push(idle);
         }
         report(&costs);
         Ok(())
     })?;
-    run.passed();
+    run_dir.passed();
     Ok(())
 }
 
@@ -86,31 +87,34 @@ fn report(costs: &Costs) {
     };
     println!(
         "processor time of kube-apiserver and etcd, {} rounds; median (lowest-highest)",
-        costs.held.len()
+        costs.persistent.len()
     );
     println!(
-        "  GET /readyz on a held connection  {}",
-        micros(&costs.held)
+        "  GET /readyz, persistent connection  {}",
+        micros(&costs.persistent)
     );
-    println!("  GET /readyz on a new connection   {}", micros(&costs.new));
+    println!(
+        "  GET /readyz, new connection         {}",
+        micros(&costs.new)
+    );
     let share = |time: Duration| 100.0 * time.as_secs_f64() / PART.as_secs_f64();
     println!(
-        "  nobody asks                       {:.1} % of a core",
+        "  no requests                         {:.1} % of a core",
         share(median(&costs.idle))
     );
-    // A held connection lives a minute.
-    let node = median(&costs.held).as_secs_f64() / INTERVAL.as_secs_f64()
+    // lvscare renews a persistent connection once a minute.
+    let node = median(&costs.persistent).as_secs_f64() / INTERVAL.as_secs_f64()
         + median(&costs.new).as_secs_f64() / 60.0;
     println!(
-        "  {NODES} nodes, each every {} ms       {:.1} % of a core",
+        "  {NODES} nodes, each every {} ms         {:.1} % of a core",
         INTERVAL.as_millis(),
         100.0 * node * NODES as f64
     );
 }
 
-fn tls(authority: &[u8]) -> Result<Arc<ClientConfig>> {
+fn tls(ca: &[u8]) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(authority) {
+    for certificate in CertificateDer::pem_slice_iter(ca) {
         roots.add(certificate?)?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -121,63 +125,63 @@ fn tls(authority: &[u8]) -> Result<Arc<ClientConfig>> {
     ))
 }
 
-/// What the servers used of processors while `load` ran, and how many questions it asked.
+/// The processor time of the servers while `load` runs, and its number of requests.
 fn used(servers: [&Server; 2], load: impl FnOnce() -> Result<u32>) -> Result<(Duration, u32)> {
     let sum = || -> Result<Duration> { servers.iter().map(|server| server.processor_time()).sum() };
     let before = sum()?;
-    let asked = load()?;
-    Ok((sum()? - before, asked))
+    let requests = load()?;
+    Ok((sum()? - before, requests))
 }
 
-fn each(busy: Duration, idle: Duration, asked: u32) -> Result<Duration> {
-    ensure!(asked > 0, "nothing was asked");
-    Ok(busy.saturating_sub(idle) / asked)
+fn per_request(busy: Duration, idle: Duration, requests: u32) -> Result<Duration> {
+    ensure!(requests > 0, "no request was sent");
+    Ok(busy.saturating_sub(idle) / requests)
 }
 
-/// The connections of `NODES` workers, which are not part of what their questions cost.
+/// Opens the persistent connections of `NODES` nodes before the measurement.
 fn open_all(tls: &Arc<ClientConfig>) -> Result<Vec<Connection>> {
     (0..NODES).map(|_| open(tls)).collect()
 }
 
-/// As `NODES` workers do, evenly spread over the interval.
-fn held_connections(connections: &mut [Connection]) -> Result<u32> {
+/// Sends the requests of `NODES` nodes, evenly spread over the interval.
+fn persistent_connections(connections: &mut [Connection]) -> Result<u32> {
     let worker = |connections: &mut [Connection]| -> Result<u32> {
         let spacing = INTERVAL / u32::try_from(connections.len())?;
-        let (begun, mut asked) = (Instant::now(), 0);
-        while begun.elapsed() < PART {
+        let (start, mut requests) = (Instant::now(), 0);
+        while start.elapsed() < PART {
             for connection in &mut *connections {
-                ask(connection)?;
-                asked += 1;
-                std::thread::sleep((spacing * asked).saturating_sub(begun.elapsed()));
+                send_request(connection)?;
+                requests += 1;
+                std::thread::sleep((spacing * requests).saturating_sub(start.elapsed()));
             }
         }
-        Ok(asked)
+        Ok(requests)
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = connections
             .chunks_mut(NODES / THREADS)
             .map(|part| scope.spawn(|| worker(part)))
             .collect();
-        let mut asked = 0;
+        let mut requests = 0;
         for thread in threads {
             let Ok(count) = thread.join() else {
                 bail!("a worker panicked")
             };
-            asked += count?;
+            requests += count?;
         }
-        Ok(asked)
+        Ok(requests)
     })
 }
 
 fn new_connections(tls: &Arc<ClientConfig>) -> Result<u32> {
     let spacing = Duration::from_secs(1) / NEW;
-    let (begun, mut asked) = (Instant::now(), 0);
-    while begun.elapsed() < PART {
-        ask(&mut open(tls)?)?;
-        asked += 1;
-        std::thread::sleep((spacing * asked).saturating_sub(begun.elapsed()));
+    let (start, mut requests) = (Instant::now(), 0);
+    while start.elapsed() < PART {
+        send_request(&mut open(tls)?)?;
+        requests += 1;
+        std::thread::sleep((spacing * requests).saturating_sub(start.elapsed()));
     }
-    Ok(asked)
+    Ok(requests)
 }
 
 type Connection = StreamOwned<ClientConnection, TcpStream>;
@@ -192,8 +196,8 @@ fn open(tls: &Arc<ClientConfig>) -> Result<Connection> {
     ))
 }
 
-/// The request that lvscare makes, to the end of its answer.
-fn ask(connection: &mut Connection) -> Result<()> {
+/// Sends the request of lvscare and reads the complete answer.
+fn send_request(connection: &mut Connection) -> Result<()> {
     let request =
         format!("GET /readyz HTTP/1.1\r\nhost: {ENDPOINT}\r\nuser-agent: lvscare\r\n\r\n");
     connection.write_all(request.as_bytes())?;
@@ -206,7 +210,7 @@ fn ask(connection: &mut Connection) -> Result<()> {
             count > 0
                 && answer.len() < part.len()
                 && b"HTTP/1.1 200".starts_with(&answer[..answer.len().min(12)]),
-            "the apiserver says {}",
+            "the apiserver answers {}",
             String::from_utf8_lossy(&answer)
         );
     }

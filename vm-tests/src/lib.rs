@@ -1,49 +1,39 @@
-//! Boots machines and asks them.
+//! Boots Firstlight machines under QEMU and tests them from outside.
 //!
-//! The shortest test, whole:
+//! A complete test of a cluster:
 //!
 //! ```no_run
-//! use vm_tests::site::Site;
+//! use vm_tests::cluster::testbed::Testbed;
 //!
 //! # fn main() -> anyhow::Result<()> {
-//! let Some(mut site) = Site::new("forms", "ha")? else { return Ok(()) };
-//! site.start_all()?;
-//! site.wait_ready()?;
-//! site.is_whole()?;
-//! site.passed();
+//! let Some(mut testbed) = Testbed::new("forms", "ha")? else { return Ok(()) };
+//! testbed.start_all()?;
+//! testbed.wait_ready()?;
+//! testbed.assert_healthy()?;
+//! testbed.passed();
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Each module uses only those above it:
+//!
+//! | module | contents |
+//! | --- | --- |
+//! | [`host`] | the host: accelerator, Debian tools, programs under test, evidence of a run |
+//! | [`machine`] | one QEMU machine: disks, console, journal, commands in the guest |
+//! | [`net`] | the network between machines, and ports of the host that lead into it |
+//! | [`initrd`] | machines with a kernel and one static program |
+//! | [`control_plane`] | etcd and kube-apiserver as processes of the host, without a machine |
+//! | [`cluster`] | the machines of a topology, saved clusters, invariants of a healthy cluster |
+//! | [`observe`] | what clients on a worker see while something fails |
+//! | [`baseline`] | the same machines set up by scripts and kubeadm, for benchmarks |
 
-pub mod artifacts;
-pub mod asking;
+pub mod baseline;
 pub mod cluster;
-pub mod console;
-pub mod credential;
-pub mod disk;
-pub mod door;
-pub mod etcd;
-pub mod formed;
-mod frame;
-pub mod guest;
-mod guest_loop;
+pub mod control_plane;
 pub mod host;
 pub mod initrd;
-pub mod journal;
-pub mod kube;
-pub mod kubelet_flow;
-pub mod lvscare_guest;
+pub mod machine;
 pub mod net;
-pub mod one_apiserver;
-pub mod pcap;
-pub mod qemu;
-pub mod qmp;
-pub mod run;
-pub mod server;
-pub mod servers;
-pub mod share;
-pub mod site;
-pub mod tools;
-pub mod usual;
-pub mod vm;
-pub mod whole;
+pub mod observe;
+pub mod stats;

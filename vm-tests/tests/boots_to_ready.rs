@@ -1,53 +1,57 @@
-//! One control plane, from the disk image by UEFI to Ready, with no network but its own.
+//! A control-plane host boots its disk image by UEFI and becomes Ready without an outside network.
 
 use std::collections::BTreeSet;
 
 use anyhow::Result;
 use firstboot::journal::{KUBEADM_STARTED, field};
-use vm_tests::artifacts::{Output, Programs, topology};
+use vm_tests::cluster::kubectl;
+use vm_tests::cluster::snapshot;
 use vm_tests::cluster::{Cluster, wait_ready};
-use vm_tests::formed;
 use vm_tests::host::Host;
-use vm_tests::journal::Want;
-use vm_tests::kube;
-use vm_tests::run::Run;
+use vm_tests::host::artifacts::{Output, Programs, topology};
+use vm_tests::host::run_dir::RunDir;
+use vm_tests::machine::journal::RecordMatch;
 
-// One boot costs minutes without KVM: claims that do not disturb one another share it.
+// A boot takes minutes without KVM, so checks that do not disturb each other share one.
 #[test]
-fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
+fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
     };
     let output = Output::make(&Programs::build()?, &topology("one"))?;
-    let run = Run::new("boots_to_ready")?;
-    let cluster = Cluster::new(&host, &run, &output)?;
-    cluster.switch.record(&run.folder().join("network.pcap"))?;
-    let vm = cluster.first().start(&host, &run)?;
+    let run_dir = RunDir::new("boots_to_ready")?;
+    let cluster = Cluster::new(&host, &run_dir, &output)?;
+    cluster
+        .switch
+        .record(&run_dir.folder().join("network.pcap"))?;
+    let vm = cluster.first().start(&host, &run_dir)?;
     let ready = wait_ready(&vm)?;
     assert_eq!(ready.get(field::HOST), Some("m0"), "{ready:?}");
     assert_eq!(ready.get(field::ROLE), Some("master0"), "{ready:?}");
 
-    // UEFI, and the root that was measured into the command line.
+    // UEFI, and the read-only root whose hash is in the kernel's command line.
     assert_eq!(
-        vm.ok("test -d /sys/firmware/efi && findmnt -no FSTYPE,OPTIONS /")?
+        vm.shell("test -d /sys/firmware/efi && findmnt -no FSTYPE,OPTIONS /")?
             .split_whitespace()
             .next(),
         Some("erofs")
     );
     assert_eq!(
-        vm.ok("touch /usr/x 2>&1 || echo refused")?.lines().last(),
+        vm.shell("touch /usr/x 2>&1 || echo refused")?
+            .lines()
+            .last(),
         Some("refused")
     );
-    assert!(vm.ok("cat /proc/cmdline")?.contains("roothash="));
-    assert_eq!(vm.ok("findmnt -no FSTYPE /etc")?.trim(), "overlay");
+    assert!(vm.shell("cat /proc/cmdline")?.contains("roothash="));
+    assert_eq!(vm.shell("findmnt -no FSTYPE /etc")?.trim(), "overlay");
     assert_eq!(
-        vm.ok("lsblk -no PARTLABEL $(findmnt -no SOURCE /var)")?
+        vm.shell("lsblk -no PARTLABEL $(findmnt -no SOURCE /var)")?
             .trim(),
         userdata::contract::STATE_PARTITION
     );
 
-    // The control plane runs, as containers, from images that were there before the first boot.
-    let running = vm.ok("crictl ps --output json | tr -d '\\n'")?;
+    // The control plane runs in containers, from images that are part of the disk image.
+    let running = vm.shell("crictl ps --output json | tr -d '\\n'")?;
     for component in [
         "kube-apiserver",
         "kube-controller-manager",
@@ -60,19 +64,20 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
             "no running container `{component}`: {running}"
         );
     }
-    let patience = vm.ok("systemctl show -P TimeoutStopUSec 'cri-containerd-*.scope' | sort -u")?;
+    let stop_timeout =
+        vm.shell("systemctl show -P TimeoutStopUSec 'cri-containerd-*.scope' | sort -u")?;
     assert_eq!(
-        patience.trim(),
+        stop_timeout.trim(),
         "30s",
-        "a shutdown waits for containers as kubelet would"
+        "a shutdown gives containers the grace period of kubelet"
     );
     assert_eq!(
-        vm.ok("cat /proc/sys/net/ipv4/tcp_congestion_control")?
+        vm.shell("cat /proc/sys/net/ipv4/tcp_congestion_control")?
             .trim(),
         "bbr"
     );
     let image: serde_json::Value =
-        serde_json::from_str(&vm.ok("cat /usr/share/firstlight/image.json")?)?;
+        serde_json::from_str(&vm.shell("cat /usr/share/firstlight/image.json")?)?;
     let baked: BTreeSet<String> = image["images"]
         .as_array()
         .into_iter()
@@ -80,7 +85,7 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
         .filter_map(|name| Some(name.as_str()?.to_string()))
         .collect();
     let stored: BTreeSet<String> = vm
-        .ok("ctr --namespace k8s.io images ls -q")?
+        .shell("ctr --namespace k8s.io images ls -q")?
         .lines()
         .filter(|name| !name.contains("@sha256:") && !name.starts_with("sha256:"))
         .map(str::to_string)
@@ -88,7 +93,7 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
     assert!(!baked.is_empty());
     assert_eq!(
         stored, baked,
-        "the store holds what was baked, no more and no less"
+        "containerd has exactly the images of the disk image"
     );
     let journal = vm.journal()?.records();
     for record in &journal {
@@ -97,18 +102,18 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
             && (text.contains("PullImage") || text.contains("ImageCreate"));
         assert!(
             !pulled,
-            "an image was pulled or imported: {}",
+            "containerd has pulled or imported an image: {}",
             record.line()
         );
     }
 
-    // The cluster answers this host, by the administrator's own credentials.
-    let nodes: serde_json::Value = serde_json::from_str(&kube::ask(
+    // The apiserver accepts the administrator's kubeconfig.
+    let nodes: serde_json::Value = serde_json::from_str(&kubectl::run(
         &host,
         &cluster,
         cluster.first(),
         &output,
-        run.folder(),
+        run_dir.folder(),
         &["get", "nodes", "-o", "json"],
     )?)?;
     let node = &nodes["items"][0];
@@ -123,12 +128,12 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
             .any(|c| c["type"] == "Ready" && c["status"] == "True"),
         "{conditions:?}"
     );
-    let events = kube::ask(
+    let events = kubectl::run(
         &host,
         &cluster,
         cluster.first(),
         &output,
-        run.folder(),
+        run_dir.folder(),
         &["get", "events", "-A", "-o", "jsonpath={.items[*].reason}"],
     )?;
     assert!(
@@ -137,12 +142,12 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
     );
 
     let own = vm.wait_for(
-        &Want::id(KUBEADM_STARTED),
+        &RecordMatch::id(KUBEADM_STARTED),
         &[],
         std::time::Duration::from_secs(1),
     )?;
     println!(
-        "firstboot until kubeadm: {:?} ms of processor, {:?} KiB",
+        "firstboot until kubeadm: {:?} ms of processor time, {:?} KiB",
         own.get(field::OWN_MS),
         own.get(field::PEAK_MEMORY_KIB)
     );
@@ -150,9 +155,9 @@ fn boots_from_the_disk_image_to_ready_with_baked_images_only() -> Result<()> {
         "power-on to ready: {:.1} s of the guest's clock",
         ready.since_boot().unwrap_or_default().as_secs_f64()
     );
-    cluster.no_packet_left()?;
+    cluster.assert_no_packet_left()?;
 
-    formed::keep_master0(&host, &output, vm, cluster.first().disk())?;
-    run.passed();
+    snapshot::save_master0(&host, &output, vm, cluster.first().disk())?;
+    run_dir.passed();
     Ok(())
 }

@@ -1,28 +1,28 @@
-//! A bad network keeps no cluster from forming.
+//! A cluster forms in a network that loses and delays packets.
 
 use std::time::Duration;
 
 use anyhow::Result;
-use vm_tests::net::Quality;
-use vm_tests::site::Site;
+use vm_tests::cluster::testbed::Testbed;
+use vm_tests::net::switch::Quality;
 
 #[test]
-#[ignore = "needs 25 minutes without KVM; run: cargo test -p vm-tests -- --include-ignored"]
+#[ignore = "25 minutes without KVM; run: cargo test -p vm-tests --test cluster_adversity -- --include-ignored"]
 fn cluster_forms_with_packet_loss_and_delay() -> Result<()> {
-    let Some(mut site) = Site::new("bad_network", "ha")? else {
+    let Some(mut testbed) = Testbed::new("bad_network", "ha")? else {
         return Ok(());
     };
-    for member in &site.cluster.members {
-        // A frame goes through two ports: 6 % and 50 ms, by the guests' clocks.
+    for member in &testbed.cluster.members {
+        // A frame passes two ports: 6 % loss and a delay of 50 ms by the guests' clocks.
         member.port.set(Quality {
-            delay: Duration::from_millis(25).div_f64(member.machine.pace),
+            delay: Duration::from_millis(25).div_f64(member.machine.time_scale),
             drop_percent: 3,
             ..Quality::default()
         });
     }
-    site.start_all()?;
-    site.wait_ready()?;
-    site.is_whole()?;
-    site.passed();
+    testbed.start_all()?;
+    testbed.wait_ready()?;
+    testbed.assert_healthy()?;
+    testbed.passed();
     Ok(())
 }

@@ -1,67 +1,72 @@
-//! Three masters and a node, switched on together and left alone, are one cluster that works.
+//! Three control-plane hosts and a worker, started at the same time, form a working cluster.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use vm_tests::asking::{Asking, wait_for_servers};
-use vm_tests::formed;
-use vm_tests::site::Site;
-use vm_tests::whole::is_ready;
+use vm_tests::cluster::invariants::is_ready;
+use vm_tests::cluster::snapshot;
+use vm_tests::cluster::testbed::Testbed;
+use vm_tests::observe::request_monitor::{RequestMonitor, wait_for_servers};
 
 const MASTERS: [&str; 3] = ["m0", "m1", "m2"];
 const HOSTS: [&str; 4] = ["m0", "m1", "m2", "n0"];
+/// Connects from a pod to the address `$1`.
+const POD_REQUEST: &str = include_str!("pod_request.sh");
+
 const DOMAIN: &str = "apiserver.cluster.local";
 
-// Forming takes a quarter of an hour without KVM: claims that do not disturb one another share it.
+// Forming a cluster takes 15 minutes without KVM, so checks that do not disturb each other share one.
 #[test]
-#[ignore = "needs 20 minutes without KVM; run: cargo test -p vm-tests -- --include-ignored"]
+#[ignore = "20 minutes without KVM; run: cargo test -p vm-tests --test cluster_forms -- --include-ignored"]
 fn three_masters_and_a_worker_form_a_cluster() -> Result<()> {
-    let Some(mut site) = Site::new("cluster_forms", "ha")? else {
+    let Some(mut testbed) = Testbed::new("cluster_forms", "ha")? else {
         return Ok(());
     };
-    site.start_all()?;
-    for (name, ready) in site.wait_ready()? {
+    testbed.start_all()?;
+    for (name, ready) in testbed.wait_ready()? {
         let boot = ready.since_boot().unwrap_or_default();
         println!(
-            "{name}: ready {:.0} s after power-on by its own clock",
+            "{name}: ready {:.0} s after power-on by the guest's clock",
             boot.as_secs_f64()
         );
     }
-    site.is_whole()?;
-    formed::keep(&site)?;
+    testbed.assert_healthy()?;
+    snapshot::save(&testbed)?;
 
-    the_topology_is_what_is_there(&site)?;
-    any_master_takes_the_administrator(&site)?;
-    a_node_has_its_own_way_to_the_masters(&site)?;
-    pods_and_services_are_reached_from_every_host(&site)?;
-    a_killed_apiserver_leaves_the_table_and_returns(&site)?;
-    site.is_whole()?;
-    site.passed();
+    check_labels_and_taints(&testbed)?;
+    check_admin_access_to_every_master(&testbed)?;
+    check_worker_access_through_vip(&testbed)?;
+    check_pods_and_services(&testbed)?;
+    check_apiserver_restart(&testbed)?;
+    testbed.assert_healthy()?;
+    testbed.passed();
     Ok(())
 }
 
-fn the_topology_is_what_is_there(site: &Site) -> Result<()> {
-    let nodes = site.nodes_are_ready("m0")?;
+fn check_labels_and_taints(testbed: &Testbed) -> Result<()> {
+    let nodes = testbed.assert_nodes_ready("m0")?;
     let node = |name: &str| {
         let items = nodes["items"].as_array().into_iter().flatten();
         let mut named = items.filter(|node| node["metadata"]["name"] == name);
-        named.next().with_context(|| format!("no node {name}"))
+        named
+            .next()
+            .with_context(|| format!("the cluster has no node {name}"))
     };
     let worker = node("n0")?;
     assert_eq!(worker["metadata"]["labels"]["disk"], "ssd", "{worker}");
     let taints = |name: &str| -> Result<Vec<String>> {
         let taints = node(name)?["spec"]["taints"].as_array();
-        let of_the_topology = |taint: &&serde_json::Value| {
-            // Kubernetes' own come and go.
+        let is_of_topology = |taint: &&serde_json::Value| {
+            // Kubernetes adds and removes taints of its own.
             let key = taint["key"].as_str().unwrap_or_default();
             !key.starts_with("node.kubernetes.io/")
         };
         Ok(taints
             .into_iter()
             .flatten()
-            .filter(of_the_topology)
+            .filter(is_of_topology)
             .map(|taint| {
                 format!(
                     "{}={}:{}",
@@ -83,45 +88,49 @@ fn the_topology_is_what_is_there(site: &Site) -> Result<()> {
     Ok(())
 }
 
-fn any_master_takes_the_administrator(site: &Site) -> Result<()> {
+fn check_admin_access_to_every_master(testbed: &Testbed) -> Result<()> {
     for master in MASTERS {
-        // A write, and through the authority, name and certificate that admin.conf has for all of them.
-        let name = format!("by-way-of-{master}");
-        site.kubectl(master, &["create", "configmap", &name])?;
+        // A write, with the authority, name and client certificate of admin.conf.
+        let name = format!("written-through-{master}");
+        testbed.kubectl(master, &["create", "configmap", &name])?;
     }
-    let names = site.kubectl("m0", &["get", "configmaps", "-o", "name"])?;
+    let names = testbed.kubectl("m0", &["get", "configmaps", "-o", "name"])?;
     for master in MASTERS {
         assert!(
-            names.contains(&format!("configmap/by-way-of-{master}")),
+            names.contains(&format!("configmap/written-through-{master}")),
             "{names}"
         );
     }
     Ok(())
 }
 
-fn a_node_has_its_own_way_to_the_masters(site: &Site) -> Result<()> {
-    let node = site.vm("n0")?;
+fn check_worker_access_through_vip(testbed: &Testbed) -> Result<()> {
+    let node = testbed.vm("n0")?;
     assert_eq!(
-        node.ok("ls /etc/kubernetes/manifests")?.trim(),
+        node.shell("ls /etc/kubernetes/manifests")?.trim(),
         "lvscare.yaml"
     );
-    wait_for_servers(node, Duration::from_secs(60), &site.cluster.apiservers(&[]))?;
-    let hosts = node.ok("cat /etc/hosts")?;
-    let leads = |name: &str, address: &str| {
+    wait_for_servers(
+        node,
+        Duration::from_secs(60),
+        &testbed.cluster.apiservers(&[]),
+    )?;
+    let hosts = node.shell("cat /etc/hosts")?;
+    let maps = |name: &str, address: &str| {
         hosts.lines().any(|line| {
             let mut words = line.split_whitespace();
             words.next() == Some(address) && words.any(|word| word == name)
         })
     };
-    assert!(leads(DOMAIN, "10.103.97.2"), "{hosts}");
-    for member in &site.cluster.members {
-        assert!(leads(&member.name, &member.address.to_string()), "{hosts}");
+    assert!(maps(DOMAIN, "10.103.97.2"), "{hosts}");
+    for member in &testbed.cluster.members {
+        assert!(maps(&member.name, &member.address.to_string()), "{hosts}");
     }
-    // A master needs no way round: the domain is itself there.
-    for master in site.cluster.masters() {
-        let hosts = site
+    // On a control-plane host the domain is the host itself.
+    for master in testbed.cluster.masters() {
+        let hosts = testbed
             .vm(&master.name)?
-            .ok(&format!("grep {DOMAIN} /etc/hosts"))?;
+            .shell(&format!("grep {DOMAIN} /etc/hosts"))?;
         let addresses: Vec<_> = hosts
             .lines()
             .filter_map(|line| line.split_whitespace().next())
@@ -131,20 +140,20 @@ fn a_node_has_its_own_way_to_the_masters(site: &Site) -> Result<()> {
     Ok(())
 }
 
-fn pods_and_services_are_reached_from_every_host(site: &Site) -> Result<()> {
-    site.apply("m0", "web", &web(&site.pause_image("n0")?))?;
-    site.kubectl(
+fn check_pods_and_services(testbed: &Testbed) -> Result<()> {
+    testbed.apply("m0", "web", &web(&testbed.pause_image("n0")?))?;
+    testbed.kubectl(
         "m0",
         &["rollout", "status", "daemonset/web", "--timeout=3000s"],
     )?;
-    let pods = site.get(
+    let pods = testbed.get(
         "m0",
         "/api/v1/namespaces/default/pods?labelSelector=app%3Dweb",
     )?;
-    let service = site.get("m0", "/api/v1/namespaces/default/services/web")?;
+    let service = testbed.get("m0", "/api/v1/namespaces/default/services/web")?;
     let service = service["spec"]["clusterIP"]
         .as_str()
-        .context("no address")?
+        .context("the Service has no clusterIP")?
         .to_string();
     let mut pods_by_host = Vec::new();
     for pod in pods["items"].as_array().into_iter().flatten() {
@@ -155,48 +164,40 @@ fn pods_and_services_are_reached_from_every_host(site: &Site) -> Result<()> {
                 .map(String::from)
         };
         pods_by_host.push((
-            text("/spec/nodeName").context("a pod without a node")?,
-            text("/metadata/name").context("a pod without a name")?,
-            text("/status/podIP").context("a pod without an address")?,
+            text("/spec/nodeName").context("the pod has no node")?,
+            text("/metadata/name").context("the pod has no name")?,
+            text("/status/podIP").context("the pod has no address")?,
         ));
     }
     let hosts: BTreeSet<_> = pods_by_host
         .iter()
         .map(|(host, ..)| host.as_str())
         .collect();
-    assert_eq!(hosts, BTreeSet::from(HOSTS), "a pod on every host");
+    assert_eq!(hosts, BTreeSet::from(HOSTS), "every host runs a pod");
 
     for from in HOSTS {
-        let vm = site.vm(from)?;
-        // In the pod's own network, with the host's programs. A host hears of routes and Services when it gets to it, and
-        // what socat says of the last try is what a failure is known by.
-        let ask = |address: &str| {
-            format!(
-                "pod=$(pgrep -o -f TCP-LISTEN:8080)\n\
-                 for try in 1 2 3 4 5 6 7 8 9 10; do\n\
-                 nsenter -n -t $pod timeout 30 socat -u TCP:{address} STDOUT 2>/run/asked && exit\n\
-                 sleep 2\n\
-                 done\n\
-                 cat /run/asked >&2; exit 1"
-            )
-        };
+        let vm = testbed.vm(from)?;
+        let request = |address: &str| format!("set -- '{address}'\n{POD_REQUEST}");
         for (to, pod, address) in &pods_by_host {
             let answer = vm
-                .ok(&ask(&format!("{address}:8080")))
-                .with_context(|| format!("from the pod on {from} to the one on {to}"))?;
+                .shell(&request(&format!("{address}:8080")))
+                .with_context(|| format!("connecting from the pod on {from} to the pod on {to}"))?;
             assert_eq!(answer.trim(), pod, "from {from} to {to}");
         }
         let answer = vm
-            .ok(&ask(&format!("{service}:80")))
-            .with_context(|| format!("from the pod on {from} to the Service"))?;
+            .shell(&request(&format!("{service}:80")))
+            .with_context(|| format!("connecting from the pod on {from} to the Service"))?;
         let known = pods_by_host.iter().any(|(_, pod, _)| pod == answer.trim());
-        assert!(known, "the Service answers `{answer}` on {from}");
+        assert!(
+            known,
+            "on {from} the Service answers `{answer}`, which is not a pod"
+        );
     }
     Ok(())
 }
 
-/// A pod on every host that tells its name to whoever connects. The package's images hold nothing that serves, so the
-/// pause image is the empty root in which the host's own programs are mounted.
+/// A pod on every host that sends its name to each client. The package has no image with a server, so
+/// the pod is the pause image with the host's programs mounted.
 fn web(pause: &str) -> serde_json::Value {
     let mounts = [
         ("/usr", "/usr"),
@@ -227,15 +228,15 @@ fn web(pause: &str) -> serde_json::Value {
     ]})
 }
 
-fn a_killed_apiserver_leaves_the_table_and_returns(site: &Site) -> Result<()> {
-    let victim = site.member("m1")?;
-    let asking = Asking::start(site.vm("n0")?, DOMAIN)?;
-    site.vm("m1")?.ok("pkill -KILL -x kube-apiserver")?;
+fn check_apiserver_restart(testbed: &Testbed) -> Result<()> {
+    let victim = testbed.member("m1")?;
+    let requests = RequestMonitor::start(testbed.vm("n0")?, DOMAIN)?;
+    testbed.vm("m1")?.shell("pkill -KILL -x kube-apiserver")?;
     let server = format!("{}:6443", victim.address);
-    asking.wait_for_table(Duration::from_secs(120), &server, false)?;
-    asking.wait_for_table(Duration::from_secs(360), &server, true)?;
-    let report = asking.stop()?;
-    println!("an apiserver killed while a node asks: {report}");
+    requests.wait_for_table(Duration::from_secs(120), &server, false)?;
+    requests.wait_for_table(Duration::from_secs(360), &server, true)?;
+    let report = requests.stop()?;
+    println!("an apiserver is killed and restarts: {report}");
     ensure!(
         report
             .requests
@@ -243,12 +244,12 @@ fn a_killed_apiserver_leaves_the_table_and_returns(site: &Site) -> Result<()> {
             .filter(|request| request.is_ok())
             .count()
             > 10,
-        "too few requests to say anything: {report}"
+        "too few successful requests: {report}"
     );
     let failed = report.failed_without(&server);
     ensure!(
         failed.is_empty(),
-        "requests failed although the dead server was out of the table: {failed:?}; {report}"
+        "requests failed while the dead server was not in the table: {failed:?}; {report}"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Which crate of the workspace may depend on which. No machine is booted.
+//! Which crate of the workspace may depend on which. This test boots no machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// Each crate with the workspace crates that it may use.
+/// Each crate, and the workspace crates that it may use.
 const RULES: &[(&str, &[&str])] = &[
     ("build-tools", &[]),
     ("default-package", &["build-tools"]),
@@ -45,7 +45,7 @@ fn crates_depend_only_on_those_that_the_rules_allow() -> Result<()> {
         .iter()
         .filter_map(|package| {
             let uses = package["dependencies"].as_array()?.iter();
-            // A dependency by path is one of the workspace's.
+            // Only crates of the workspace are dependencies by path.
             let uses = uses.filter(|used| used["path"].is_string());
             let uses = uses.filter_map(|used| used["name"].as_str()).collect();
             Some((package["name"].as_str()?, uses))

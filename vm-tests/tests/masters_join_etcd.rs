@@ -1,5 +1,7 @@
-//! What firstboot decides about etcd's members, against etcd itself: masters join as learners, one at a time; what a try
-//! left behind goes; a member that lost its data comes back only while the others are a majority.
+//! firstboot's decisions about etcd members, with real etcd servers and without a machine.
+//!
+//! Control-plane hosts join one at a time as learners. A host removes the member that a failed attempt
+//! has left. A member that lost its data rejoins only while the others have a quorum.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -8,9 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use firstboot::etcd::learner::Learner;
 use firstboot::etcd::membership::{self, Etcd, Member, Verdict, verdict};
 use firstboot::system::files::Root;
-use vm_tests::run::Run;
-use vm_tests::server::Server;
-use vm_tests::servers::{MASTERS, Network, Site, THREE_MASTERS, in_network};
+use vm_tests::control_plane::{ControlPlane, HostNetwork, MASTERS, THREE_MASTERS, in_network};
+use vm_tests::host::process::Server;
+use vm_tests::host::run_dir::RunDir;
 
 fn address(host: &str) -> Ipv4Addr {
     let found = MASTERS.iter().find(|(name, _)| *name == host);
@@ -22,29 +24,29 @@ fn peer(host: &str) -> String {
 }
 
 struct Masters<'a> {
-    site: &'a Site,
-    network: &'a Network,
+    control_plane: &'a ControlPlane,
+    network: &'a HostNetwork,
 }
 
 impl Masters<'_> {
-    fn etcd_of(&self, asker: &str, host: &str) -> Result<Etcd> {
-        let root = Root::new(self.site.root(asker)?);
+    fn etcd_of(&self, client: &str, host: &str) -> Result<Etcd> {
+        let root = Root::new(self.control_plane.root(client)?);
         Etcd::new(&root, &format!("{}:2379", address(host)))
     }
 
-    /// As `asker` sees them through `host`.
-    fn members(&self, asker: &str, host: &str) -> Result<Vec<Member>> {
-        self.etcd_of(asker, host)?.members()
+    /// The members that the etcd of `host` lists for a client on `client`.
+    fn members(&self, client: &str, host: &str) -> Result<Vec<Member>> {
+        self.etcd_of(client, host)?.members()
     }
 
-    /// What `host` would do, asking m0; `runs` and `data` as the step finds them on the host.
+    /// The decision of `host`, which asks m0. `runs` and `data` are the state of etcd on the host.
     fn verdict(&self, host: &str, runs: bool, data: bool) -> Result<Verdict> {
         let members = self.members(host, "m0")?;
-        let healthy = membership::healthy(&Root::new(self.site.root(host)?), &members)?;
+        let healthy = membership::healthy(&Root::new(self.control_plane.root(host)?), &members)?;
         Ok(verdict(&members, &peer(host), &healthy, runs, data))
     }
 
-    /// Waits until `host` would do this.
+    /// Waits until `host` would decide `wanted`.
     fn until(&self, server: &mut Server, host: &str, runs: bool, wanted: &Verdict) -> Result<()> {
         server.wait(&format!("let {host} {wanted:?}"), || {
             let found = self.verdict(host, runs, false)?;
@@ -56,17 +58,17 @@ impl Masters<'_> {
     fn wait_reason(&self, host: &str) -> Result<String> {
         match self.verdict(host, false, false)? {
             Verdict::Wait(why) => Ok(why),
-            other => anyhow::bail!("{host} would not wait: {other:?}"),
+            other => anyhow::bail!("{host} does not wait: {other:?}"),
         }
     }
 
     fn own(&self, host: &str) -> Result<Member> {
         let members = self.members(host, "m0")?;
         let own = members.into_iter().find(|m| m.peers == [peer(host)]);
-        own.with_context(|| format!("{host} is no member"))
+        own.with_context(|| format!("{host} is not a member"))
     }
 
-    /// Removes the member `id` on behalf of `host`; etcd may call itself unhealthy for a while.
+    /// Removes the member `id` as `host` does. Retries while etcd reports itself unhealthy.
     fn remove(&self, m0: &mut Server, host: &str, id: &str) -> Result<()> {
         m0.wait("remove a member", || self.etcd_of(host, "m0")?.remove(id))
     }
@@ -82,30 +84,31 @@ impl Masters<'_> {
         for member in members.iter().filter(|m| m.peers != [peer(host)]) {
             cluster.extend(member.peers.iter().map(|p| format!("{}={p}", member.name)));
         }
-        self.site.etcd(self.network, host, &cluster.join(","), true)
+        self.control_plane
+            .etcd(self.network, host, &cluster.join(","), true)
     }
 
-    /// As at a later boot: its data says where it belongs.
+    /// Starts etcd as at a later boot: the data contains the members.
     fn start_again(&self, host: &str) -> Result<Server> {
         let own = format!("{host}={}", peer(host));
-        self.site.etcd(self.network, host, &own, true)
+        self.control_plane.etcd(self.network, host, &own, true)
     }
 
-    /// The way of a host that joins, from [`Verdict::Join`] to its vote.
+    /// Joins `host`, from [`Verdict::Join`] until it votes.
     fn join(&self, m0: &mut Server, host: &str) -> Result<Server> {
         ensure!(self.verdict(host, false, false)? == Verdict::Join);
-        // etcd calls itself unhealthy until its voters have been connected for five seconds.
-        m0.wait("take a learner", || self.add(host))?;
+        // etcd reports itself unhealthy until its voters have been connected for five seconds.
+        m0.wait("accept a learner", || self.add(host))?;
         let mut server = self.start(host)?;
         self.until(&mut server, host, true, &Verdict::Resume)?;
         let mut learner = Learner::default();
-        server.wait("get its vote", || {
+        server.wait("become a voting member", || {
             let own = self.own(host)?;
-            ensure!(!own.name.is_empty(), "it has not started");
+            ensure!(!own.name.is_empty(), "the member has not started");
             let committed = self.etcd_of(host, "m0")?.progress()?.committed;
             let applied = self.etcd_of(host, host)?.progress()?.applied;
-            // m0 has at least added itself and this one.
-            ensure!(committed > 1, "m0 tells entry {committed}");
+            // m0 has committed at least two entries: itself and this member.
+            ensure!(committed > 1, "m0 reports entry {committed}");
             ensure!(
                 learner.has_caught_up(committed, applied),
                 "{applied} of {committed}"
@@ -113,7 +116,7 @@ impl Masters<'_> {
             self.etcd_of(host, "m0")?.promote(&own.id)
         })?;
         ensure!(self.verdict(host, true, true)? == Verdict::Joined);
-        // Until it serves, the next one waits.
+        // The next host waits until this one serves.
         server.wait("serve", || self.etcd_of(host, host)?.health())?;
         Ok(server)
     }
@@ -121,18 +124,19 @@ impl Masters<'_> {
 
 #[test]
 fn masters_join_as_learners_and_recover_lost_data() -> Result<()> {
-    let run = Run::new("masters_join_etcd")?;
-    let site = Site::new(&run, THREE_MASTERS)?;
+    let run_dir = RunDir::new("masters_join_etcd")?;
+    let control_plane = ControlPlane::new(&run_dir, THREE_MASTERS)?;
     in_network(&MASTERS, |network| {
         let masters = Masters {
-            site: &site,
+            control_plane: &control_plane,
             network,
         };
         let alone = format!("m0={}", peer("m0"));
-        let mut m0 = site.etcd(network, "m0", &alone, false)?;
+        let mut m0 = control_plane.etcd(network, "m0", &alone, false)?;
         m0.wait("serve", || masters.etcd_of("m0", "m0")?.health())?;
 
-        // A try that ended before etcd started: it stands in everybody's way, and only its own host may remove it.
+        // An attempt that ended before etcd started: its learner blocks all other hosts, and only its own
+        // host may remove it.
         masters.add("m1")?;
         let why = masters.wait_reason("m2")?;
         ensure!(
@@ -142,7 +146,7 @@ fn masters_join_as_learners_and_recover_lost_data() -> Result<()> {
         let refusal = masters
             .add("m2")
             .err()
-            .context("etcd took a second learner")?;
+            .context("etcd has accepted a second learner")?;
         ensure!(
             format!("{refusal:#}").contains("too many learner"),
             "{refusal:#}"
@@ -151,8 +155,8 @@ fn masters_join_as_learners_and_recover_lost_data() -> Result<()> {
         ensure!(stale.name.is_empty() && stale.clients.is_empty() && stale.learner);
         ensure!(masters.verdict("m1", false, false)? == Verdict::Remove(stale.id.clone()));
         masters.remove(&mut m0, "m1", &stale.id)?;
-        // etcd makes a member's id of its peer address and the second, and never takes an id back. On a host the pause
-        // between two looks is longer than that.
+        // etcd derives a member's id from its peer address and the second, and never reuses an id.
+        // firstboot pauses longer than a second between two attempts.
         std::thread::sleep(Duration::from_millis(1100));
 
         let m1 = masters.join(&mut m0, "m1")?;
@@ -163,18 +167,18 @@ fn masters_join_as_learners_and_recover_lost_data() -> Result<()> {
             "{members:?}"
         );
 
-        // It lost its disk: two of three remove it, and it comes back as a learner.
+        // m2 loses its disk: the other two remove its member, and it rejoins as a learner.
         drop(m2);
-        site.lose_etcd("m2")?;
+        control_plane.lose_etcd("m2")?;
         let lost = masters.own("m2")?;
         ensure!(masters.verdict("m2", false, false)? == Verdict::Remove(lost.id.clone()));
         masters.remove(&mut m0, "m2", &lost.id)?;
         let m2 = masters.join(&mut m0, "m2")?;
         ensure!(masters.own("m2")?.id != lost.id);
 
-        // The same while another is away: one of three is no majority, and etcd does not even tell its members.
+        // The same while m1 is down: one of three is no quorum, and etcd does not list its members.
         drop((m1, m2));
-        site.lose_etcd("m2")?;
+        control_plane.lose_etcd("m2")?;
         let said = masters.verdict("m2", false, false);
         ensure!(
             said.is_err() || matches!(said, Ok(Verdict::Wait(_))),
@@ -186,6 +190,6 @@ fn masters_join_as_learners_and_recover_lost_data() -> Result<()> {
         masters.until(&mut m1, "m2", false, &Verdict::Remove(lost.id))?;
         Ok(())
     })?;
-    run.passed();
+    run_dir.passed();
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! A joining master without a cluster reports what it waits for on console, journal, status and network.
+//! A control-plane host that waits to join reports its target and the last answer in the journal, on
+//! the console, in its status and over the network.
 
 use std::fs;
 use std::io::Write;
@@ -13,57 +14,57 @@ use base64::prelude::BASE64_STANDARD;
 use firstboot::journal::{WAITING, field};
 use serde_json::Value;
 use userdata::contract::{STATUS_FILE, STATUS_PORT};
-use vm_tests::artifacts::{Output, Programs, topology};
 use vm_tests::cluster::{Cluster, never_ready};
 use vm_tests::host::Host;
-use vm_tests::journal::Want;
-use vm_tests::run::Run;
+use vm_tests::host::artifacts::{Output, Programs, topology};
+use vm_tests::host::run_dir::RunDir;
+use vm_tests::machine::journal::RecordMatch;
 
 #[test]
 fn waiting_master_reports_target_and_last_answer() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
     };
-    let run = Run::new("reports_what_it_waits_for")?;
+    let run_dir = RunDir::new("reports_what_it_waits_for")?;
     let programs = Programs::build()?;
-    // The two topologies want the same image, and one more would take a minute.
+    // Both topologies have the same image, and building another one takes a minute.
     let output = Output::make(&programs, &topology("one"))?.changed(
         &programs,
         &topology("ha"),
-        &run.folder().join("ha"),
+        &run_dir.folder().join("ha"),
     )?;
-    let mut cluster = Cluster::new(&host, &run, &output)?;
-    // The others stay off: this one has the host to itself.
-    cluster.member_mut("m1")?.machine.pace = host.pace(1);
+    let mut cluster = Cluster::new(&host, &run_dir, &output)?;
+    // The other machines stay off, so this one needs no slowed clock.
+    cluster.member_mut("m1")?.machine.time_scale = host.time_scale(1);
     let member = cluster.member("m1")?;
-    let vm = member.start(&host, &run)?;
-    let joining = Want::id(WAITING).field(field::STEP, "kubelet-start");
-    let said = vm.wait_for(&joining, &never_ready(), Duration::from_secs(120))?;
+    let vm = member.start(&host, &run_dir)?;
+    let joining = RecordMatch::id(WAITING).field(field::STEP, "kubelet-start");
+    let waiting = vm.wait_for(&joining, &never_ready(), Duration::from_secs(120))?;
 
     // The journal.
-    let endpoint = said.get(field::ENDPOINT).unwrap_or_default();
+    let endpoint = waiting.get(field::ENDPOINT).unwrap_or_default();
     assert_eq!(
         endpoint,
         "an apiserver (192.168.7.10:6443, 192.168.7.12:6443)"
     );
-    let answer = said.get(field::ANSWER).unwrap_or_default();
+    let answer = waiting.get(field::ANSWER).unwrap_or_default();
     assert!(answer.starts_with("m0 (192.168.7.10:6443): "), "{answer}");
     // The console.
     vm.wait_for_console(&format!("waiting for {endpoint}"), Duration::from_secs(5))?;
-    // The file, and the words for people.
-    let status: Value = serde_json::from_str(&vm.ok(&format!("cat {STATUS_FILE}"))?)?;
+    // The status file and `firstboot status`.
+    let status: Value = serde_json::from_str(&vm.shell(&format!("cat {STATUS_FILE}"))?)?;
     assert_eq!(status["waiting"]["endpoint"], endpoint);
-    let text = vm.ok("firstboot status")?;
+    let text = vm.shell("firstboot status")?;
     assert!(
         text.contains(&format!("waiting for {endpoint}\n  since "))
             && text.contains("last answer: m0"),
         "{text}"
     );
     // systemd.
-    let text = vm.ok("systemctl show --property=StatusText firstboot.service")?;
+    let text = vm.shell("systemctl show --property=StatusText firstboot.service")?;
     assert!(text.contains(endpoint), "{text}");
 
-    // The table of all hosts, on this one: the others are off, and it says so.
+    // The table of all hosts, of which the others are unreachable.
     let all = vm.run("firstboot status --all --timeout 10")?;
     assert_eq!(all.status, 1, "{}", all.stderr);
     let line = |name: &str| {
@@ -84,9 +85,9 @@ fn waiting_master_reports_target_and_last_answer() -> Result<()> {
         );
     }
 
-    // Over the network, judged by openssl: the host shows its own certificate and wants an administrator's.
-    let door = cluster
-        .door
+    // Over the network, with openssl as the client: the host requires the administrator's certificate.
+    let local = cluster
+        .port_forward
         .forward(0, SocketAddrV4::new(member.address, STATUS_PORT))?
         .to_string();
     let conf = fs::read_to_string(output.admin())?;
@@ -95,37 +96,40 @@ fn waiting_master_reports_target_and_last_answer() -> Result<()> {
         ("admin.crt", "client-certificate-data"),
         ("admin.key", "client-key-data"),
     ] {
-        fs::write(run.folder().join(name), decoded(&conf, field)?)?;
+        fs::write(run_dir.folder().join(name), decoded(&conf, field)?)?;
     }
-    let told = openssl(
-        run.folder(),
-        &door,
+    let answer = openssl(
+        run_dir.folder(),
+        &local,
         &["-cert", "admin.crt", "-key", "admin.key"],
     )?;
-    let (head, body) = told.split_once("\r\n\r\n").context("no answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-    let told: Value = serde_json::from_str(body)?;
-    assert_eq!(told["status"]["host"], "m1");
-    assert_eq!(told["status"]["waiting"]["endpoint"], endpoint);
-    let told = openssl(run.folder(), &door, &[])?;
-    assert_eq!(told, "", "a stranger is told nothing");
-    // Nobody asks any more: nothing runs.
-    let running = vm.ok("systemctl list-units --all --plain --no-legend 'firstboot-status@*'")?;
+    let report: Value = serde_json::from_str(body)?;
+    assert_eq!(report["status"]["host"], "m1");
+    assert_eq!(report["status"]["waiting"]["endpoint"], endpoint);
+    let answer = openssl(run_dir.folder(), &local, &[])?;
+    assert_eq!(answer, "", "a client without a certificate gets no answer");
+    // Without a client no status service runs.
+    let running =
+        vm.shell("systemctl list-units --all --plain --no-legend 'firstboot-status@*'")?;
     assert!(
         !running.contains("running") && !running.contains("failed"),
         "{running}"
     );
     println!("firstboot status --all:\n{}", all.stdout);
     drop(vm);
-    run.passed();
+    run_dir.passed();
     Ok(())
 }
 
-/// What the server says to one request.
-fn openssl(folder: &Path, door: &str, certificate: &[&str]) -> Result<String> {
+/// Sends one request, and returns the answer.
+fn openssl(folder: &Path, address: &str, certificate: &[&str]) -> Result<String> {
     let mut client = Command::new("openssl")
         .current_dir(folder)
-        .args(["s_client", "-quiet", "-connect", door, "-CAfile", "ca.crt"])
+        .args([
+            "s_client", "-quiet", "-connect", address, "-CAfile", "ca.crt",
+        ])
         .args(["-verify_return_error", "-verify_ip", "192.168.7.11"])
         .args(certificate)
         .stdin(Stdio::piped())
@@ -134,19 +138,21 @@ fn openssl(folder: &Path, door: &str, certificate: &[&str]) -> Result<String> {
         .spawn()
         .context("running openssl (Debian: openssl)")?;
     let mut request = client.stdin.take().context("no pipe to openssl")?;
-    // Whoever is refused may be gone before it has asked.
+    // The server may close the connection of a rejected client before the request is sent.
     let _ = request.write_all(b"GET /status HTTP/1.1\r\nHost: m1\r\n\r\n");
     let output = client.wait_with_output().context("waiting for openssl")?;
     drop(request);
     String::from_utf8(output.stdout).context("reading what openssl printed")
 }
 
-/// A field of the first user or cluster of a kubeconfig.
+/// Decodes a field of the first user or cluster of a kubeconfig.
 fn decoded(conf: &str, field: &str) -> Result<Vec<u8>> {
     let line = conf
         .lines()
         .find_map(|line| line.trim().trim_start_matches("- ").strip_prefix(field));
-    let text = line.context("a field is missing")?.trim_start_matches(':');
+    let text = line
+        .context("the kubeconfig lacks a field")?
+        .trim_start_matches(':');
     let bytes = BASE64_STANDARD.decode(text.trim().trim_matches('"'))?;
     ensure!(!bytes.is_empty(), "`{field}` is empty");
     Ok(bytes)

@@ -1,17 +1,17 @@
-//! A formed machine is Ready again after a reboot, and firstboot did nothing to it.
+//! After a reboot a configured host is Ready again, and firstboot changes nothing.
 
 use std::collections::BTreeSet;
 
 use anyhow::Result;
 use firstboot::journal::{STEP_DONE, field};
-use vm_tests::artifacts::{Output, Programs, topology};
+use vm_tests::cluster::kubectl;
+use vm_tests::cluster::snapshot::{self, FIRST_BOOT_DIGEST, STATE_DIGEST};
 use vm_tests::cluster::wait_ready;
-use vm_tests::formed::{self, FIRST_STATE, STATE};
 use vm_tests::host::Host;
-use vm_tests::kube;
-use vm_tests::run::Run;
+use vm_tests::host::artifacts::{Output, Programs, topology};
+use vm_tests::host::run_dir::RunDir;
 
-/// Steps that only start something or wait, which every boot needs.
+/// Steps that every boot needs, because they start a service or wait for it.
 const EVERY_BOOT: &[&str] = &["addresses", "containerd", "kernel", "kubelet", "node-ready"];
 
 #[test]
@@ -20,10 +20,10 @@ fn second_boot_changes_nothing_and_is_ready_again() -> Result<()> {
         return Ok(());
     };
     let output = Output::make(&Programs::build()?, &topology("one"))?;
-    let run = Run::new("second_boot")?;
-    let cluster = formed::cluster(&host, &run, &output)?;
+    let run_dir = RunDir::new("second_boot")?;
+    let cluster = snapshot::restored_master0(&host, &run_dir, &output)?;
 
-    let second = cluster.first().start(&host, &run)?;
+    let second = cluster.first().start(&host, &run_dir)?;
     let ready = wait_ready(&second)?;
     assert_eq!(ready.get(field::CHANGED), Some("0"), "{ready:?}");
     let done: BTreeSet<_> = second
@@ -37,22 +37,22 @@ fn second_boot_changes_nothing_and_is_ready_again() -> Result<()> {
         .iter()
         .filter(|step| !EVERY_BOOT.contains(&step.as_str()))
         .collect();
-    assert!(more.is_empty(), "steps ran again: {more:?}");
+    assert!(more.is_empty(), "firstboot repeated steps: {more:?}");
 
-    // `/etc` keeps a change over a reboot, and nothing that the first boot made is another.
-    let before = second.ok(&format!("cat {FIRST_STATE}"))?;
+    // `/etc` is persistent, and no file of the first boot has changed.
+    let before = second.shell(&format!("cat {FIRST_BOOT_DIGEST}"))?;
     assert!(before.contains("etc/kubernetes/admin.conf"), "{before}");
-    assert_eq!(second.ok(STATE)?, before);
-    let nodes = kube::ask(
+    assert_eq!(second.shell(STATE_DIGEST)?, before);
+    let nodes = kubectl::run(
         &host,
         &cluster,
         cluster.first(),
         &output,
-        run.folder(),
+        run_dir.folder(),
         &["get", "nodes", "--no-headers"],
     )?;
     assert!(nodes.split_whitespace().nth(1) == Some("Ready"), "{nodes}");
     drop(second);
-    run.passed();
+    run_dir.passed();
     Ok(())
 }

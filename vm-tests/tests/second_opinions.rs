@@ -1,5 +1,5 @@
-//! Whatever we write, its own format's tools accept: the file system's, dm-verity's, the partition table's, the kernel
-//! image's, OpenSSL's and cloud-init's. And what is made twice is the same twice.
+//! The standard tool of each format accepts what imagegen writes: fsck.erofs, veritysetup, sfdisk,
+//! ukify, openssl, kubeadm and cloud-init. And the same inputs give the same image.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -13,55 +13,55 @@ use build_tools::progress::Progress;
 use default_package::default_package;
 use imagegen::plan::Kernel;
 use userdata::contract::{ESP_PARTITION, ROOT_PARTITION, VERITY_PARTITION};
-use vm_tests::artifacts::{Output, Programs, topology};
-use vm_tests::disk;
-use vm_tests::run::Run;
-use vm_tests::servers::unpack;
-use vm_tests::tools::run as judge;
+use vm_tests::control_plane::unpack;
+use vm_tests::host::artifacts::{Output, Programs, topology};
+use vm_tests::host::process::run as check;
+use vm_tests::host::run_dir::RunDir;
+use vm_tests::machine::disk;
 
 #[test]
-fn every_format_is_accepted_by_its_own_tools() -> Result<()> {
+fn image_is_accepted_by_the_tools_of_its_formats() -> Result<()> {
     let output = Output::make(&Programs::build()?, &topology("one"))?;
-    let run = Run::new("second_opinions")?;
+    let run_dir = RunDir::new("second_opinions")?;
     let (cache, progress) = (Cache::open()?, Progress::stderr());
     let tools = imagegen::image::tools(&cache, Kernel::Cloud, &progress)?;
 
-    let root = extract(&run, &output.image(), ROOT_PARTITION)?;
-    let tree = extract(&run, &output.image(), VERITY_PARTITION)?;
+    let root = extract(&run_dir, &output.image(), ROOT_PARTITION)?;
+    let tree = extract(&run_dir, &output.image(), VERITY_PARTITION)?;
     let hash = text(&output.manifest()?, "/image/root_hash")?;
-    judge(tools.program("fsck.erofs")?.arg(&root))?;
-    judge(
+    check(tools.program("fsck.erofs")?.arg(&root))?;
+    check(
         tools
             .program("veritysetup")?
             .arg("verify")
             .args([&root, &tree])
             .arg(&hash),
     )?;
-    judge(
-        judges()?
+    check(
+        judge_tools()?
             .program("sfdisk")?
             .arg("--verify")
             .arg(output.image()),
     )?;
 
-    let uki = run.folder().join("uki.efi");
+    let uki = run_dir.folder().join("uki.efi");
     fs::write(&uki, kernel_image(&output.image())?)?;
-    let mut ukify = tools.chroot(&[(run.folder(), "/tmp/run")], "ukify")?;
-    let seen = judge(ukify.args(["inspect", "/tmp/run/uki.efi"]))?;
-    let seen = String::from_utf8_lossy(&seen);
+    let mut ukify = tools.chroot(&[(run_dir.folder(), "/tmp/run")], "ukify")?;
+    let output = check(ukify.args(["inspect", "/tmp/run/uki.efi"]))?;
+    let seen = String::from_utf8_lossy(&output);
     for section in [".linux", ".initrd", ".cmdline", ".osrel", ".uname"] {
-        assert!(seen.contains(section), "ukify sees no {section}:\n{seen}");
+        assert!(seen.contains(section), "ukify lists no {section}:\n{seen}");
     }
     assert!(seen.contains(&format!("roothash={hash}")), "{seen}");
-    run.passed();
+    run_dir.passed();
     Ok(())
 }
 
 #[test]
-fn the_certificates_of_a_master_are_what_openssl_expects() -> Result<()> {
+fn certificates_are_accepted_by_openssl() -> Result<()> {
     let output = Output::make(&Programs::build()?, &topology("one"))?;
-    let run = Run::new("openssl")?;
-    let judges = judges()?;
+    let run_dir = RunDir::new("openssl")?;
+    let judges = judge_tools()?;
     let files = written_files(&output, "m0")?;
     let pki = |name: &str| -> Result<PathBuf> {
         let path = format!("/etc/kubernetes/pki/{name}");
@@ -69,7 +69,7 @@ fn the_certificates_of_a_master_are_what_openssl_expects() -> Result<()> {
             .iter()
             .find(|(p, _)| *p == path)
             .with_context(|| format!("no `{path}`"))?;
-        let at = run.folder().join(name.replace('/', "-"));
+        let at = run_dir.folder().join(name.replace('/', "-"));
         fs::write(&at, bytes)?;
         Ok(at)
     };
@@ -86,24 +86,25 @@ fn the_certificates_of_a_master_are_what_openssl_expects() -> Result<()> {
     for (authority, leaf, purpose) in chains {
         let mut openssl = judges.program("openssl")?;
         openssl.args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"]);
-        judge(openssl.arg(pki(authority)?).arg(pki(leaf)?))
-            .with_context(|| format!("{leaf} for {purpose}"))?;
+        check(openssl.arg(pki(authority)?).arg(pki(leaf)?))
+            .with_context(|| format!("verifying {leaf} for {purpose}"))?;
     }
-    run.passed();
+    run_dir.passed();
     Ok(())
 }
 
-/// kubeadm reads fixed paths, so it gets a root of its own: its one static binary, and what the document brings.
+/// kubeadm reads fixed paths, so it runs in a root of its own with its static binary and the files of
+/// the document.
 #[test]
-fn kubeadm_accepts_the_documents_certificates() -> Result<()> {
+fn kubeadm_accepts_the_certificates_of_a_document() -> Result<()> {
     let output = Output::make(&Programs::build()?, &topology("one"))?;
-    let run = Run::new("kubeadm_certs")?;
+    let run_dir = RunDir::new("kubeadm_certs")?;
     let package = default_package::default_package(&Cache::open()?, &Progress::stderr())?;
-    let root = run.folder().join("root");
+    let root = run_dir.folder().join("root");
     fs::create_dir_all(root.join("bin"))?;
     fs::copy(package.join("bin/kubeadm"), root.join("bin/kubeadm"))?;
-    let brought = written_files(&output, "m0")?;
-    for (path, bytes) in &brought {
+    let files = written_files(&output, "m0")?;
+    for (path, bytes) in &files {
         let at = root.join(path.trim_start_matches('/'));
         fs::create_dir_all(at.parent().context("a file without a folder")?)?;
         fs::write(at, bytes)?;
@@ -112,23 +113,23 @@ fn kubeadm_accepts_the_documents_certificates() -> Result<()> {
     let kubeadm = |words: &[&str]| -> Result<String> {
         let mut kubeadm = Command::new("chroot");
         kubeadm.arg(&root).arg("/bin/kubeadm").args(words);
-        Ok(String::from_utf8_lossy(&judge(&mut kubeadm)?).into_owned())
+        Ok(String::from_utf8_lossy(&check(&mut kubeadm)?).into_owned())
     };
 
     for phase in ["certs", "kubeconfig"] {
-        let said = kubeadm(&["init", "phase", phase, "all", "--config", "/kubeadm.yaml"])?;
+        let output = kubeadm(&["init", "phase", phase, "all", "--config", "/kubeadm.yaml"])?;
         assert!(
-            !said.contains("Generating") && !said.contains("Writing"),
-            "{said}"
+            !output.contains("Generating") && !output.contains("Writing"),
+            "{output}"
         );
     }
-    for (path, bytes) in &brought {
+    for (path, bytes) in &files {
         let now = fs::read(root.join(path.trim_start_matches('/')))?;
         assert!(now == *bytes, "kubeadm changed `{path}`");
     }
 
-    // No cluster answers there; kubeadm then says so and goes by the files alone.
-    let said = kubeadm(&["certs", "check-expiration"])?;
+    // Without a cluster kubeadm prints a warning and reads only the files.
+    let output = kubeadm(&["certs", "check-expiration"])?;
     let leaves = [
         "admin.conf",
         "apiserver",
@@ -145,20 +146,20 @@ fn kubeadm_accepts_the_documents_certificates() -> Result<()> {
         .into_iter()
         .chain(["ca", "etcd-ca", "front-proxy-ca"])
     {
-        let line = said
+        let line = output
             .lines()
             .find(|l| l.split_whitespace().next() == Some(name));
-        let line = line.with_context(|| format!("kubeadm does not list `{name}`:\n{said}"))?;
+        let line = line.with_context(|| format!("kubeadm does not list `{name}`:\n{output}"))?;
         let years = line
             .split_whitespace()
             .find_map(|word| word.strip_suffix('y')?.parse::<u32>().ok());
         assert!(years.is_some_and(|years| years >= 99), "{line}");
     }
-    run.passed();
+    run_dir.passed();
     Ok(())
 }
 
-/// The topology `one` in kubeadm 1.20's words, as far as certificates and kubeconfigs go.
+/// The configuration of kubeadm 1.20 for the certificates and kubeconfigs of the topology `one`.
 const KUBEADM_CONFIGURATION: &str = "\
 apiVersion: kubeadm.k8s.io/v1beta2
 kind: InitConfiguration
@@ -172,41 +173,43 @@ controlPlaneEndpoint: apiserver.cluster.local:6443
 networking: {podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/16}
 ";
 
-/// kube-proxy ran for days without a library that only rules for two endpoints need.
+/// Guards against a missing library that a program loads late: kube-proxy once lacked one that it
+/// needs only for a Service with two endpoints.
 #[test]
 fn programs_of_package_images_find_their_libraries() -> Result<()> {
     let package = default_package(&Cache::open()?, &Progress::stderr())?;
-    let run = Run::new("images_libraries")?;
-    let mut judged = 0;
+    let run_dir = RunDir::new("images_libraries")?;
+    let mut checked = 0;
     for image in fs::read_dir(package.join("images"))? {
         let image = image?.path();
-        let name = image.file_stem().context("an image without a name")?;
-        let root = run.folder().join(name);
+        let name = image.file_stem().context("the image has no name")?;
+        let root = run_dir.folder().join(name);
         unpack(&image, &root)?;
         let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
         if !loader.exists() {
             continue;
         }
         let libraries = root.join("usr/lib/x86_64-linux-gnu");
-        let listed = judge(Command::new("find").arg(&root).args(["-type", "f"]))?;
+        let listed = check(Command::new("find").arg(&root).args(["-type", "f"]))?;
         for file in String::from_utf8_lossy(&listed).lines() {
             let file = Path::new(file);
-            // It verifies a program with 0 and a library with 2; what it has nothing to load for, or is no ELF, with others.
+            // `ld.so --verify` returns 0 for a program and 2 for a library, other codes for static programs
+            // and other files.
             let kind = Command::new(&loader).arg("--verify").arg(file).output()?;
             if file == loader || !matches!(kind.status.code(), Some(0 | 2)) {
                 continue;
             }
-            let mut ask = Command::new(&loader);
-            ask.args(["--inhibit-cache", "--library-path"])
+            let mut list = Command::new(&loader);
+            list.args(["--inhibit-cache", "--library-path"])
                 .arg(&libraries)
                 .arg("--list")
                 .arg(file);
-            let said = judge(&mut ask)?;
-            for line in String::from_utf8_lossy(&said).lines() {
+            let output = check(&mut list)?;
+            for line in String::from_utf8_lossy(&output).lines() {
                 let Some((_, found)) = line.split_once(" => ") else {
                     continue;
                 };
-                // The loader falls back to the folders of this host, which the container has not.
+                // Outside a container the loader falls back to libraries of the host.
                 assert!(
                     Path::new(found).starts_with(&root),
                     "`{}` in the image `{}`: {line}",
@@ -214,18 +217,18 @@ fn programs_of_package_images_find_their_libraries() -> Result<()> {
                     image.display()
                 );
             }
-            judged += 1;
+            checked += 1;
         }
     }
-    assert!(judged > 100, "only {judged} files were looked at");
-    run.passed();
+    assert!(checked > 100, "only {checked} files were checked");
+    run_dir.passed();
     Ok(())
 }
 
 #[test]
-fn cloud_init_finds_nothing_wrong_with_the_documents() -> Result<()> {
+fn documents_are_accepted_by_cloud_init() -> Result<()> {
     let output = Output::make(&Programs::build()?, &topology("one"))?;
-    let tree = judges()?;
+    let tree = judge_tools()?;
     let folder = output.folder().join("hosts/m0");
     for (kind, file) in [
         ("cloud-config", "user-data"),
@@ -233,39 +236,39 @@ fn cloud_init_finds_nothing_wrong_with_the_documents() -> Result<()> {
     ] {
         let mut schema = tree.chroot(&[(&folder, "/tmp/host")], "cloud-init")?;
         schema.args(["schema", "--schema-type", kind, "--config-file"]);
-        let said = judge(schema.arg(format!("/tmp/host/{file}")))?;
-        let said = String::from_utf8_lossy(&said);
-        assert!(said.contains("Valid schema"), "{file}: {said}");
+        let output = check(schema.arg(format!("/tmp/host/{file}")))?;
+        let output = String::from_utf8_lossy(&output);
+        assert!(output.contains("Valid schema"), "{file}: {output}");
     }
     Ok(())
 }
 
 #[test]
-fn the_same_inputs_give_the_same_image() -> Result<()> {
+fn same_inputs_give_the_same_image() -> Result<()> {
     let programs = Programs::build()?;
     let first = Output::make(&programs, &topology("one"))?;
-    let run = Run::new("same_image")?;
-    let again = run.folder().join("again");
+    let run_dir = RunDir::new("same_image")?;
+    let again = run_dir.folder().join("again");
     let mut imagegen = Command::new(&programs.imagegen);
     imagegen
         .arg("--topology")
         .arg(first.topology())
         .arg("--output")
         .arg(&again);
-    judge(imagegen.arg("--programs").arg(&programs.image))?;
+    check(imagegen.arg("--programs").arg(&programs.image))?;
     let digest = |folder: &Path| -> Result<String> {
         let manifest: serde_json::Value =
             serde_json::from_slice(&fs::read(folder.join("manifest.json"))?)?;
         text(&manifest, "/outputs/node.raw")
     };
-    // The manifest's digests are of the bytes on disk: see imagegen's own tests.
+    // imagegen's own tests show that the manifest has the digests of the files.
     assert_eq!(digest(first.folder())?, digest(&again)?);
-    run.passed();
+    run_dir.passed();
     Ok(())
 }
 
-/// Debian 13's programs that we use for nothing else than judging.
-fn judges() -> Result<Tree> {
+/// The tools of Debian 13 that judge imagegen's output and have no other use here.
+fn judge_tools() -> Result<Tree> {
     let spec = Spec::new(
         "second opinions",
         "trixie",
@@ -282,14 +285,14 @@ fn text(value: &serde_json::Value, pointer: &str) -> Result<String> {
         .to_owned())
 }
 
-/// One partition of a disk image as a file of its own.
-fn extract(run: &Run, image: &Path, name: &str) -> Result<PathBuf> {
-    let out = run.folder().join(name);
+/// Copies one partition of a disk image to a file.
+fn extract(run_dir: &RunDir, image: &Path, name: &str) -> Result<PathBuf> {
+    let out = run_dir.folder().join(name);
     disk::copy_partition(image, name, &out)?;
     Ok(out)
 }
 
-/// What the firmware would load from the ESP.
+/// The file that the firmware loads from the ESP.
 fn kernel_image(image: &Path) -> Result<Vec<u8>> {
     let extent = disk::partition(image, ESP_PARTITION)?;
     let mut bytes = vec![0; usize::try_from(extent.length)?];
@@ -305,7 +308,7 @@ fn kernel_image(image: &Path) -> Result<Vec<u8>> {
     Ok(kernel)
 }
 
-/// The files that a host's document brings, decoded.
+/// The decoded files of a host's document.
 fn written_files(output: &Output, host: &str) -> Result<Vec<(String, Vec<u8>)>> {
     let path = output.folder().join("hosts").join(host).join("user-data");
     let (config, _) = userdata::cloud_config::CloudConfig::parse("user-data", &fs::read(&path)?)?;

@@ -1,5 +1,5 @@
-//! firstboot's own requests against the package's kube-apiserver: manifests, watches, errors, strangers, and the Lease by
-//! which masters take turns.
+//! firstboot's Kubernetes client against the kube-apiserver of the package: manifests, watches, errors,
+//! a foreign server certificate, and the join lock.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use firstboot::kube::{apply, documents, lease};
 use firstboot::report::Reporter;
 use firstboot::system::files::Root;
 use serde_json::json;
-use vm_tests::one_apiserver::{ADMIN, ENDPOINT, with_apiserver};
-use vm_tests::run::Run;
+use vm_tests::control_plane::{ADMIN, ENDPOINT, with_apiserver};
+use vm_tests::host::run_dir::RunDir;
 
-/// In an order in which each comes after what it needs.
+/// Each object comes after those that it needs.
 const MANIFESTS: &str = r#"
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
@@ -51,34 +51,43 @@ spec:
     spec: { containers: [{ name: d, image: "nowhere/d:1" }] }
 "#;
 
-/// What must hold, and what shows it.
-type Claim = (&'static str, fn(&Root) -> Result<()>);
+/// A description and the function that checks it.
+type Check = (&'static str, fn(&Root) -> Result<()>);
 
-/// One server for all claims: it takes seconds to start.
+/// One server for all checks, because its start takes seconds.
 #[test]
 fn firstboot_client_works_with_a_real_apiserver() -> Result<()> {
-    let run = Run::new("speaks_to_an_apiserver")?;
-    with_apiserver(&run, |root, _| {
-        let claims: [Claim; 6] = [
+    let run_dir = RunDir::new("speaks_to_an_apiserver")?;
+    with_apiserver(&run_dir, |root, _| {
+        let checks: [Check; 6] = [
             (
-                "manifests are applied, and a second time changes nothing",
+                "manifests are applied, and applying them again changes nothing",
                 manifests,
             ),
-            ("a watch shows what is there and ends when told", watch),
             (
-                "a missing object is an error in the server's words",
+                "a watch relock_has_one_holder an existing object and ends",
+                watch,
+            ),
+            (
+                "a missing object is an error with the server's message",
                 missing,
             ),
-            ("an answer to a stranger shows whose server it is", stranger),
-            ("masters take turns", turns),
-            ("a silent holder loses the lease", silent_holder),
+            (
+                "an anonymous client detects a foreign server",
+                foreign_server,
+            ),
+            ("the join lock has one holder", lock_has_one_holder),
+            (
+                "a holder that does not renew the Lease loses it",
+                silent_holder,
+            ),
         ];
-        for (claim, holds) in claims {
-            holds(root).context(claim)?;
+        for (name, check) in checks {
+            check(root).context(name)?;
         }
         Ok(())
     })?;
-    run.passed();
+    run_dir.passed();
     Ok(())
 }
 
@@ -114,19 +123,22 @@ fn watch(root: &Root) -> Result<()> {
 
 fn missing(root: &Root) -> Result<()> {
     let answer = client(root)?.get("/api/v1/nodes/nobody")?.ok();
-    let said = answer.err().context("it is there")?.to_string();
-    ensure!(said == "404: nodes \"nobody\" not found", "{said}");
+    let error = answer.err().context("the node exists")?.to_string();
+    ensure!(error == "404: nodes \"nobody\" not found", "{error}");
     Ok(())
 }
 
-fn stranger(root: &Root) -> Result<()> {
+fn foreign_server(root: &Root) -> Result<()> {
     let limit = Duration::from_secs(30);
     let read = |path: &str| root.read(path)?.with_context(|| format!("no `{path}`"));
     let ours = read("/etc/kubernetes/pki/ca.crt")?;
     Client::anonymous(&ours, ENDPOINT, limit)?.get("/livez")?;
     let other = read("/etc/kubernetes/pki/front-proxy-ca.crt")?;
     let answer = Client::anonymous(&other, ENDPOINT, limit)?.get("/livez");
-    ensure!(answer.is_err(), "another authority's server was believed");
+    ensure!(
+        answer.is_err(),
+        "a certificate of another authority was accepted"
+    );
     Ok(())
 }
 
@@ -135,7 +147,7 @@ fn hold(root: &Root, name: &str) -> Result<lease::Held> {
     lease::hold(name, &mut report, |_| client(root))
 }
 
-fn turns(root: &Root) -> Result<()> {
+fn lock_has_one_holder(root: &Root) -> Result<()> {
     let first = hold(root, "m1")?;
     let (send, receive) = channel();
     let second = {
@@ -146,7 +158,7 @@ fn turns(root: &Root) -> Result<()> {
     ensure!(matches!(early, Err(RecvTimeoutError::Timeout)), "{early:?}");
     drop(first);
     let held = receive.recv_timeout(Duration::from_secs(30));
-    drop(held.context("m2 never had its turn")??);
+    drop(held.context("m2 never got the lock")??);
     drop(second.join());
     Ok(())
 }
@@ -160,7 +172,10 @@ fn silent_holder(root: &Root) -> Result<()> {
     client.send("PUT", path, &object)?.ok()?;
     let start = Instant::now();
     let held = hold(root, "m1")?;
-    ensure!(start.elapsed() >= Duration::from_secs(4), "it did not wait");
+    ensure!(
+        start.elapsed() >= Duration::from_secs(4),
+        "the lock was taken before the Lease had expired"
+    );
     let holder = client.get(path)?.ok()?["spec"]["holderIdentity"].clone();
     ensure!(holder == "m1", "{holder}");
     drop(held);

@@ -1,34 +1,34 @@
-//! A document that is there but wrong: one error that names file, line and key, and nothing was written.
+//! firstboot refuses a wrong document with one error that names file, line and key, and writes nothing.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use firstboot::journal::{DOCUMENT_REFUSED, READY, STEP_STARTED, field};
-use vm_tests::artifacts::{Output, Programs, topology};
 use vm_tests::cluster::Cluster;
-use vm_tests::disk;
 use vm_tests::host::Host;
-use vm_tests::journal::Want;
-use vm_tests::run::Run;
+use vm_tests::host::artifacts::{Output, Programs, topology};
+use vm_tests::host::run_dir::RunDir;
+use vm_tests::machine::disk;
+use vm_tests::machine::journal::RecordMatch;
 
 #[test]
-fn a_broken_document_stops_before_the_first_change() -> Result<()> {
+fn broken_document_is_refused_before_the_first_change() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
     };
     let output = Output::make(&Programs::build()?, &topology("one"))?;
-    let run = Run::new("stops_on_broken_document")?;
-    let mut cluster = Cluster::new(&host, &run, &output)?;
-    // The key is misspelt on its own seed disk, in place: the file keeps its length, so the FAT needs no change.
-    let seed = disk::private_copy(&run, "seed", &output.seed("m0"))?;
+    let run_dir = RunDir::new("stops_on_broken_document")?;
+    let mut cluster = Cluster::new(&host, &run_dir, &output)?;
+    // The test misspells a key on the seed disk. The file keeps its length, so the FAT does not change.
+    let seed = disk::private_copy(&run_dir, "seed", &output.seed("m0"))?;
     let line = disk::replace_in_file(&seed, "\nhostname:", "\nhostnome:")?;
     let machine = &mut cluster.members[0].machine;
     machine.disks.pop();
     machine.disks.push(disk::seed(&seed));
-    let vm = cluster.first().start(&host, &run)?;
+    let vm = cluster.first().start(&host, &run_dir)?;
     let refused = vm.wait_for(
-        &Want::id(DOCUMENT_REFUSED),
-        &[Want::id(READY), Want::id(STEP_STARTED)],
+        &RecordMatch::id(DOCUMENT_REFUSED),
+        &[RecordMatch::id(READY), RecordMatch::id(STEP_STARTED)],
         Duration::from_secs(120),
     )?;
     let reason = format!(
@@ -41,7 +41,7 @@ fn a_broken_document_stops_before_the_first_change() -> Result<()> {
     }
     vm.wait_for_console("hostnome", Duration::from_secs(30))?;
     assert_eq!(
-        vm.ok("ls -A /etc/kubernetes/pki 2>/dev/null; ls /etc/firstlight 2>/dev/null; true")?,
+        vm.shell("ls -A /etc/kubernetes/pki 2>/dev/null; ls /etc/firstlight 2>/dev/null; true")?,
         ""
     );
     assert!(
@@ -51,6 +51,6 @@ fn a_broken_document_stops_before_the_first_change() -> Result<()> {
             .any(|record| record.get("MESSAGE_ID") == Some(STEP_STARTED))
     );
     drop(vm);
-    run.passed();
+    run_dir.passed();
     Ok(())
 }

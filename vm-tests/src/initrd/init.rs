@@ -1,5 +1,5 @@
-// Process 1 of an initrd test: loads modules, runs one program, reports, powers off.
-// Compiled on its own by `rustc` (no crates), because it must be static and build in a second.
+// Process 1 of an initrd test: loads modules, runs one program, reports its status, powers off.
+// rustc compiles this file alone, without crates: it must be static and build in a second.
 
 use std::ffi::{CString, c_char, c_int, c_long, c_ulong};
 use std::fs::{self, File, OpenOptions};
@@ -27,12 +27,12 @@ const POWER_OFF: c_int = 0x4321_fedc;
 
 fn main() {
     let report = work().unwrap_or_else(|error| format!("error {error}"));
-    // ttyS2 carries one line only: how it ended.
+    // ttyS2 carries one line: the status.
     if let Ok(mut status) = raw_serial("/dev/ttyS2") {
         let _ = writeln!(status, "{report}");
         let _ = status.flush();
     }
-    // SAFETY: plain system calls without memory of ours; process 1 has nothing left to lose.
+    // SAFETY: system calls without pointers, after all other work is done.
     unsafe {
         sync();
         reboot(POWER_OFF);
@@ -49,9 +49,8 @@ fn work() -> Result<String, String> {
     for name in modules.lines() {
         load(name)?;
     }
-    let Ok(arguments) = fs::read_to_string("/test/arguments") else {
-        return Ok("exit 0".into()); // Nothing to run: that the kernel came this far is the test.
-    };
+    let arguments =
+        fs::read_to_string("/test/arguments").map_err(|error| format!("reading `/test/arguments`: {error}"))?;
     let output = raw_serial("/dev/ttyS1").map_err(|error| format!("opening `/dev/ttyS1`: {error}"))?;
     let errors = output.try_clone().map_err(|error| error.to_string())?;
     let status = Command::new("/test/program")
@@ -69,9 +68,9 @@ fn work() -> Result<String, String> {
 }
 
 fn mount_at(source: &str, target: &str, kind: &str) -> Result<(), String> {
-    fs::create_dir_all(target).map_err(|error| format!("making `{target}`: {error}"))?;
+    fs::create_dir_all(target).map_err(|error| format!("creating `{target}`: {error}"))?;
     let [source, at, kind] = [source, target, kind].map(|text| CString::new(text).unwrap_or_default());
-    // SAFETY: three NUL-terminated strings that outlive the call; data may be null.
+    // SAFETY: three NUL-terminated strings outlive the call, and data may be null.
     let result = unsafe { mount(source.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
     if result != 0 {
         return Err(format!("mounting `{target}`: {}", io::Error::last_os_error()));
@@ -83,7 +82,7 @@ fn load(name: &str) -> Result<(), String> {
     let path = format!("/test/modules.d/{name}");
     let file = File::open(&path).map_err(|error| format!("opening `{path}`: {error}"))?;
     let flags = if name.ends_with(".ko") { 0 } else { MODULE_INIT_COMPRESSED_FILE };
-    // SAFETY: an open descriptor and an empty NUL-terminated parameter string.
+    // SAFETY: the descriptor is open and the parameter string is NUL-terminated.
     let result = unsafe { syscall(FINIT_MODULE, file.as_raw_fd(), c"".as_ptr(), flags) };
     if result != 0 {
         return Err(format!("loading module `{name}`: {}", io::Error::last_os_error()));
@@ -91,11 +90,11 @@ fn load(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-// Raw, or the terminal layer would turn every newline into two bytes.
+// In raw mode, because the terminal layer would write a carriage return before every newline.
 fn raw_serial(path: &str) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let mut settings = Termios([0; 256]);
-    // SAFETY: an open descriptor, and a buffer that is larger than `struct termios` and aligned like it.
+    // SAFETY: the descriptor is open; the buffer is larger than `struct termios` and as aligned.
     unsafe {
         if tcgetattr(file.as_raw_fd(), &mut settings) != 0 {
             return Err(io::Error::last_os_error());

@@ -1,0 +1,318 @@
+//! The machines of a topology on one switch, and a port forward from the host.
+//!
+//! imagegen writes the image and the documents; here each machine gets its disks and network card.
+
+pub mod etcd;
+pub mod invariants;
+pub mod kubectl;
+pub mod snapshot;
+pub mod testbed;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use firstboot::journal::{DOCUMENT_REFUSED, FAILED, READY};
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+use crate::host::Host;
+use crate::host::artifacts::Output;
+use crate::host::run_dir::RunDir;
+use crate::machine::disk;
+use crate::machine::journal::{Record, RecordMatch};
+use crate::machine::qemu::{Boot, DiskFile, DiskFormat, Machine};
+use crate::machine::vm::Vm;
+use crate::net::port_forward::PortForward;
+use crate::net::switch::{Port, Switch};
+
+/// The deadline from power-on to ready on a machine with KVM.
+pub const READY_DEADLINE: Duration = Duration::from_secs(360);
+
+/// The address of the test host in the virtual network.
+pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
+
+/// The size of every machine's disk.
+const DISK_SIZE: u64 = 12 << 30;
+
+/// The default of imagegen.
+const DEFAULT_PODS: &str = "10.244.0.0/16";
+
+/// A worker runs neither etcd nor kube-apiserver.
+const WORKER_MEMORY_MIB: u32 = 2048;
+
+/// The parts of a cluster, whether its machines run or not.
+#[derive(Debug)]
+pub struct Cluster {
+    pub switch: Switch,
+    pub port_forward: PortForward,
+    pub members: Vec<Member>,
+    /// The ranges of pod addresses. They are seen on the network, because the package's pod network
+    /// routes between hosts.
+    pods: Vec<Ipv4Net>,
+}
+
+/// One host of the topology and the parts of its machine.
+#[derive(Debug)]
+pub struct Member {
+    pub name: String,
+    pub is_master: bool,
+    pub address: Ipv4Addr,
+    pub port: Port,
+    /// The configuration for the next start; a test may change it.
+    pub machine: Machine,
+}
+
+impl Cluster {
+    /// Creates a machine with a new disk for every host of `output`.
+    pub fn new(host: &Host, run_dir: &RunDir, output: &Output) -> Result<Self> {
+        let switch = Switch::start(run_dir)?;
+        let port_forward = PortForward::start(&switch, HOST_ADDRESS, 24)?;
+        let topology = Topology::read(output.topology())?;
+        let time_scale = host.time_scale(topology.hosts.len());
+        let mut members = Vec::new();
+        for wanted in &topology.hosts {
+            members.push(member(host, run_dir, output, &switch, wanted, time_scale)?);
+        }
+        Ok(Self {
+            switch,
+            port_forward,
+            members,
+            pods: topology.network.pods(),
+        })
+    }
+
+    /// Gives every machine its document of `output` for the next boot.
+    pub fn take_documents(&mut self, output: &Output) -> Result<()> {
+        for wanted in &Topology::read(output.topology())?.hosts {
+            let member = self.member_mut(&wanted.name)?;
+            member.address = wanted.address()?;
+            let seed = disk::seed(&output.seed(&wanted.name));
+            member.machine.disks.retain(|disk| !disk.read_only);
+            member.machine.disks.push(seed);
+        }
+        Ok(())
+    }
+
+    pub fn member(&self, name: &str) -> Result<&Member> {
+        self.members
+            .iter()
+            .find(|member| member.name == name)
+            .with_context(|| format!("the topology has no host `{name}`"))
+    }
+
+    pub fn masters(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.is_master)
+    }
+
+    pub fn member_mut(&mut self, name: &str) -> Result<&mut Member> {
+        self.members
+            .iter_mut()
+            .find(|member| member.name == name)
+            .with_context(|| format!("the topology has no host `{name}`"))
+    }
+
+    /// `address:port` of the apiservers of all control-plane hosts except `without`.
+    pub fn apiservers(&self, without: &[&str]) -> BTreeSet<String> {
+        self.masters()
+            .filter(|master| !without.contains(&master.name.as_str()))
+            .map(|master| format!("{}:6443", master.address))
+            .collect()
+    }
+
+    /// The first host of the topology.
+    pub fn first(&self) -> &Member {
+        &self.members[0]
+    }
+
+    /// Forwards a port of the host to the apiserver of `member`, and returns its address.
+    pub fn apiserver(&self, member: &Member) -> Result<SocketAddr> {
+        self.port_forward
+            .forward(0, SocketAddrV4::new(member.address, 6443))
+    }
+
+    /// Fails if a packet was sent to an address that belongs neither to the machines' network nor to a
+    /// pod. Addresses of Services and the VIP must not be seen either: each host translates them.
+    pub fn assert_no_packet_left(&self) -> Result<()> {
+        let own = Ipv4Net::new(HOST_ADDRESS, 24)?;
+        for address in self.switch.destinations() {
+            let inside = match address {
+                IpAddr::V4(four) => {
+                    own.contains(&four)
+                        || self.pods.iter().any(|pods| pods.contains(&four))
+                        || four.is_multicast()
+                        || four.is_broadcast()
+                        || four.is_unspecified()
+                }
+                IpAddr::V6(six) => six.is_multicast() || six.is_unicast_link_local(),
+            };
+            if !inside {
+                bail!("a packet was sent to {address}, outside the machines' network");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Member {
+    /// Starts the machine.
+    pub fn start(&self, host: &Host, run_dir: &RunDir) -> Result<Vm> {
+        Vm::start(host, run_dir, &self.connected())
+    }
+
+    /// Restores the machine from `state`, paused.
+    pub fn restore(&self, host: &Host, run_dir: &RunDir, state: &Path) -> Result<Vm> {
+        Vm::restore(host, run_dir, &self.connected(), state)
+    }
+
+    fn connected(&self) -> Machine {
+        let mut machine = self.machine.clone();
+        for nic in &mut machine.nics {
+            *nic = self.port.nic(&nic.mac);
+        }
+        machine
+    }
+
+    /// Gives the machine, which is off, a new disk, which contains only the image.
+    pub fn wipe(&mut self, host: &Host, run_dir: &RunDir, output: &Output) -> Result<()> {
+        let name = format!("{}-wiped", self.name);
+        let disk = fresh_disk(host, run_dir, &name, output)?;
+        // The guest identifies the disk by its serial number, which stays the same.
+        self.machine.disks[0].path = disk.path;
+        Ok(())
+    }
+
+    /// The writable disk.
+    pub fn disk(&self) -> &DiskFile {
+        &self.machine.disks[0]
+    }
+}
+
+/// Waits until firstboot reports the host ready. A failure of firstboot ends the wait.
+pub fn wait_ready(vm: &Vm) -> Result<Record> {
+    vm.wait_for(&RecordMatch::id(READY), &never_ready(), READY_DEADLINE)
+}
+
+/// The records of a host that cannot become ready.
+pub fn never_ready() -> [RecordMatch<'static>; 2] {
+    [RecordMatch::id(FAILED), RecordMatch::id(DOCUMENT_REFUSED)]
+}
+
+/// A machine with the image, its document and a network card.
+fn member(
+    host: &Host,
+    run_dir: &RunDir,
+    output: &Output,
+    switch: &Switch,
+    wanted: &TopologyHost,
+    time_scale: f64,
+) -> Result<Member> {
+    let port = switch.port()?;
+    let disk = fresh_disk(host, run_dir, &wanted.name, output)?;
+    let is_master = wanted.role == "master";
+    let mut machine = Machine {
+        disks: vec![disk, disk::seed(&output.seed(&wanted.name))],
+        nics: vec![port.nic(&wanted.mac)],
+        time_scale,
+        ..Machine::new(&wanted.name, Boot::Uefi)
+    };
+    if !is_master {
+        machine.memory_mib = WORKER_MEMORY_MIB;
+    }
+    Ok(Member {
+        name: wanted.name.clone(),
+        is_master,
+        address: wanted.address()?,
+        port,
+        machine,
+    })
+}
+
+fn fresh_disk(host: &Host, run_dir: &RunDir, name: &str, output: &Output) -> Result<DiskFile> {
+    disk::overlay_of_size(
+        host,
+        run_dir,
+        name,
+        &output.image(),
+        DiskFormat::Raw,
+        Some(DISK_SIZE),
+    )
+}
+
+/// The fields of a topology that the harness needs; imagegen validates the file.
+#[derive(Debug, Deserialize)]
+struct Topology {
+    #[serde(default)]
+    network: Network,
+    hosts: Vec<TopologyHost>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Network {
+    /// One range or a list of ranges.
+    pods: serde_json::Value,
+}
+
+#[derive(Debug, Deserialize)]
+struct TopologyHost {
+    name: String,
+    role: String,
+    address: String,
+    mac: String,
+}
+
+impl Topology {
+    fn read(path: &Path) -> Result<Self> {
+        let text =
+            fs::read_to_string(path).with_context(|| format!("reading `{}`", path.display()))?;
+        // Leniently, because the fields that are not declared here count as unknown.
+        let (parsed, _) = yaml::parse_leniently::<Self>("topology", &text, false);
+        let parsed = parsed.with_context(|| format!("reading `{}`", path.display()))?;
+        Ok(parsed.value)
+    }
+}
+
+impl Network {
+    fn pods(&self) -> Vec<Ipv4Net> {
+        let texts = match &self.pods {
+            serde_json::Value::Array(list) => list.iter().filter_map(|one| one.as_str()).collect(),
+            one => vec![one.as_str().unwrap_or(DEFAULT_PODS)],
+        };
+        texts.iter().filter_map(|text| text.parse().ok()).collect()
+    }
+}
+
+impl TopologyHost {
+    fn address(&self) -> Result<Ipv4Addr> {
+        let text = self.address.split('/').next().unwrap_or_default();
+        text.parse()
+            .with_context(|| format!("host `{}`: address `{text}` is not IPv4", self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pod_ranges_are_read_in_every_form() {
+        let pods = |text: &str| {
+            let (parsed, _) = yaml::parse_leniently::<Topology>("t", text, false);
+            parsed.map(|parsed| parsed.value.network.pods())
+        };
+        let net = |text: &str| text.parse::<Ipv4Net>().expect("a range");
+        assert_eq!(pods("hosts: []"), Some(vec![net(DEFAULT_PODS)]));
+        assert_eq!(
+            pods("network: { pods: 10.9.0.0/16 }\nhosts: []"),
+            Some(vec![net("10.9.0.0/16")])
+        );
+        assert_eq!(
+            pods("network: { pods: [10.9.0.0/16, \"fd00::/56\"] }\nhosts: []"),
+            Some(vec![net("10.9.0.0/16")])
+        );
+    }
+}

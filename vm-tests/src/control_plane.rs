@@ -1,0 +1,380 @@
+//! etcd and kube-apiserver of the package as processes of the host, for tests of their clients.
+//!
+//! Each control-plane host is a network namespace with the address that its documents name. So the
+//! documents, ports and certificates are those of real hosts, and no packet leaves the namespaces.
+//! There is no machine and no kubelet.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use build_tools::cache::{Cache, Key};
+use build_tools::progress::Progress;
+use firstboot::kube::client::Client;
+use firstboot::system::files::Root;
+use imagegen::package::images::ImageArchive;
+use nix::sched::{CloneFlags, unshare};
+
+use crate::host::artifacts::Programs;
+use crate::host::process::{self, READY_TIMEOUT, Server, end};
+use crate::host::run_dir::RunDir;
+use crate::host::{NO_SKIP, is_skip_forbidden};
+
+/// A topology of three control-plane hosts.
+pub const THREE_MASTERS: &str = "\
+apiVersion: firstlight/v1
+kind: Cluster
+name: three
+hosts:
+- { name: m0, role: master, address: 192.168.7.10/24, mac: \"52:54:00:00:07:10\" }
+- { name: m1, role: master, address: 192.168.7.11/24, mac: \"52:54:00:00:07:11\" }
+- { name: m2, role: master, address: 192.168.7.12/24, mac: \"52:54:00:00:07:12\" }
+";
+
+/// The hosts of [`THREE_MASTERS`].
+pub const MASTERS: [(&str, Ipv4Addr); 3] = [
+    ("m0", Ipv4Addr::new(192, 168, 7, 10)),
+    ("m1", Ipv4Addr::new(192, 168, 7, 11)),
+    ("m2", Ipv4Addr::new(192, 168, 7, 12)),
+];
+
+/// Runs `test` in a network namespace with a bridge, to which a namespace for each of `hosts` (name
+/// and address in a /24) is connected. Without the privileges for that it prints the reason and skips
+/// the test; `FIRSTLIGHT_NO_SKIP=1` makes that a failure.
+pub fn in_network(
+    hosts: &[(&str, Ipv4Addr)],
+    test: impl FnOnce(&HostNetwork) -> Result<()> + Send,
+) -> Result<()> {
+    let run = || match HostNetwork::new(hosts) {
+        Ok(network) => test(&network),
+        Err(error) if is_skip_forbidden() => {
+            Err(error.context(format!("{NO_SKIP}=1 forbids skipping")))
+        }
+        Err(error) => {
+            eprintln!("skipped: no network namespaces: {error:#}");
+            Ok(())
+        }
+    };
+    // A thread of its own, because a thread cannot return to the host's network namespace.
+    match std::thread::scope(|scope| scope.spawn(run).join()) {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Hosts on one bridge. Each is a network namespace, because etcd compares the source address of a
+/// peer with its certificate.
+#[derive(Debug)]
+pub struct HostNetwork {
+    hosts: BTreeMap<String, Holder>,
+}
+
+/// A process that keeps a network namespace alive.
+#[derive(Debug)]
+struct Holder {
+    process: Child,
+    address: Ipv4Addr,
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        end(&mut self.process);
+    }
+}
+
+impl HostNetwork {
+    /// Moves this thread to a new network namespace with the bridge.
+    fn new(hosts: &[(&str, Ipv4Addr)]) -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .context("leaving the host's network namespace (needs root)")?;
+        ip("link add name bridge0 type bridge")?;
+        ip("link set lo up")?;
+        ip("link set bridge0 up")?;
+        let mut network = Self {
+            hosts: BTreeMap::new(),
+        };
+        for (name, address) in hosts {
+            let mut unshare = bound();
+            unshare.args(["unshare", "--net", "sleep", "infinity"]);
+            let process = unshare.spawn().context("starting a namespace")?;
+            let holder = Holder {
+                process,
+                address: *address,
+            };
+            holder.wait()?;
+            let pid = holder.process.id();
+            ip(&format!(
+                "link add name {name} type veth peer name eth0 netns {pid}"
+            ))?;
+            ip(&format!("link set {name} master bridge0 up"))?;
+            for words in [
+                "link set lo up".to_owned(),
+                format!("address add {address}/24 dev eth0"),
+                "link set eth0 up".to_owned(),
+            ] {
+                let mut inside = holder.inside();
+                process::run(inside.arg("ip").args(words.split_whitespace()))?;
+            }
+            network.hosts.insert((*name).to_owned(), holder);
+        }
+        // The client has an address of its own.
+        let [net, subnet, part, _] = hosts.first().map_or([10, 0, 0, 1], |(_, a)| a.octets());
+        ip(&format!(
+            "address add {net}.{subnet}.{part}.254/24 dev bridge0"
+        ))?;
+        Ok(network)
+    }
+
+    fn host(&self, name: &str) -> Result<&Holder> {
+        self.hosts
+            .get(name)
+            .with_context(|| format!("the network has no host `{name}`"))
+    }
+}
+
+impl Holder {
+    /// Waits until the process has entered a namespace of its own.
+    fn wait(&self) -> Result<()> {
+        let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
+        let (ours, end) = (namespace("thread-self")?, Instant::now() + READY_TIMEOUT);
+        while namespace(&self.process.id().to_string())? == ours {
+            if Instant::now() > end {
+                bail!("unshare has created no network namespace");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// The start of a command that runs in this namespace.
+    fn inside(&self) -> Command {
+        let mut command = bound();
+        command.arg("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.process.id()));
+        command
+    }
+}
+
+/// The start of a command that the kernel kills when this process ends, even by SIGKILL.
+pub fn bound() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).stdin(Stdio::null());
+    command
+}
+
+fn ip(words: &str) -> Result<()> {
+    process::run(Command::new("ip").args(words.split_whitespace())).map(drop)
+}
+
+/// The documents of control-plane hosts, and the programs of their servers.
+#[derive(Debug)]
+pub struct ControlPlane {
+    folder: PathBuf,
+    etcd: PathBuf,
+    apiserver: PathBuf,
+}
+
+impl ControlPlane {
+    /// Writes the documents of the topology text `topology` to the run's folder.
+    pub fn new(run_dir: &RunDir, topology: &str) -> Result<Self> {
+        let folder = run_dir.folder().to_owned();
+        let file = folder.join("cluster.yaml");
+        fs::write(&file, topology)?;
+        let mut imagegen = Command::new(Programs::build_imagegen()?);
+        imagegen.arg("userdata").arg("--topology").arg(&file);
+        process::run(imagegen.arg("--output").arg(folder.join("imagegen")))?;
+        let cache = Cache::open()?;
+        let package = default_package::default_package(&cache, &Progress::stderr())?;
+        Ok(Self {
+            etcd: image(&cache, &package, "etcd")?,
+            apiserver: image(&cache, &package, "kube-apiserver")?,
+            folder,
+        })
+    }
+
+    /// A folder that stands for the root of `host` and contains the files of its document.
+    pub fn root(&self, host: &str) -> Result<PathBuf> {
+        let root = self.folder.join(host);
+        if root.exists() {
+            return Ok(root);
+        }
+        let path = self
+            .folder
+            .join("imagegen/hosts")
+            .join(host)
+            .join("user-data");
+        let (config, _) =
+            userdata::cloud_config::CloudConfig::parse("user-data", &fs::read(&path)?)?;
+        for file in &config.value.files {
+            let at = root.join(file.path.trim_start_matches('/'));
+            fs::create_dir_all(at.parent().context("a file without a folder")?)?;
+            fs::write(&at, file.content.expose())?;
+        }
+        Ok(root)
+    }
+
+    /// Starts etcd on `host` with kubeadm's flags. `cluster` is `--initial-cluster`, and `existing`
+    /// selects `--initial-cluster-state=existing`. The data stays in the host's root.
+    pub fn etcd(
+        &self,
+        network: &HostNetwork,
+        host: &str,
+        cluster: &str,
+        existing: bool,
+    ) -> Result<Server> {
+        let root = self.root(host)?;
+        let address = network.host(host)?.address;
+        let pki = root.join("etc/kubernetes/pki/etcd");
+        let (clients, peers) = (
+            format!("https://{address}:2379"),
+            format!("https://{address}:2380"),
+        );
+        // The image of etcd contains its libraries and their dynamic loader.
+        let mut command = network.host(host)?.inside();
+        command
+            .arg(self.etcd.join("usr/lib64/ld-linux-x86-64.so.2"))
+            .arg("--library-path")
+            .arg(self.etcd.join("usr/lib/x86_64-linux-gnu"))
+            .arg(self.etcd.join("usr/local/bin/etcd"));
+        let state = if existing { "existing" } else { "new" };
+        let data = root.join("var/lib/etcd").display().to_string();
+        let flags: [(&str, &str); 12] = [
+            ("name", host),
+            ("data-dir", &data),
+            ("listen-client-urls", &clients),
+            ("advertise-client-urls", &clients),
+            ("listen-peer-urls", &peers),
+            ("initial-advertise-peer-urls", &peers),
+            ("initial-cluster", cluster),
+            ("initial-cluster-state", state),
+            ("client-cert-auth", "true"),
+            ("peer-client-cert-auth", "true"),
+            // kubeadm's defaults are too short for a slow disk that other processes use too.
+            ("heartbeat-interval", "250"),
+            ("election-timeout", "2500"),
+        ];
+        command.args(flags.map(|(name, value)| format!("--{name}={value}")));
+        for (flag, file) in [
+            ("cert-file", "server.crt"),
+            ("key-file", "server.key"),
+            ("trusted-ca-file", "ca.crt"),
+            ("peer-cert-file", "peer.crt"),
+            ("peer-key-file", "peer.key"),
+            ("peer-trusted-ca-file", "ca.crt"),
+        ] {
+            command.arg(format!("--{flag}={}", pki.join(file).display()));
+        }
+        self.start(&format!("etcd-{host}"), &mut command)
+    }
+
+    /// Deletes the data of etcd on `host`.
+    pub fn lose_etcd(&self, host: &str) -> Result<()> {
+        fs::remove_dir_all(self.root(host)?.join("var/lib/etcd")).context("deleting etcd's data")
+    }
+
+    /// Starts kube-apiserver on `host` at port 6443 with kubeadm's flags; it uses the etcd of `host`.
+    pub fn apiserver(&self, network: &HostNetwork, host: &str) -> Result<Server> {
+        let pki = self.root(host)?.join("etc/kubernetes/pki");
+        let address = network.host(host)?.address;
+        let mut command = network.host(host)?.inside();
+        command.arg(self.apiserver.join("usr/local/bin/kube-apiserver"));
+        command.args([
+            "--secure-port=6443",
+            "--insecure-port=0",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--requestheader-allowed-names=front-proxy-client",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        ]);
+        command.arg(format!("--advertise-address={address}"));
+        command.arg(format!("--etcd-servers=https://{address}:2379"));
+        for (flag, file) in [
+            ("client-ca-file", "ca.crt"),
+            ("tls-cert-file", "apiserver.crt"),
+            ("tls-private-key-file", "apiserver.key"),
+            ("etcd-cafile", "etcd/ca.crt"),
+            ("etcd-certfile", "apiserver-etcd-client.crt"),
+            ("etcd-keyfile", "apiserver-etcd-client.key"),
+            ("kubelet-client-certificate", "apiserver-kubelet-client.crt"),
+            ("kubelet-client-key", "apiserver-kubelet-client.key"),
+            ("proxy-client-cert-file", "front-proxy-client.crt"),
+            ("proxy-client-key-file", "front-proxy-client.key"),
+            ("requestheader-client-ca-file", "front-proxy-ca.crt"),
+            ("service-account-key-file", "sa.pub"),
+            ("service-account-signing-key-file", "sa.key"),
+        ] {
+            command.arg(format!("--{flag}={}", pki.join(file).display()));
+        }
+        self.start(&format!("apiserver-{host}"), &mut command)
+    }
+
+    /// Starts `command` as a server that logs to the run's folder.
+    pub fn start(&self, name: &str, command: &mut Command) -> Result<Server> {
+        let log = self.folder.join(format!("{name}.log"));
+        Server::start(name, log, command)
+    }
+}
+
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 10);
+pub const ENDPOINT: &str = "192.168.7.10:6443";
+/// The path of the administrator's kubeconfig in the root of the host.
+pub const ADMIN: &str = "/etc/kubernetes/admin.conf";
+
+const ONE_MASTER: &str = "\
+apiVersion: firstlight/v1
+kind: Cluster
+name: one
+hosts:
+- { name: m0, role: master, address: 192.168.7.10/24, mac: \"52:54:00:00:07:10\" }
+";
+
+/// Runs `test` with a ready kube-apiserver: its arguments are the root of the control-plane host, and
+/// etcd and kube-apiserver. Skips as [`in_network`] does.
+pub fn with_apiserver(
+    run_dir: &RunDir,
+    test: impl FnOnce(&Root, [&Server; 2]) -> Result<()> + Send,
+) -> Result<()> {
+    let control_plane = ControlPlane::new(run_dir, ONE_MASTER)?;
+    in_network(&[("m0", ADDRESS)], |network| {
+        let cluster = format!("m0=https://{ADDRESS}:2380");
+        let etcd = control_plane.etcd(network, "m0", &cluster, false)?;
+        let mut apiserver = control_plane.apiserver(network, "m0")?;
+        let root = Root::new(control_plane.root("m0")?);
+        apiserver.wait("become ready", || {
+            let client = Client::from_kubeconfig(&root, ADMIN, ENDPOINT)?;
+            client.get("/readyz")?.ok()
+        })?;
+        test(&root, [&etcd, &apiserver])
+    })
+}
+
+/// The files of an image of the package, unpacked to a folder of the cache.
+fn image(cache: &Cache, package: &Path, name: &str) -> Result<PathBuf> {
+    let archive = package.join("images").join(format!("{name}.tar"));
+    let key = Key::new("image-files", 1)
+        .with("package", package.display().to_string())
+        .with("image", name);
+    cache.ensure("image-files", &key, |making| unpack(&archive, making))
+}
+
+/// Unpacks the layers of all images of `archive` to the new folder `root`.
+pub fn unpack(archive: &Path, root: &Path) -> Result<()> {
+    fs::create_dir(root).with_context(|| format!("creating `{}`", root.display()))?;
+    let layer = root.join(".layer");
+    for image in ImageArchive::open(archive)?.images {
+        for one in &image.layers {
+            one.copy_to(&mut File::create(&layer)?)?;
+            let mut tar = Command::new("tar");
+            process::run(tar.arg("-xf").arg(&layer).arg("-C").arg(root))?;
+        }
+    }
+    fs::remove_file(&layer).context("removing a layer")
+}

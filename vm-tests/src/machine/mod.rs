@@ -1,0 +1,11 @@
+//! One QEMU machine: its configuration, its life cycle, and what it reports.
+
+pub mod console;
+pub mod disk;
+pub mod guest;
+pub mod journal;
+pub mod qemu;
+pub mod qmp;
+pub mod smbios;
+mod starting_qemu;
+pub mod vm;

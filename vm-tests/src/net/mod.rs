@@ -1,0 +1,6 @@
+//! The network between machines. It needs no privileges.
+
+mod frame;
+pub mod pcap;
+pub mod port_forward;
+pub mod switch;
