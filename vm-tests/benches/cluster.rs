@@ -1,12 +1,12 @@
 //! Time from power-on until three control-plane hosts are Ready, in three ways:
 //!
 //! - `firstlight`: Firstlight, all hosts at the same time;
-//! - `one-join`: Firstlight, master0 alone and then one more host. Three hosts at the same time should
-//!   take at most 1.5 times as long;
+//! - `one-join`: Firstlight, master0 alone and then one more host. Three hosts at the same time
+//!   should take at most 1.5 times as long;
 //! - `baseline`: the same machines with kubeadm, one after another.
 //!
-//! All machines have the same time scale, so that seconds of the guests' clocks are comparable. If the
-//! host has too few cores for all machines, each machine has the same CPU quota in all ways.
+//! All machines have the same time scale, so that seconds of the guests' clocks are comparable. If
+//! the host has too few cores for all machines, each machine has the same CPU quota in all ways.
 //!
 //! `cargo bench -p vm-tests --bench cluster`. `FIRSTLIGHT_ROUNDS` is the number of rounds (3) and
 //! `FIRSTLIGHT_WAYS` selects ways (`firstlight,one-join,baseline`); `baseline` takes kubeadm's

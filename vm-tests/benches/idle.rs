@@ -3,8 +3,8 @@
 //! The servers are three real kube-apiservers, each with its etcd. All are processes of the host
 //! without emulation. keepalived needs IPVS in the kernel, so the benchmark `lvscare` measures it.
 //!
-//! `cargo bench -p vm-tests --bench idle`, as root. `FIRSTLIGHT_ROUNDS` is the number of rounds (3). A
-//! round takes 4 minutes. The exit status is non-zero if lvscare exceeds its limit.
+//! `cargo bench -p vm-tests --bench idle`, as root. `FIRSTLIGHT_ROUNDS` is the number of rounds
+//! (3). A round takes 4 minutes. The exit status is non-zero if lvscare exceeds its limit.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -34,8 +34,8 @@ const PART: Duration = Duration::from_secs(66);
 const LIMIT: f64 = 0.2;
 
 const LVSCARE: &str = "lvscare, every 500 ms";
-/// kubespray's template has 15 s, with which HAProxy detects in half a minute what lvscare detects in a
-/// second.
+/// kubespray's template has 15 s, with which HAProxy detects in half a minute what lvscare detects
+/// in a second.
 const HAPROXY: [(&str, &str); 2] = [
     ("haproxy, every 500 ms", "500ms"),
     ("haproxy, every 15 s", "15s"),
@@ -176,7 +176,8 @@ fn haproxy(control_plane: &ControlPlane, tree: &Path, name: &str, interval: &str
     })
 }
 
-/// Per cent of a core that a balancer uses while all servers are up, which is checked before and after.
+/// Per cent of a core that a balancer uses while all servers are up, which is checked before and
+/// after.
 fn when_idle(balancer: &mut Server, mut all_are_up: impl FnMut() -> Result<()>) -> Result<f64> {
     balancer.wait("find its servers up", &mut all_are_up)?;
     std::thread::sleep(SETTLE);

@@ -1,9 +1,9 @@
 //! lvscare and other load balancers in one machine and one run: how long a failed server gets new
-//! connections, how long connections to it hang, how often a healthy server is removed, and the cost in
-//! memory and processor time.
+//! connections, how long connections to it hang, how often a healthy server is removed, and the
+//! cost in memory and processor time.
 //!
-//! `cargo bench -p vm-tests --bench lvscare` takes half an hour, because some balancers react after half
-//! a minute only. The exit status is non-zero if lvscare exceeds one of its limits.
+//! `cargo bench -p vm-tests --bench lvscare` takes half an hour, because some balancers react after
+//! half a minute only. The exit status is non-zero if lvscare exceeds one of its limits.
 //!
 //! | variable | effect |
 //! | --- | --- |

@@ -1,11 +1,12 @@
-//! Cost of lvscare's health requests: processor time of kube-apiserver and etcd for each `GET /readyz`
-//! on a persistent connection, and for each new connection with one request.
+//! Cost of lvscare's health requests: processor time of kube-apiserver and etcd for each `GET
+//! /readyz` on a persistent connection, and for each new connection with one request.
 //!
-//! The servers are those of the package, as processes of the host without emulation. Their idle time is
-//! measured in the same round and subtracted. The result bounds the request interval of a large cluster.
+//! The servers are those of the package, as processes of the host without emulation. Their idle
+//! time is measured in the same round and subtracted. The result bounds the request interval of a
+//! large cluster.
 //!
-//! `cargo bench -p vm-tests --bench readyz`. `FIRSTLIGHT_ROUNDS` is the number of rounds (3). A round
-//! takes a minute.
+//! `cargo bench -p vm-tests --bench readyz`. `FIRSTLIGHT_ROUNDS` is the number of rounds (3). A
+//! round takes a minute.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

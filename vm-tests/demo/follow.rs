@@ -12,16 +12,16 @@ use crate::interrupt;
 use crate::progress::{Progress, State};
 use crate::screen::Screen;
 
-/// The number of failures of firstboot that end the demo. systemd restarts firstboot, and a timeout on
-/// a slow host rarely repeats.
+/// The number of failures of firstboot that end the demo. systemd restarts firstboot, and a timeout
+/// on a slow host rarely repeats.
 const MAX_FAILURES: u32 = 5;
 
 /// How often the line of a silent machine is updated.
 const UPDATE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The expected time until all emulated machines are ready, by the guests' clocks. It was measured with
-/// three control-plane hosts and a worker on two idle cores: worker 183 s, master0 206 s, the others
-/// 288 s and 305 s.
+/// The expected time until all emulated machines are ready, by the guests' clocks. It was measured
+/// with three control-plane hosts and a worker on two idle cores: worker 183 s, master0 206 s, the
+/// others 288 s and 305 s.
 pub(crate) fn expected_time(cluster: &Cluster) -> Duration {
     let masters = u32::try_from(cluster.masters().count()).unwrap_or(u32::MAX);
     match masters {
@@ -36,7 +36,8 @@ const SECOND_MASTER: Duration = Duration::from_secs(290);
 /// Hosts join etcd one after another, and do everything else at the same time.
 const ETCD_JOIN: Duration = Duration::from_secs(15);
 
-/// Shows the progress of every machine until all are ready. Fails as soon as one cannot become ready.
+/// Shows the progress of every machine until all are ready. Fails as soon as one cannot become
+/// ready.
 pub(crate) fn until_ready(cluster: &Cluster, machines: &[Vm]) -> Result<()> {
     // A topology may list a worker first.
     let master0 = cluster.masters().next().map(|master| master.address);

@@ -11,11 +11,12 @@ use nix::unistd::Pid;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// A terminal sends Ctrl-C to the children too. Those that have not ended after this time get SIGTERM.
+/// A terminal sends Ctrl-C to the children too. Those that have not ended after this time get
+/// SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// From now on Ctrl-C, SIGTERM and SIGHUP end the child processes; a second signal kills them and ends
-/// the demo.
+/// From now on Ctrl-C, SIGTERM and SIGHUP end the child processes; a second signal kills them and
+/// ends the demo.
 pub(crate) fn watch() -> Result<()> {
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {

@@ -14,8 +14,8 @@ const FIRST_MASTER: u32 = 10;
 const FIRST_NODE: u32 = 20;
 const AFTER_LAST_NODE: u32 = 100;
 
-/// Writes the topology to a file for `imagegen`. All sizes have the same file name and output folder,
-/// because the image does not depend on the hosts.
+/// Writes the topology to a file for `imagegen`. All sizes have the same file name and output
+/// folder, because the image does not depend on the hosts.
 pub(crate) fn write(masters: u32, nodes: u32) -> Result<PathBuf> {
     let folder = target_dir().join("vm-tests");
     fs::create_dir_all(&folder).with_context(|| format!("creating `{}`", folder.display()))?;

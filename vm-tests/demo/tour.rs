@@ -21,8 +21,8 @@ const WORKER_COMMANDS: [&str; 3] = [
     "cat /etc/hosts",
 ];
 
-/// Writes the administrator's kubeconfig for the host: the same authority, names and credentials, with a
-/// forwarded port for each control-plane host.
+/// Writes the administrator's kubeconfig for the host: the same authority, names and credentials,
+/// with a forwarded port for each control-plane host.
 pub(crate) fn kubeconfig(cluster: &Cluster, output: &Output, folder: &Path) -> Result<PathBuf> {
     let mut forwards = Vec::new();
     for member in cluster.masters() {

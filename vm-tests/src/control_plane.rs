@@ -43,8 +43,8 @@ pub const MASTERS: [(&str, Ipv4Addr); 3] = [
 ];
 
 /// Runs `test` in a network namespace with a bridge, to which a namespace for each of `hosts` (name
-/// and address in a /24) is connected. Without the privileges for that it prints the reason and skips
-/// the test; `FIRSTLIGHT_NO_SKIP=1` makes that a failure.
+/// and address in a /24) is connected. Without the privileges for that it prints the reason and
+/// skips the test; `FIRSTLIGHT_NO_SKIP=1` makes that a failure.
 pub fn in_network(
     hosts: &[(&str, Ipv4Addr)],
     test: impl FnOnce(&HostNetwork) -> Result<()> + Send,
@@ -276,7 +276,8 @@ impl ControlPlane {
         fs::remove_dir_all(self.root(host)?.join("var/lib/etcd")).context("deleting etcd's data")
     }
 
-    /// Starts kube-apiserver on `host` at port 6443 with kubeadm's flags; it uses the etcd of `host`.
+    /// Starts kube-apiserver on `host` at port 6443 with kubeadm's flags; it uses the etcd of
+    /// `host`.
     pub fn apiserver(&self, network: &HostNetwork, host: &str) -> Result<Server> {
         let pki = self.root(host)?.join("etc/kubernetes/pki");
         let address = network.host(host)?.address;
@@ -336,8 +337,8 @@ hosts:
 - { name: m0, role: master, address: 192.168.7.10/24, mac: \"52:54:00:00:07:10\" }
 ";
 
-/// Runs `test` with a ready kube-apiserver: its arguments are the root of the control-plane host, and
-/// etcd and kube-apiserver. Skips as [`in_network`] does.
+/// Runs `test` with a ready kube-apiserver: its arguments are the root of the control-plane host,
+/// and etcd and kube-apiserver. Skips as [`in_network`] does.
 pub fn with_apiserver(
     run_dir: &RunDir,
     test: impl FnOnce(&Root, [&Server; 2]) -> Result<()> + Send,

@@ -1,5 +1,5 @@
-//! Clients on a worker keep access to the apiservers when kube-proxy, an apiserver or a control-plane
-//! host fails: new requests through the VIP, and kubelet's long-lived connection.
+//! Clients on a worker keep access to the apiservers when kube-proxy, an apiserver or a
+//! control-plane host fails: new requests through the VIP, and kubelet's long-lived connection.
 
 use std::time::Duration;
 

@@ -17,7 +17,8 @@ const POD_REQUEST: &str = include_str!("pod_request.sh");
 
 const DOMAIN: &str = "apiserver.cluster.local";
 
-// Forming a cluster takes 15 minutes without KVM, so checks that do not disturb each other share one.
+// Forming a cluster takes 15 minutes without KVM, so checks that do not disturb each other share
+// one.
 #[test]
 #[ignore = "20 minutes without KVM; run: cargo test -p vm-tests --test cluster_forms -- --include-ignored"]
 fn three_masters_and_a_worker_form_a_cluster() -> Result<()> {
@@ -196,8 +197,8 @@ fn check_pods_and_services(testbed: &Testbed) -> Result<()> {
     Ok(())
 }
 
-/// A pod on every host that sends its name to each client. The package has no image with a server, so
-/// the pod is the pause image with the host's programs mounted.
+/// A pod on every host that sends its name to each client. The package has no image with a server,
+/// so the pod is the pause image with the host's programs mounted.
 fn web(pause: &str) -> serde_json::Value {
     let mounts = [
         ("/usr", "/usr"),

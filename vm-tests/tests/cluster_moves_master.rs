@@ -47,7 +47,8 @@ fn master_with_new_address_stays_the_same_member() -> Result<()> {
         &testbed.cluster.apiservers(&[]),
     )
     .context("reading the worker's table before its new document")?;
-    // Certificates and kubeconfigs contain the name, so the old admin.conf works with the new address.
+    // Certificates and kubeconfigs contain the name, so the old admin.conf works with the new
+    // address.
     testbed.kubectl("m2", &["create", "configmap", "written-to-the-new-address"])?;
 
     for name in ["m0", "m1", "n0"] {

@@ -1,4 +1,5 @@
-//! Hosts form a cluster in any order of starts and with wrong clocks, and report what they wait for.
+//! Hosts form a cluster in any order of starts and with wrong clocks, and report what they wait
+//! for.
 
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ fn hosts_wait_for_late_master0_with_clocks_years_apart() -> Result<()> {
 
     testbed.start("m0")?;
     testbed.wait_ready()?;
-    // systemd moves a clock that is before its own release date forward; ten years remain between the
-    // others.
+    // systemd moves a clock that is before its own release date forward; ten years remain between
+    // the others.
     for (name, vm) in &testbed.running {
         println!("{name}: the date is {}", vm.shell("date +%F")?.trim());
     }
@@ -64,8 +65,8 @@ fn check_hosts_report_waiting_for_m0(testbed: &Testbed) -> Result<()> {
     Ok(())
 }
 
-/// Prints the processor time of firstboot in 30 s of waiting. Under emulation it proves nothing, so no
-/// bound is checked.
+/// Prints the processor time of firstboot in 30 s of waiting. Under emulation it proves nothing, so
+/// no bound is checked.
 fn print_processor_time_of_waiting(testbed: &Testbed) -> Result<()> {
     let times = |vm: &Vm| -> Result<[f64; 2]> {
         let text = vm.shell(include_str!("processor_time.sh"))?;

@@ -1,5 +1,5 @@
-//! The cluster recovers from power failures without help: of control-plane hosts while they join, of
-//! master0 for good, and of all hosts at once.
+//! The cluster recovers from power failures without help: of control-plane hosts while they join,
+//! of master0 for good, and of all hosts at once.
 
 use std::time::Duration;
 
@@ -157,8 +157,8 @@ fn cluster_without_master0_serves_through_the_vip() -> Result<()> {
     Ok(())
 }
 
-/// A Deployment that needs the controller manager, the scheduler, and the worker's kubelet behind the
-/// VIP.
+/// A Deployment that needs the controller manager, the scheduler, and the worker's kubelet behind
+/// the VIP.
 fn late(pause: &str) -> serde_json::Value {
     serde_json::json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "late"}, "spec": {
         "selector": {"matchLabels": {"app": "late"}},

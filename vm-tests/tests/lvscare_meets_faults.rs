@@ -1,8 +1,8 @@
-//! lvscare and Debian's keepalived in one machine, with the same apiservers: each fault affects both at
-//! the same time.
+//! lvscare and Debian's keepalived in one machine, with the same apiservers: each fault affects
+//! both at the same time.
 //!
-//! `vm-tests/lvscare-guest/src/faults.rs` checks lvscare and prints a line of JSON for each check. By
-//! default only two minutes of a bad network run.
+//! `vm-tests/lvscare-guest/src/faults.rs` checks lvscare and prints a line of JSON for each check.
+//! By default only two minutes of a bad network run.
 
 use std::time::Duration;
 

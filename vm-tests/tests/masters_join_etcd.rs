@@ -1,7 +1,7 @@
 //! firstboot's decisions about etcd members, with real etcd servers and without a machine.
 //!
-//! Control-plane hosts join one at a time as learners. A host removes the member that a failed attempt
-//! has left. A member that lost its data rejoins only while the others have a quorum.
+//! Control-plane hosts join one at a time as learners. A host removes the member that a failed
+//! attempt has left. A member that lost its data rejoins only while the others have a quorum.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -135,8 +135,8 @@ fn masters_join_as_learners_and_recover_lost_data() -> Result<()> {
         let mut m0 = control_plane.etcd(network, "m0", &alone, false)?;
         m0.wait("serve", || masters.etcd_of("m0", "m0")?.health())?;
 
-        // An attempt that ended before etcd started: its learner blocks all other hosts, and only its own
-        // host may remove it.
+        // An attempt that ended before etcd started: its learner blocks all other hosts, and only
+        // its own host may remove it.
         masters.add("m1")?;
         let why = masters.wait_reason("m2")?;
         ensure!(

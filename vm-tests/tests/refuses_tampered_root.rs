@@ -31,7 +31,8 @@ fn flipped_byte_in_root_stops_the_boot() -> Result<()> {
     // The message of drivers/md/dm-verity-target.c. The console shows it, because journald does not
     // send the journal from the initrd.
     vm.wait_for_console("is corrupted", Duration::from_secs(90))?;
-    // The machine either reboots (`-no-reboot` ends it) or stays in the initrd; it never becomes ready.
+    // The machine either reboots (`-no-reboot` ends it) or stays in the initrd; it never becomes
+    // ready.
     let _ = vm.wait_off(Duration::from_secs(30));
     let records = vm.journal()?.records();
     assert!(

@@ -1,5 +1,5 @@
-//! A control-plane host that waits to join reports its target and the last answer in the journal, on
-//! the console, in its status and over the network.
+//! A control-plane host that waits to join reports its target and the last answer in the journal,
+//! on the console, in its status and over the network.
 
 use std::fs;
 use std::io::Write;
@@ -85,7 +85,8 @@ fn waiting_master_reports_target_and_last_answer() -> Result<()> {
         );
     }
 
-    // Over the network, with openssl as the client: the host requires the administrator's certificate.
+    // Over the network, with openssl as the client: the host requires the administrator's
+    // certificate.
     let local = cluster
         .port_forward
         .forward(0, SocketAddrV4::new(member.address, STATUS_PORT))?

@@ -93,8 +93,8 @@ fn certificates_are_accepted_by_openssl() -> Result<()> {
     Ok(())
 }
 
-/// kubeadm reads fixed paths, so it runs in a root of its own with its static binary and the files of
-/// the document.
+/// kubeadm reads fixed paths, so it runs in a root of its own with its static binary and the files
+/// of the document.
 #[test]
 fn kubeadm_accepts_the_certificates_of_a_document() -> Result<()> {
     let output = Output::make(&Programs::build()?, &topology("one"))?;
@@ -193,8 +193,8 @@ fn programs_of_package_images_find_their_libraries() -> Result<()> {
         let listed = check(Command::new("find").arg(&root).args(["-type", "f"]))?;
         for file in String::from_utf8_lossy(&listed).lines() {
             let file = Path::new(file);
-            // `ld.so --verify` returns 0 for a program and 2 for a library, other codes for static programs
-            // and other files.
+            // `ld.so --verify` returns 0 for a program and 2 for a library, other codes for static
+            // programs and other files.
             let kind = Command::new(&loader).arg("--verify").arg(file).output()?;
             if file == loader || !matches!(kind.status.code(), Some(0 | 2)) {
                 continue;

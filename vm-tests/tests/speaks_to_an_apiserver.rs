@@ -1,5 +1,5 @@
-//! firstboot's Kubernetes client against the kube-apiserver of the package: manifests, watches, errors,
-//! a foreign server certificate, and the join lock.
+//! firstboot's Kubernetes client against the kube-apiserver of the package: manifests, watches,
+//! errors, a foreign server certificate, and the join lock.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};

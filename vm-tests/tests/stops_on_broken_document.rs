@@ -1,4 +1,5 @@
-//! firstboot refuses a wrong document with one error that names file, line and key, and writes nothing.
+//! firstboot refuses a wrong document with one error that names file, line and key, and writes
+//! nothing.
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ fn broken_document_is_refused_before_the_first_change() -> Result<()> {
     let output = Output::make(&Programs::build()?, &topology("one"))?;
     let run_dir = RunDir::new("stops_on_broken_document")?;
     let mut cluster = Cluster::new(&host, &run_dir, &output)?;
-    // The test misspells a key on the seed disk. The file keeps its length, so the FAT does not change.
+    // The test misspells a key on the seed disk. The file keeps its length, so the FAT does not
+    // change.
     let seed = disk::private_copy(&run_dir, "seed", &output.seed("m0"))?;
     let line = disk::replace_in_file(&seed, "\nhostname:", "\nhostnome:")?;
     let machine = &mut cluster.members[0].machine;

@@ -1,5 +1,5 @@
-//! Without a document firstboot reports the machine's identity and the sources, and waits for a seed
-//! disk.
+//! Without a document firstboot reports the machine's identity and the sources, and waits for a
+//! seed disk.
 
 use std::time::Duration;
 

@@ -7,9 +7,9 @@ join() {
 }
 if [ -n "$CONTROL_PLANE" ]; then
   export KUBECONFIG=/etc/kubernetes/admin.conf
-  # kubelet 1.20 rejects the pod of etcd, which requests ephemeral-storage, until it has reported its
-  # capacity, and never retries. kubeadm does not wait for that. Without this wait the cluster can end
-  # up with two etcd members, one of which never starts, and so without a quorum.
+  # kubelet 1.20 rejects the pod of etcd, which requests ephemeral-storage, until it has reported
+  # its capacity, and never retries. kubeadm does not wait for that. Without this wait the cluster
+  # can end up with two etcd members, one of which never starts, and so without a quorum.
   join --skip-phases=control-plane-join
   until kubectl get "node/$NAME" -o 'jsonpath={.status.allocatable.ephemeral-storage}' | grep .; do
     sleep 5

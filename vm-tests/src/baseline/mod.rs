@@ -115,8 +115,8 @@ pub fn single_host(member: &mut Member, images: &DiskFile, setup: &KubeadmSetup)
     );
 }
 
-/// Configures the machines of a cluster, which are off: when they boot, the first one initialises the
-/// control plane and the others prepare to join. [`join`] is the rest.
+/// Configures the machines of a cluster, which are off: when they boot, the first one initialises
+/// the control plane and the others prepare to join. [`join`] is the rest.
 pub fn cluster(cluster: &mut Cluster, images: &DiskFile, setup: &KubeadmSetup) -> Result<()> {
     let mut hosts: Vec<_> = cluster
         .members

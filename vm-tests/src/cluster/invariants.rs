@@ -27,8 +27,9 @@ impl Testbed {
         self.cluster.assert_no_packet_left()
     }
 
-    /// Fails unless kubeadm's ClusterStatus lists every control-plane host. kubeadm reads it when it
-    /// upgrades or resets a host, and hosts that join at the same time write it at the same time.
+    /// Fails unless kubeadm's ClusterStatus lists every control-plane host. kubeadm reads it when
+    /// it upgrades or resets a host, and hosts that join at the same time write it at the same
+    /// time.
     fn assert_kubeadm_lists_masters(&self, master: &str) -> Result<()> {
         let config = self.get(
             master,
@@ -57,8 +58,8 @@ impl Testbed {
         Ok(())
     }
 
-    /// Fails unless every running control-plane host has a healthy etcd, and all of them list the same
-    /// members: every control-plane host of the topology, running or not.
+    /// Fails unless every running control-plane host has a healthy etcd, and all of them list the
+    /// same members: every control-plane host of the topology, running or not.
     pub fn assert_one_etcd(&self) -> Result<()> {
         let expected: BTreeSet<_> = self
             .cluster

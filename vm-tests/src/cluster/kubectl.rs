@@ -16,8 +16,8 @@ use crate::host::Host;
 use crate::host::artifacts::{self, Output, PACKAGE};
 use crate::host::process;
 
-/// Rewrites `admin.conf` for the host: the same authority and credentials, and every context uses the
-/// forwarded port `local`, behind which is the apiserver whose certificate is for `name`.
+/// Rewrites `admin.conf` for the host: the same authority and credentials, and every context uses
+/// the forwarded port `local`, behind which is the apiserver whose certificate is for `name`.
 pub fn forwarded_kubeconfig(admin: &str, local: SocketAddr, name: &str) -> Result<String> {
     let mut text = String::with_capacity(admin.len());
     let mut found = 0;

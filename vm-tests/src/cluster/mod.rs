@@ -134,8 +134,9 @@ impl Cluster {
             .forward(0, SocketAddrV4::new(member.address, 6443))
     }
 
-    /// Fails if a packet was sent to an address that belongs neither to the machines' network nor to a
-    /// pod. Addresses of Services and the VIP must not be seen either: each host translates them.
+    /// Fails if a packet was sent to an address that belongs neither to the machines' network nor
+    /// to a pod. Addresses of Services and the VIP must not be seen either: each host translates
+    /// them.
     pub fn assert_no_packet_left(&self) -> Result<()> {
         let own = Ipv4Net::new(HOST_ADDRESS, 24)?;
         for address in self.switch.destinations() {

@@ -88,7 +88,8 @@ pub fn restored(test: &str, topology_name: &str) -> Result<Option<Testbed>> {
     testbed.map(restore).transpose()
 }
 
-/// Saves the running cluster for other tests, unless one is saved already. The cluster keeps running.
+/// Saves the running cluster for other tests, unless one is saved already. The cluster keeps
+/// running.
 pub fn save(testbed: &Testbed) -> Result<()> {
     let (cache, key) = cache_and_key(testbed)?;
     cache.ensure(&kind(testbed), &key, |folder| write(testbed, folder))?;

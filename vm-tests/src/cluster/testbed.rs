@@ -29,8 +29,8 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// The machines of a topology of `vm-tests/topologies/`, all off, with a capture of their network.
-    /// Returns `None`, after it has printed the reason, if this host cannot run machines.
+    /// The machines of a topology of `vm-tests/topologies/`, all off, with a capture of their
+    /// network. Returns `None`, after it has printed the reason, if this host cannot run machines.
     pub fn new(test: &str, topology_name: &str) -> Result<Option<Self>> {
         let Some(host) = Host::or_skip()? else {
             return Ok(None);

@@ -30,8 +30,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds the programs and, at the same time, the package and the Debian trees of an image. What
-    /// has not changed is not built again. The first time each takes minutes.
+    /// Builds the programs and, at the same time, the package and the Debian trees of an image.
+    /// What has not changed is not built again. The first time each takes minutes.
     pub fn build() -> Result<Self> {
         let progress = Progress::stderr();
         let imagegen = build_imagegen(&progress)?;
@@ -80,8 +80,9 @@ pub fn package(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
 }
 
 fn build_imagegen(progress: &Progress) -> Result<PathBuf> {
-    // The target folder of the outer cargo, which holds no lock while it runs tests. With `vm-tests`
-    // in the list cargo selects the same features of every dependency, which it has compiled already.
+    // The target folder of the outer cargo, which holds no lock while it runs tests. With
+    // `vm-tests` in the list cargo selects the same features of every dependency, which it has
+    // compiled already.
     let target = target_dir();
     let mut cargo = cargo(&target);
     cargo.args(["build", "--package", "vm-tests", "--package", "imagegen"]);

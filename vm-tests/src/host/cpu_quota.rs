@@ -21,7 +21,8 @@ pub struct CpuQuota {
 }
 
 impl CpuQuota {
-    /// Limits the process `id`, and all processes that it starts from now on, to `cores` of the host.
+    /// Limits the process `id`, and all processes that it starts from now on, to `cores` of the
+    /// host.
     pub fn set(cores: f64, id: u32) -> Result<Self> {
         let quota = (f64::from(PERIOD) * cores) as u32;
         let groups = Path::new(GROUPS);

@@ -1,7 +1,7 @@
 //! The Debian 13 root file system that QEMU, its firmware and libfaketime come from.
 //!
-//! `build_tools::debian_tree` builds it. Its programs run through its own dynamic loader and without
-//! chroot, so they need neither root privileges nor libraries of the host.
+//! `build_tools::debian_tree` builds it. Its programs run through its own dynamic loader and
+//! without chroot, so they need neither root privileges nor libraries of the host.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

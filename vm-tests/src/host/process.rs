@@ -37,8 +37,8 @@ impl Server {
     pub fn processor_time(&self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.child.id());
         let text = fs::read_to_string(&path).with_context(|| format!("reading `{path}`"))?;
-        // The name may contain anything and ends at the last parenthesis. utime and stime are fields
-        // 14 and 15.
+        // The name may contain anything and ends at the last parenthesis. utime and stime are
+        // fields 14 and 15.
         let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
         let mut fields = fields.split_whitespace().skip(11);
         let mut ticks = || -> Option<u64> { fields.next()?.parse().ok() };

@@ -74,7 +74,8 @@ impl Drop for RunDir {
         } else if self.passed {
             let _ = fs::remove_dir_all(&self.folder);
         } else {
-            // Disks are large and rarely explain a failure; console, journal, screen and arguments do.
+            // Disks are large and rarely explain a failure; console, journal, screen and arguments
+            // do.
             remove_disks(&self.folder);
             eprintln!("evidence: {}", self.folder.display());
         }

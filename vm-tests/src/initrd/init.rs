@@ -8,7 +8,13 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
 unsafe extern "C" {
-    fn mount(source: *const c_char, target: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_char) -> c_int;
+    fn mount(
+        source: *const c_char,
+        target: *const c_char,
+        kind: *const c_char,
+        flags: c_ulong,
+        data: *const c_char,
+    ) -> c_int;
     fn reboot(command: c_int) -> c_int;
     fn sync();
     fn syscall(number: c_long, ...) -> c_long;
@@ -40,18 +46,23 @@ fn main() {
 }
 
 fn work() -> Result<String, String> {
-    for (source, target, kind) in
-        [("dev", "/dev", "devtmpfs"), ("proc", "/proc", "proc"), ("sys", "/sys", "sysfs"), ("tmp", "/tmp", "tmpfs"), ("run", "/run", "tmpfs")]
-    {
+    for (source, target, kind) in [
+        ("dev", "/dev", "devtmpfs"),
+        ("proc", "/proc", "proc"),
+        ("sys", "/sys", "sysfs"),
+        ("tmp", "/tmp", "tmpfs"),
+        ("run", "/run", "tmpfs"),
+    ] {
         mount_at(source, target, kind)?;
     }
     let modules = fs::read_to_string("/test/modules").unwrap_or_default();
     for name in modules.lines() {
         load(name)?;
     }
-    let arguments =
-        fs::read_to_string("/test/arguments").map_err(|error| format!("reading `/test/arguments`: {error}"))?;
-    let output = raw_serial("/dev/ttyS1").map_err(|error| format!("opening `/dev/ttyS1`: {error}"))?;
+    let arguments = fs::read_to_string("/test/arguments")
+        .map_err(|error| format!("reading `/test/arguments`: {error}"))?;
+    let output =
+        raw_serial("/dev/ttyS1").map_err(|error| format!("opening `/dev/ttyS1`: {error}"))?;
     let errors = output.try_clone().map_err(|error| error.to_string())?;
     let status = Command::new("/test/program")
         .args(arguments.split_terminator('\0'))
@@ -69,11 +80,23 @@ fn work() -> Result<String, String> {
 
 fn mount_at(source: &str, target: &str, kind: &str) -> Result<(), String> {
     fs::create_dir_all(target).map_err(|error| format!("creating `{target}`: {error}"))?;
-    let [source, at, kind] = [source, target, kind].map(|text| CString::new(text).unwrap_or_default());
+    let [source, at, kind] =
+        [source, target, kind].map(|text| CString::new(text).unwrap_or_default());
     // SAFETY: three NUL-terminated strings outlive the call, and data may be null.
-    let result = unsafe { mount(source.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+    let result = unsafe {
+        mount(
+            source.as_ptr(),
+            at.as_ptr(),
+            kind.as_ptr(),
+            0,
+            std::ptr::null(),
+        )
+    };
     if result != 0 {
-        return Err(format!("mounting `{target}`: {}", io::Error::last_os_error()));
+        return Err(format!(
+            "mounting `{target}`: {}",
+            io::Error::last_os_error()
+        ));
     }
     Ok(())
 }
@@ -81,11 +104,18 @@ fn mount_at(source: &str, target: &str, kind: &str) -> Result<(), String> {
 fn load(name: &str) -> Result<(), String> {
     let path = format!("/test/modules.d/{name}");
     let file = File::open(&path).map_err(|error| format!("opening `{path}`: {error}"))?;
-    let flags = if name.ends_with(".ko") { 0 } else { MODULE_INIT_COMPRESSED_FILE };
+    let flags = if name.ends_with(".ko") {
+        0
+    } else {
+        MODULE_INIT_COMPRESSED_FILE
+    };
     // SAFETY: the descriptor is open and the parameter string is NUL-terminated.
     let result = unsafe { syscall(FINIT_MODULE, file.as_raw_fd(), c"".as_ptr(), flags) };
     if result != 0 {
-        return Err(format!("loading module `{name}`: {}", io::Error::last_os_error()));
+        return Err(format!(
+            "loading module `{name}`: {}",
+            io::Error::last_os_error()
+        ));
     }
     Ok(())
 }

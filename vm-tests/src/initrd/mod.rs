@@ -90,7 +90,8 @@ impl InitrdTest {
         self
     }
 
-    /// Adds kernel modules for `/sbin/modprobe`, which the test must add as a file, to load on demand.
+    /// Adds kernel modules for `/sbin/modprobe`, which the test must add as a file, to load on
+    /// demand.
     pub fn autoload(mut self, names: &[&str]) -> Self {
         self.autoload
             .extend(names.iter().map(|name| name.to_string()));
@@ -108,9 +109,9 @@ impl InitrdTest {
         self
     }
 
-    /// Boots the machine, runs the program and powers off. A non-zero exit status is an [`Outcome`];
-    /// a module that does not load or a kernel panic is an error. `deadline` is the one on a machine
-    /// with KVM.
+    /// Boots the machine, runs the program and powers off. A non-zero exit status is an
+    /// [`Outcome`]; a module that does not load or a kernel panic is an error. `deadline` is the
+    /// one on a machine with KVM.
     pub fn run(&self, host: &Host, run_dir: &RunDir, deadline: Duration) -> Result<Outcome> {
         let kernel = match &self.kernel {
             Some(kernel) => kernel.clone(),
@@ -293,7 +294,8 @@ fn module_name(path: &str) -> String {
     file.split('.').next().unwrap_or(file).replace('-', "_")
 }
 
-/// The kernel's initramfs format, "newc" (Documentation/driver-api/early-userspace/buffer-format.rst).
+/// The kernel's initramfs format, "newc"
+/// (Documentation/driver-api/early-userspace/buffer-format.rst).
 #[derive(Debug, Default)]
 struct Archive {
     bytes: Vec<u8>,

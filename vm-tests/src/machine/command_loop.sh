@@ -1,7 +1,7 @@
 #!/bin/sh
 # Reads `<number> <base64 of a script>` from the virtio port $1, runs the script, and answers
-# `<number> <status> <base64 of stdout>= <base64 of stderr>=`. It becomes one line of a unit, so every
-# line ends with `;` or `do`, and it contains no single quote and no percent sign.
+# `<number> <status> <base64 of stdout>= <base64 of stderr>=`. It becomes one line of a unit, so
+# every line ends with `;` or `do`, and it contains no single quote and no percent sign.
 exec 3<>"/dev/virtio-ports/$1";
 d=/run/firstlight-test;
 mkdir -p $d;

@@ -160,8 +160,8 @@ pub fn private_copy(run_dir: &RunDir, name: &str, image: &Path) -> Result<PathBu
     Ok(path)
 }
 
-/// Replaces the only occurrence of `old` in a raw file by `new` of the same length. Returns its line
-/// number in the text file around it, which begins after the last NUL byte.
+/// Replaces the only occurrence of `old` in a raw file by `new` of the same length. Returns its
+/// line number in the text file around it, which begins after the last NUL byte.
 pub fn replace_in_file(path: &Path, old: &str, new: &str) -> Result<usize> {
     if old.len() != new.len() {
         bail!("`{new}` and `{old}` differ in length");

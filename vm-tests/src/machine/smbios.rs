@@ -1,7 +1,8 @@
 //! SMBIOS type 11 strings, by which the harness configures an unmodified image from outside.
 //!
 //! systemd reads credentials from these strings, and systemd-debug-generator (257) makes units of
-//! some credentials. systemd-stub reads kernel arguments from them. The image contains none of this.
+//! some credentials. systemd-stub reads kernel arguments from them. The image contains none of
+//! this.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

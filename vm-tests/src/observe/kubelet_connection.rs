@@ -1,8 +1,8 @@
 //! Records to which apiserver the kubelet of a node is connected through the VIP.
 //!
-//! The source is the node's kernel: established connections of kubelet, and the server that IPVS has
-//! assigned to each. kubelet has one connection for all its watches, so without a connection to a
-//! healthy apiserver it learns of no change.
+//! The source is the node's kernel: established connections of kubelet, and the server that IPVS
+//! has assigned to each. kubelet has one connection for all its watches, so without a connection to
+//! a healthy apiserver it learns of no change.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Sends requests to the apiservers through the VIP of a worker, and records the worker's IPVS table.
+//! Sends requests to the apiservers through the VIP of a worker, and records the worker's IPVS
+//! table.
 //!
 //! Two shell scripts in the guest do that, with programs of the image and on the guest's clock.
 
@@ -157,7 +158,8 @@ impl Report {
         found
     }
 
-    /// The requests that failed while `server` was not in the table, so that it cannot be the cause.
+    /// The requests that failed while `server` was not in the table, so that it cannot be the
+    /// cause.
     pub fn failed_without(&self, server: &str) -> Vec<&Request> {
         let absences = self.absences(server);
         let inside = |request: &&Request| {
@@ -169,8 +171,8 @@ impl Report {
         failed.filter(inside).collect()
     }
 
-    /// The length of the longest series of failed requests, from the start of its first to the end of
-    /// its last.
+    /// The length of the longest series of failed requests, from the start of its first to the end
+    /// of its last.
     pub fn longest_failure(&self) -> f64 {
         let mut longest = 0.0_f64;
         let mut since = None;

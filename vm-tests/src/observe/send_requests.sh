@@ -1,8 +1,7 @@
 #!/bin/sh
-# send_requests.sh DOMAIN FILE
-# Sends one GET /readyz after another, and appends the uptime before, the uptime after and the status
-# line or error to FILE. Each request has a connection of its own, because IPVS assigns a server to
-# each new connection.
+# send_requests.sh DOMAIN FILE Sends one GET /readyz after another, and appends the uptime before,
+# the uptime after and the status line or error to FILE. Each request has a connection of its own,
+# because IPVS assigns a server to each new connection.
 while :; do
   read -r from _ </proc/uptime
   answer=$(printf 'GET /readyz HTTP/1.0\r\n\r\n' |

@@ -122,8 +122,8 @@ impl Stack {
             interface,
             sockets: SocketSet::new(Vec::new()),
             connections: Vec::new(),
-            // Each process starts at another port: a restored guest may still hold a connection to the
-            // port of an earlier process.
+            // Each process starts at another port: a restored guest may still hold a connection to
+            // the port of an earlier process.
             next_port: 49152 + (std::process::id() % 16_000) as u16,
         }
     }
@@ -299,7 +299,8 @@ impl Device for Cable {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
-        // With a full queue the stack must wait: a lost frame would be repeated after a second only.
+        // With a full queue the stack must wait: a lost frame would be repeated after a second
+        // only.
         let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
         let ready = poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0);
         ready.then_some(Sending(&self.0))

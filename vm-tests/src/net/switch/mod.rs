@@ -1,7 +1,7 @@
 //! A learning switch over Unix datagram sockets, which needs no privileges.
 //!
-//! One datagram is one Ethernet frame. The switch forwards, delays, drops and records frames; it sends
-//! none of its own.
+//! One datagram is one Ethernet frame. The switch forwards, delays, drops and records frames; it
+//! sends none of its own.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -342,8 +342,8 @@ impl State {
 }
 
 impl PortState {
-    /// Returns `false` if the receiver's queue is full. A receiver that is off loses the frame, like
-    /// an unplugged cable.
+    /// Returns `false` if the receiver's queue is full. A receiver that is off loses the frame,
+    /// like an unplugged cable.
     fn deliver(&self, frame: &[u8]) -> bool {
         let sent: io::Result<usize> = match &self.remote {
             Some(remote) => self.socket.send_to(frame, remote),
