@@ -233,13 +233,8 @@ impl ControlPlane {
             format!("https://{address}:2379"),
             format!("https://{address}:2380"),
         );
-        // The image of etcd contains its libraries and their dynamic loader.
         let mut command = network.host(host)?.inside();
-        command
-            .arg(self.etcd.join("usr/lib64/ld-linux-x86-64.so.2"))
-            .arg("--library-path")
-            .arg(self.etcd.join("usr/lib/x86_64-linux-gnu"))
-            .arg(self.etcd.join("usr/local/bin/etcd"));
+        command.arg(self.etcd.join("usr/local/bin/etcd"));
         let state = if existing { "existing" } else { "new" };
         let data = root.join("var/lib/etcd").display().to_string();
         let flags: [(&str, &str); 12] = [
@@ -285,7 +280,6 @@ impl ControlPlane {
         command.arg(self.apiserver.join("usr/local/bin/kube-apiserver"));
         command.args([
             "--secure-port=6443",
-            "--insecure-port=0",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",

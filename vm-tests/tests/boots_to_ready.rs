@@ -58,6 +58,8 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
         "kube-scheduler",
         "etcd",
         "kube-proxy",
+        "kube-flannel",
+        "coredns",
     ] {
         assert!(
             running.contains(&format!("\"{component}\"")),

@@ -82,7 +82,7 @@ fn check_labels_and_taints(testbed: &Testbed) -> Result<()> {
     for master in MASTERS {
         assert_eq!(
             taints(master)?,
-            ["node-role.kubernetes.io/master=:NoSchedule"],
+            ["node-role.kubernetes.io/control-plane=:NoSchedule"],
             "{master}"
         );
     }

@@ -109,15 +109,28 @@ fn kubeadm_accepts_the_certificates_of_a_document() -> Result<()> {
         fs::create_dir_all(at.parent().context("a file without a folder")?)?;
         fs::write(at, bytes)?;
     }
-    fs::write(root.join("kubeadm.yaml"), KUBEADM_CONFIGURATION)?;
+    let base = fs::read_to_string(package.join("conf/kubeadm.yaml"))?;
+    let version = base
+        .lines()
+        .find_map(|line| line.strip_prefix("kubernetesVersion: "))
+        .context("the package's kubeadm.yaml names no version")?;
+    let configuration = KUBEADM_CONFIGURATION.replace("@VERSION@", version);
+    fs::write(root.join("kubeadm.yaml"), configuration)?;
     let kubeadm = |words: &[&str]| -> Result<String> {
         let mut kubeadm = Command::new("chroot");
         kubeadm.arg(&root).arg("/bin/kubeadm").args(words);
         Ok(String::from_utf8_lossy(&check(&mut kubeadm)?).into_owned())
     };
 
-    for phase in ["certs", "kubeconfig"] {
-        let output = kubeadm(&["init", "phase", phase, "all", "--config", "/kubeadm.yaml"])?;
+    // firstboot skips `kubeconfig super-admin`.
+    for (phase, part) in [
+        ("certs", "all"),
+        ("kubeconfig", "admin"),
+        ("kubeconfig", "kubelet"),
+        ("kubeconfig", "controller-manager"),
+        ("kubeconfig", "scheduler"),
+    ] {
+        let output = kubeadm(&["init", "phase", phase, part, "--config", "/kubeadm.yaml"])?;
         assert!(
             !output.contains("Generating") && !output.contains("Writing"),
             "{output}"
@@ -159,16 +172,16 @@ fn kubeadm_accepts_the_certificates_of_a_document() -> Result<()> {
     Ok(())
 }
 
-/// The configuration of kubeadm 1.20 for the certificates and kubeconfigs of the topology `one`.
+/// The configuration of kubeadm for the certificates and kubeconfigs of the topology `one`.
 const KUBEADM_CONFIGURATION: &str = "\
-apiVersion: kubeadm.k8s.io/v1beta2
+apiVersion: kubeadm.k8s.io/v1beta4
 kind: InitConfiguration
 localAPIEndpoint: {advertiseAddress: 192.168.7.10, bindPort: 6443}
 nodeRegistration: {name: m0}
 ---
-apiVersion: kubeadm.k8s.io/v1beta2
+apiVersion: kubeadm.k8s.io/v1beta4
 kind: ClusterConfiguration
-kubernetesVersion: v1.20.2
+kubernetesVersion: @VERSION@
 controlPlaneEndpoint: apiserver.cluster.local:6443
 networking: {podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/16}
 ";

@@ -15,6 +15,4 @@ systemctl restart containerd
 mkdir -p /run/images
 mount -o ro /dev/vdb /run/images
 for archive in /run/images/*.tar; do ctr --namespace k8s.io images import "$archive"; done
-# The package has no CoreDNS and nothing runs it here, but kubeadm's preflight would try to pull it.
-ctr --namespace k8s.io images tag k8s.gcr.io/pause:3.2 k8s.gcr.io/coredns:1.7.0
 systemctl enable kubelet || true

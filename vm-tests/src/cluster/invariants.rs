@@ -3,12 +3,17 @@
 //! The host sends one request to each control-plane host; the guests run no program for it.
 
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::cluster::etcd::{Etcd, MemberList};
 use crate::cluster::testbed::Testbed;
+
+/// On machines with KVM.
+const SYSTEM_PODS_DEADLINE: Duration = Duration::from_secs(120);
 
 impl Testbed {
     /// Fails unless all machines run and form one healthy cluster: one etcd with a healthy voting
@@ -23,38 +28,74 @@ impl Testbed {
             .first()
             .context("no control-plane host is running")?;
         self.assert_nodes_ready(master)?;
-        self.assert_kubeadm_lists_masters(master)?;
+        self.assert_kubeadm_finds_etcd(master)?;
+        self.assert_system_pods_run(master)?;
         self.cluster.assert_no_packet_left()
     }
 
-    /// Fails unless kubeadm's ClusterStatus lists every control-plane host. kubeadm reads it when
-    /// it upgrades or resets a host, and hosts that join at the same time write it at the same
-    /// time.
-    fn assert_kubeadm_lists_masters(&self, master: &str) -> Result<()> {
-        let config = self.get(
+    /// Fails unless kubeadm finds the etcd of every control-plane host, which it asks when it
+    /// upgrades or resets one: in annotations of their static pods.
+    fn assert_kubeadm_finds_etcd(&self, master: &str) -> Result<()> {
+        let pods = self.get(
             master,
-            "/api/v1/namespaces/kube-system/configmaps/kubeadm-config",
+            "/api/v1/namespaces/kube-system/pods?labelSelector=component%3Detcd",
         )?;
-        let status = config["data"]["ClusterStatus"]
-            .as_str()
-            .context("kubeadm-config has no ClusterStatus")?;
-        let status: Value = serde_yaml::from_str(status)
-            .with_context(|| format!("reading kubeadm's ClusterStatus, {status}"))?;
-        let found: BTreeSet<_> = status["apiEndpoints"]
-            .as_object()
-            .context("ClusterStatus has no apiEndpoints")?
-            .keys()
-            .map(String::as_str)
+        let found: BTreeSet<_> = pods["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|pod| {
+                pod["metadata"]["annotations"]["kubeadm.kubernetes.io/etcd.advertise-client-urls"]
+                    .as_str()
+            })
+            .map(str::to_owned)
             .collect();
         let expected: BTreeSet<_> = self
             .cluster
             .masters()
-            .map(|master| master.name.as_str())
+            .map(|master| format!("https://{}:2379", master.address))
             .collect();
         ensure!(
             found == expected,
-            "kubeadm's ClusterStatus lists {found:?}, the control-plane hosts are {expected:?}"
+            "the static pods of etcd name {found:?}, the control-plane hosts are {expected:?}"
         );
+        Ok(())
+    }
+
+    /// Waits until the pod network, DNS and kube-proxy run: every DaemonSet on every host, and every
+    /// Deployment, outside the namespace `default`. A node is Ready a little before its pods are.
+    fn assert_system_pods_run(&self, master: &str) -> Result<()> {
+        let end = Instant::now() + self.vm(master)?.wall(SYSTEM_PODS_DEADLINE);
+        loop {
+            match self.check_system_pods(master) {
+                Err(_) if Instant::now() < end => thread::sleep(Duration::from_secs(2)),
+                result => return result,
+            }
+        }
+    }
+
+    fn check_system_pods(&self, master: &str) -> Result<()> {
+        for (path, wanted, ready) in [
+            (
+                "/apis/apps/v1/daemonsets",
+                "desiredNumberScheduled",
+                "numberReady",
+            ),
+            ("/apis/apps/v1/deployments", "replicas", "readyReplicas"),
+        ] {
+            let list = self.get(master, path)?;
+            for object in list["items"].as_array().into_iter().flatten() {
+                if object["metadata"]["namespace"] == "default" {
+                    continue;
+                }
+                let status = &object["status"];
+                ensure!(
+                    status[wanted].as_u64() > Some(0) && status[wanted] == status[ready],
+                    "{} is not Ready: {status}",
+                    object["metadata"]["name"]
+                );
+            }
+        }
         Ok(())
     }
 
