@@ -37,8 +37,9 @@ use crate::step::network::Network;
 use crate::step::ntp::Ntp;
 use crate::step::scripts::Scripts;
 use crate::step::service_routes;
+use crate::step::ssh::Ssh;
 use crate::step::unit::Unit;
-use crate::step::users::Users;
+use crate::step::users::{self, Users};
 use crate::system::files::Root;
 
 type Steps = Vec<Box<dyn Step>>;
@@ -100,6 +101,10 @@ fn machine(host: &Host, root: &Root) -> Steps {
         }));
     }
     steps.push(boxed(Hosts::new(root, host)));
+    // After files, which may configure sshd; before commands, so that one that hangs can be looked into.
+    if users::have_keys(&host.users) {
+        steps.push(boxed(Ssh { root: root.clone() }));
+    }
     let scripts = [
         ("bootcmd", &host.boot_commands, false),
         ("runcmd", &host.run_commands, true),

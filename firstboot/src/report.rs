@@ -200,6 +200,16 @@ impl Reporter {
         );
     }
 
+    /// Something that the document asks for does not work, and the steps that follow do not need it.
+    pub fn degraded(&mut self, reason: &str) {
+        log::error!(FIRSTLIGHT_REASON = reason; "{reason}; continuing without it");
+        for line in format!("error: {reason}; continuing without it").lines() {
+            self.console(line);
+        }
+        self.status.reasons.push(reason.to_owned());
+        self.write_status();
+    }
+
     /// The first action that is kubeadm's or kubelet's and not ours follows: what firstboot itself cost until here.
     pub fn kubeadm_started(&mut self) {
         let (own, wall) = (usage::own(), self.start.elapsed());

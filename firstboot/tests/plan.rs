@@ -143,6 +143,32 @@ fn plan_has_the_steps_of_its_role_each_once() {
     }
 }
 
+/// The names of the steps for a seed with one text in its user-data replaced by another.
+fn step_names(from: &str, to: &str) -> Vec<&'static str> {
+    let dir = image_root();
+    let root = Root::new(dir.path());
+    let user_data = fs::read_to_string(common::fixture("sources/alone/user-data")).unwrap();
+    assert!(user_data.contains(from), "{user_data}");
+    let seed = Seed {
+        origin: "seed".to_owned(),
+        user_data: user_data.replace(from, to).into_bytes(),
+        meta_data: Vec::new(),
+        network_config: None,
+    };
+    let (_, steps) = boot::prepare(&seed, &root).unwrap();
+    steps.iter().map(|step| step.name()).collect()
+}
+
+#[test]
+fn ssh_server_starts_after_files_only_if_a_user_has_a_key() {
+    let with_keys = step_names("ssh_authorized_keys:", "ssh_authorized_keys:");
+    let at = |name| with_keys.iter().position(|step| *step == name);
+    assert!(at("users") < at("files") && at("files") < at("ssh"));
+    assert!(at("ssh") < at("kernel"));
+    let without = step_names("ssh_authorized_keys:", "x-no-keys:");
+    assert!(!without.contains(&"ssh") && !without.contains(&"users"));
+}
+
 #[test]
 fn kubeadm_steps_are_done_with_the_last_marker() {
     for (role, ..) in HOSTS {

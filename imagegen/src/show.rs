@@ -12,7 +12,7 @@ use crate::plan::{ClusterPlan, HostPlan};
 /// The steps of a host's first boot: those of any host that its document asks for, then those of its role.
 fn steps(plan: &ClusterPlan, host: &HostPlan) -> Vec<StepInfo> {
     let machine = MACHINE_STEPS.iter().filter(|step| match step.name {
-        "users" => !plan.ssh_authorized_keys.is_empty(),
+        "users" | "ssh" => !plan.ssh_authorized_keys.is_empty(),
         "ntp" => !plan.ntp.is_empty(),
         // imagegen's documents have no commands.
         "bootcmd" | "runcmd" => false,

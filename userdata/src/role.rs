@@ -61,10 +61,11 @@ pub const MACHINE_STEPS: &[StepInfo] = &[
     step("hostname", "set the hostname"),
     step("network", "write the systemd-networkd configuration"),
     step("addresses", "configure links, addresses and routes now"),
-    step("users", "create users and SSH keys"),
+    step("users", "create users and SSH keys, enable ssh.service"),
     step("ntp", "set the NTP servers"),
     step("files", "write the document's files"),
     step("hosts", "write /etc/hosts"),
+    step("ssh", "start ssh.service"),
     step("bootcmd", "run the document's boot commands"),
     step("runcmd", "run the document's commands once"),
 ];

@@ -14,6 +14,7 @@ pub mod network;
 pub mod ntp;
 pub mod scripts;
 pub mod service_routes;
+pub mod ssh;
 pub mod unit;
 pub mod users;
 

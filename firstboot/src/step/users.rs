@@ -1,10 +1,14 @@
-//! Users who may log in, and the SSH server, which runs only if a user has a key.
+//! Users who may log in, and the SSH server, which is enabled only if some user has a key.
+//!
+//! The image ships `ssh.service` disabled and has no host keys, or all its machines would look like
+//! one to a client. What is created here lies in /etc, which the state partition keeps.
 
 use std::fmt;
 
 use anyhow::{Context, Result};
 
 use super::Step;
+use super::ssh::SSH_UNIT;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
 use crate::system::{accounts, command, systemd};
@@ -12,10 +16,13 @@ use userdata::cloud_config::User as Account;
 
 /// Keys lie here and not in home directories: root's is on the read-only root.
 const KEYS: &str = "/etc/ssh/authorized_keys.d";
+const SSH: &str = "/etc/ssh";
 const SSHD_CONFIG: &str = "/etc/ssh/sshd_config.d/10-firstlight.conf";
 const SSHD_TEXT: &str = "# Written by firstboot: keys of the document.\n\
     AuthorizedKeysFile .ssh/authorized_keys /etc/ssh/authorized_keys.d/%u\n";
-const SSH_UNIT: &str = "ssh.service";
+
+/// The key types of sshd's default `HostKey`.
+const HOST_KEY_TYPES: [&str; 3] = ["rsa", "ecdsa", "ed25519"];
 
 #[derive(Debug)]
 pub struct Users {
@@ -52,7 +59,7 @@ impl Step for Users {
                 return Ok(false);
             }
         }
-        Ok(!self.has_keys() || systemd::is_enabled(SSH_UNIT)? && systemd::is_active(SSH_UNIT)?)
+        Ok(!have_keys(&self.users) || self.has_host_keys()? && systemd::is_enabled(SSH_UNIT)?)
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
@@ -60,7 +67,7 @@ impl Step for Users {
             for user in &self.users {
                 if accounts::user(&self.root, &user.name)?.is_none() {
                     command::run("useradd", &useradd(user))
-                        .with_context(|| format!("making user `{}`", user.name))?;
+                        .with_context(|| format!("creating user `{}`", user.name))?;
                 }
             }
         }
@@ -68,9 +75,11 @@ impl Step for Users {
             self.root
                 .write(&path, text.as_bytes(), Attributes::mode(mode))?;
         }
-        if self.root.is_machine() && self.has_keys() {
-            // Makes those that are missing; an image has none, or all its machines would be one to a client.
-            command::run("ssh-keygen", &["-A"]).context("making the machine's SSH keys")?;
+        if self.root.is_machine() && have_keys(&self.users) {
+            // Creates the missing ones and replaces empty ones. It does not sync: a power cut could
+            // leave an enabled server without keys.
+            command::run("ssh-keygen", &["-A"]).context("creating the SSH host keys")?;
+            self.root.sync(SSH)?;
             systemd::enable(SSH_UNIT)?;
         }
         Ok(())
@@ -78,10 +87,15 @@ impl Step for Users {
 }
 
 impl Users {
-    fn has_keys(&self) -> bool {
-        self.users
-            .iter()
-            .any(|user| !user.ssh_authorized_keys.is_empty())
+    /// Whether every host key is there. A power cut may have left an empty file.
+    fn has_host_keys(&self) -> Result<bool> {
+        for kind in HOST_KEY_TYPES {
+            let key = self.root.read(format!("{SSH}/ssh_host_{kind}_key"))?;
+            if key.unwrap_or_default().is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn files(&self) -> Vec<(String, String, u32)> {
@@ -110,11 +124,18 @@ impl Users {
                 ));
             }
         }
-        if self.has_keys() {
+        if have_keys(&self.users) {
             files.push((SSHD_CONFIG.to_owned(), SSHD_TEXT.to_owned(), 0o644));
         }
         files
     }
+}
+
+/// Whether anybody can log in over SSH: accounts have no passwords, so only a key lets a user in.
+pub fn have_keys(users: &[Account]) -> bool {
+    users
+        .iter()
+        .any(|user| !user.ssh_authorized_keys.is_empty())
 }
 
 fn useradd(user: &Account) -> Vec<String> {
@@ -161,4 +182,71 @@ fn useradd(user: &Account) -> Vec<String> {
     }
     arguments.push(user.name.clone());
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, keys: &[&str]) -> Account {
+        Account {
+            name: name.to_owned(),
+            ssh_authorized_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            ..Account::default()
+        }
+    }
+
+    fn paths(users: Vec<Account>) -> Vec<String> {
+        let root = Root::new("/nowhere");
+        let files = Users { root, users }.files();
+        files.into_iter().map(|(path, ..)| path).collect()
+    }
+
+    #[test]
+    fn keys_are_written_where_sshd_looks() {
+        let root = Root::new("/nowhere");
+        let users = vec![user("root", &["ssh-ed25519 A", "ssh-ed25519 B"])];
+        let files = Users { root, users }.files();
+        let [(keys, text, mode), (config, settings, _)] = files.as_slice() else {
+            panic!("{files:?}")
+        };
+        assert_eq!(text, "ssh-ed25519 A\nssh-ed25519 B\n");
+        // sshd reads them as the user who logs in.
+        assert_eq!(*mode, 0o644);
+        assert_eq!(config, SSHD_CONFIG);
+        assert!(
+            settings.contains(&keys.replace("/root", "/%u")),
+            "{settings}"
+        );
+    }
+
+    #[test]
+    fn without_keys_sshd_is_not_configured() {
+        assert_eq!(paths(vec![user("operator", &[])]), [""; 0]);
+        assert!(!have_keys(&[user("operator", &[])]));
+        assert!(have_keys(&[
+            user("operator", &[]),
+            user("root", &["ssh-ed25519 A"])
+        ]));
+    }
+    #[test]
+    fn every_host_key_must_be_there_and_not_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let users = Users {
+            root: Root::new(dir.path()),
+            users: Vec::new(),
+        };
+        let write = |kind: &str, bytes: &[u8]| {
+            let path = format!("{SSH}/ssh_host_{kind}_key");
+            let mode = Attributes::mode(0o600);
+            users.root.write(path, bytes, mode).unwrap();
+        };
+        for kind in HOST_KEY_TYPES {
+            assert!(!users.has_host_keys().unwrap(), "without {kind}");
+            write(kind, b"key");
+        }
+        assert!(users.has_host_keys().unwrap());
+        write("rsa", b"");
+        assert!(!users.has_host_keys().unwrap());
+    }
 }

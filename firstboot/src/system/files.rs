@@ -233,6 +233,11 @@ impl Root {
         }
     }
 
+    /// Brings the file system of `directory` to disk, for files that a program wrote there.
+    pub fn sync(&self, directory: impl AsRef<Path>) -> Result<()> {
+        sync(&[&self.join(directory)])
+    }
+
     /// Names in a directory, sorted; empty when there is none.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>> {
         let path = self.join(path);

@@ -61,7 +61,7 @@ pub fn is_active(unit: &str) -> Result<bool> {
     .with_context(|| format!("asking for the state of `{unit}`"))
 }
 
-/// Enables a unit and starts it.
+/// Enables a unit for this boot's later jobs and for later boots. Does not start it.
 pub fn enable(unit: &str) -> Result<()> {
     block_on(async {
         let manager = Manager::connect().await?;
@@ -77,8 +77,7 @@ pub fn enable(unit: &str) -> Result<()> {
         let () = manager.call(PATH, MANAGER, "Reload", &()).await?;
         Ok(())
     })
-    .with_context(|| format!("enabling `{unit}`"))?;
-    start(unit)
+    .with_context(|| format!("enabling `{unit}`"))
 }
 
 pub fn is_enabled(unit: &str) -> Result<bool> {
