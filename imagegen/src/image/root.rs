@@ -127,8 +127,7 @@ const MASKED: &[&str] = &[
     "dpkg-db-backup.timer", // there is no dpkg database
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
-    "ssh.service", // enabled by firstboot when the document brings keys
-    "ssh.socket",
+    "ssh.socket", // firstboot enables ssh.service if the document has keys
 ];
 
 /// Parts of Debian's root that are of one build or one host, or of no use in an image that is replaced and not updated.
@@ -157,6 +156,12 @@ const REMOVED: &[&str] = &[
     "etc/systemd/system/multi-user.target.wants",
     "etc/systemd/system/timers.target.wants",
     "etc/systemd/system/sockets.target.wants",
+    // Aliases and dependencies of a unit that is enabled. The image ships ssh.service disabled.
+    "etc/systemd/system/sshd.service",
+    "etc/systemd/system/ssh.service.wants",
+    "etc/systemd/system/sshd.service.wants",
+    "etc/systemd/system/sshd@.service.wants",
+    "etc/systemd/system/ssh.socket.wants",
     "etc/resolv.conf",
     "etc/hostname",
     "etc/machine-id",
@@ -360,7 +365,41 @@ fn settings(root: &mut Archive, facts: &ImageInfo) -> Result<()> {
     for unit in MASKED {
         root.symlink(&format!("etc/systemd/system/{unit}"), "/dev/null");
     }
+    // It opens sshd to local sockets and to the hypervisor, whether a document has keys or not.
+    root.symlink(
+        "etc/systemd/system-generators/systemd-ssh-generator",
+        "/dev/null",
+    );
     let facts = serde_json::to_vec_pretty(facts).context("writing the image file")?;
     root.file(userdata::contract::IMAGE_FILE, 0o644, facts);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A masked unit cannot be enabled or started.
+    #[test]
+    fn units_that_firstboot_starts_are_not_masked() {
+        for unit in [
+            "containerd.service",
+            "kubelet.service",
+            "ssh.service",
+            "systemd-timesyncd.service",
+        ] {
+            assert!(!MASKED.contains(&unit), "{unit}");
+        }
+    }
+
+    #[test]
+    fn ssh_server_is_off_until_firstboot_enables_it() {
+        assert!(ENABLED.iter().all(|(_, unit)| !unit.contains("ssh")));
+        for path in [
+            "etc/systemd/system/multi-user.target.wants",
+            "etc/systemd/system/sshd.service",
+        ] {
+            assert!(REMOVED.contains(&path), "{path}");
+        }
+    }
 }
