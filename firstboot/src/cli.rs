@@ -49,4 +49,12 @@ pub enum Command {
     /// Tell the status to the master whose connection standard input is.
     #[command(hide = true)]
     ServeStatus,
+
+    /// In the initrd: fail unless exactly one attached disk carries the root that runs.
+    #[command(hide = true)]
+    CheckBootDisk,
+
+    /// In the initrd: link `/run/firstlight/state` to the state partition of the boot disk.
+    #[command(hide = true)]
+    LinkState,
 }

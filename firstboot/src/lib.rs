@@ -19,6 +19,7 @@ pub mod receipt;
 pub mod report;
 pub mod runner;
 pub mod source;
+pub mod state_partition;
 pub mod status;
 pub mod step;
 pub mod system;

@@ -12,6 +12,7 @@ use firstboot::logger;
 use firstboot::report::Reporter;
 use firstboot::source::directory::Directory;
 use firstboot::source::{Source, machine_sources};
+use firstboot::state_partition;
 use firstboot::status::{all, serve, words};
 use firstboot::system::files::Root;
 use firstboot::system::usage;
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
             logger::install();
             return exit(serve::run(&root), None);
         }
+        Some(Command::CheckBootDisk) => return exit(state_partition::check_boot_disk(&root), None),
+        Some(Command::LinkState) => return exit(state_partition::link(&root), None),
         None => {}
     }
     logger::install();

@@ -3,7 +3,6 @@
 //! Devices come from sysfs and are recognised by their superblocks, so nothing depends on udev's links.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,6 +11,7 @@ use userdata::contract::{SEED_LABEL, SEED_PARTITION};
 
 use super::label::{FileSystem, probe};
 use super::{Look, Source, directory};
+use crate::system::disks;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
 
@@ -28,6 +28,8 @@ pub struct SeedPartition;
 /// A block device as sysfs shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Device {
+    /// As sysfs names it.
+    name: String,
     node: PathBuf,
     /// GPT name.
     partition_name: Option<String>,
@@ -85,15 +87,15 @@ impl Source for SeedPartition {
 
     fn read(&self, machine: &Identity) -> Result<Look> {
         let named = |device: &Device| device.partition_name.as_deref() == Some(SEED_PARTITION);
-        let mut candidates: Vec<_> = devices(&Root::new("/"))?
-            .into_iter()
-            .filter(named)
-            .collect();
+        let root = Root::new("/");
+        let mut candidates: Vec<_> = devices(&root)?.into_iter().filter(named).collect();
         if candidates.len() > 1 {
             // Another node's disk may be attached, too: ours is on the disk that we run from.
-            let boot = boot_disks()?;
+            let disk_of = |device: &str| disks::disk_of(&root, device);
+            let below = disks::below(&root, "/usr")?;
+            let boot: Vec<_> = below.iter().filter_map(|one| disk_of(one)).collect();
             candidates
-                .retain(|device| disk_of(&device.node).is_some_and(|disk| boot.contains(&disk)));
+                .retain(|device| disk_of(&device.name).is_some_and(|disk| boot.contains(&disk)));
             ensure!(
                 candidates.len() == 1,
                 "several partitions are named `{SEED_PARTITION}`, and which disk was booted is not known"
@@ -175,38 +177,11 @@ fn devices(root: &Root) -> Result<Vec<Device>> {
         // sysfs writes `!` where the node has a directory.
         found.push(Device {
             node: Path::new("/dev").join(name.replace('!', "/")),
+            name,
             partition_name,
         });
     }
     Ok(found)
-}
-
-/// The disk that a partition is on, as sysfs names it.
-fn disk_of(node: &Path) -> Option<PathBuf> {
-    let name = node
-        .strip_prefix("/dev")
-        .ok()?
-        .to_string_lossy()
-        .replace('/', "!");
-    fs::canonicalize(Path::new("/sys/class/block").join(name))
-        .ok()?
-        .parent()
-        .map(Path::to_owned)
-}
-
-/// The disks under the root file system: those of the partitions that dm-verity joins.
-fn boot_disks() -> Result<Vec<PathBuf>> {
-    let device = fs::metadata("/usr").context("looking at `/usr`")?.dev();
-    let base = format!(
-        "/sys/dev/block/{}:{}",
-        nix::sys::stat::major(device),
-        nix::sys::stat::minor(device)
-    );
-    let slaves = Root::new("/").list(format!("{base}/slaves"))?;
-    Ok(slaves
-        .iter()
-        .filter_map(|name| disk_of(&Path::new("/dev").join(name)))
-        .collect())
 }
 
 #[cfg(test)]

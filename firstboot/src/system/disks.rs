@@ -1,0 +1,88 @@
+//! Disks and their partitions: sysfs says which there are, the partition table what they are named.
+//!
+//! Not by udev's links: `/dev/disk/by-partlabel` has room for one partition of a name, on whatever
+//! disk. Not by `PARTNAME` of sysfs for a partition that systemd-repart has just added: the kernel
+//! has not read that one's name.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use gpt::GptConfig;
+use uuid::Uuid;
+
+use super::files::Root;
+
+const BLOCK: &str = "/sys/class/block";
+
+/// An entry of a partition table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// As the kernel names the device: `vda2`.
+    pub device: String,
+    pub name: String,
+    pub id: Uuid,
+}
+
+/// The block devices below the file system at `path`: of dm-verity, data and hash tree.
+pub fn below(root: &Root, path: impl AsRef<Path>) -> Result<Vec<String>> {
+    let path = path.as_ref();
+    let device = fs::metadata(path)
+        .with_context(|| format!("reading `{}`", path.display()))?
+        .dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    root.list(format!("/sys/dev/block/{major}:{minor}/slaves"))
+}
+
+/// The disk that a partition is on.
+pub fn disk_of(root: &Root, partition: &str) -> Option<String> {
+    let device = fs::canonicalize(root.join(format!("{BLOCK}/{partition}"))).ok()?;
+    let disk = device.parent()?.file_name()?.to_str()?;
+    // The parent of a whole disk is a directory named `block`.
+    root.exists(format!("{BLOCK}/{disk}"))
+        .then(|| disk.to_owned())
+}
+
+/// Every disk with a medium.
+pub fn disks(root: &Root) -> Result<Vec<String>> {
+    let mut disks = root.list(BLOCK)?;
+    disks.retain(|name| {
+        let read = |file| root.read(format!("{BLOCK}/{name}/{file}")).ok().flatten();
+        let virtual_device = ["loop", "ram", "zram", "dm-"]
+            .iter()
+            .any(|kind| name.starts_with(kind));
+        !virtual_device
+            && read("partition").is_none()
+            && read("size").is_some_and(|size| size.trim_ascii() != b"0")
+    });
+    Ok(disks)
+}
+
+/// The partitions that the table of `disk` names and the kernel knows.
+pub fn partitions(root: &Root, disk: &str) -> Result<Vec<Partition>> {
+    // sysfs writes `!` where the node has a directory.
+    let node = root.join(Path::new("/dev").join(disk.replace('!', "/")));
+    let table = GptConfig::new()
+        .writable(false)
+        .open(&node)
+        .with_context(|| format!("reading the partition table of `{}`", node.display()))?;
+    let mut found = Vec::new();
+    for device in root.list(format!("{BLOCK}/{disk}/"))? {
+        let Some(number) = root.read(format!("{BLOCK}/{disk}/{device}/partition"))? else {
+            continue;
+        };
+        let number = String::from_utf8_lossy(&number).trim().parse();
+        let entry = number
+            .ok()
+            .and_then(|number: u32| table.partitions().get(&number));
+        if let Some(entry) = entry {
+            found.push(Partition {
+                device,
+                name: entry.name.clone(),
+                id: entry.part_guid,
+            });
+        }
+    }
+    Ok(found)
+}
