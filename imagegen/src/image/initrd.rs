@@ -23,10 +23,6 @@ const FILES: &[(&str, &str)] = &[
         "usr/lib/systemd/system/systemd-repart.service.d/firstlight.conf",
         include_str!("../../assets/initrd/repart.conf"),
     ),
-    (
-        "usr/lib/systemd/system/dev-disk-by\\x2dpartlabel-firstlight\\x2dstate.device.d/timeout.conf",
-        include_str!("../../assets/initrd/state-device.conf"),
-    ),
 ];
 
 /// Our own words in the initrd, by path: part of what decides an image's bytes.
