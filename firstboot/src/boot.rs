@@ -9,7 +9,7 @@ use crate::plan;
 use crate::receipt::Receipt;
 use crate::report::Reporter;
 use crate::runner;
-use crate::source::{self, Seed, Source, Stranger};
+use crate::source::{self, Seed, Source, WrongMachine};
 use crate::step::Step;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
@@ -79,8 +79,21 @@ pub fn look_once(
     report: &mut Reporter,
 ) -> Result<(&'static str, Seed)> {
     let machine = Identity::read(root)?;
-    source::find(sources, &machine, report)?
+    ask_sources(sources, &machine, report)?
         .map_err(|reasons| anyhow::anyhow!("no document: {}", reasons.join("; ")))
+}
+
+/// The document and its source, or why no source has one. Reports every attempt.
+fn ask_sources(
+    sources: &[Box<dyn Source>],
+    machine: &Identity,
+    report: &mut Reporter,
+) -> Result<std::result::Result<(&'static str, Seed), Vec<String>>> {
+    let attempts = source::find(sources, machine);
+    for attempt in &attempts {
+        report.source_tried(attempt);
+    }
+    source::outcome(attempts)
 }
 
 /// Asks the sources until one has a document: once udev is done with the devices of this boot, then whenever a disk or a
@@ -101,13 +114,13 @@ fn wait_for_document(
     let cards_until = Instant::now() + CARDS;
     loop {
         let machine = Identity::read(root)?;
-        match source::find(sources, &machine, report) {
+        match ask_sources(sources, &machine, report) {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(reasons)) => {
                 report.no_document(&machine.to_string(), reasons);
                 events.wait()?;
             }
-            Err(error) if error.downcast_ref::<Stranger>().is_some() => {
+            Err(error) if error.downcast_ref::<WrongMachine>().is_some() => {
                 if !events.wait_until(cards_until)? {
                     return Err(error);
                 }

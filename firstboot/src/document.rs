@@ -6,12 +6,12 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use userdata::cloud_config::{CloudConfig, Command, File, User, UserEntry};
-use userdata::document::{Document, HostMatch, MetaData};
+use userdata::document::Document;
 use userdata::network::Network;
 use userdata::node_config::NodeConfig;
 use yaml::{Diagnostic, Diagnostics};
 
-use crate::source::Seed;
+use crate::source::seed::Seed;
 use crate::system::netlink::Wanted;
 
 /// Who `default` is in a cloud-config: a node has no other user of its own.
@@ -43,12 +43,6 @@ pub struct HostNetwork {
     /// Name and text.
     pub files: Vec<(String, String)>,
     pub wanted: Vec<Wanted>,
-}
-
-/// By what a seed says which machine it is for; empty when it says nothing.
-pub fn host_match(seed: &Seed) -> Result<HostMatch> {
-    let read = MetaData::parse(&format!("{}/meta-data", seed.origin), &seed.meta_data);
-    Ok(read.map_err(|found| told(&found))?.0.matching)
 }
 
 /// Reads a seed whole: all that is wrong with any of its files is told in one go. The second value: notices.

@@ -13,7 +13,7 @@ use userdata::contract::STATUS_FILE;
 use userdata::node_config::Role;
 
 use crate::journal;
-use crate::source::{Look, Seed};
+use crate::source::{Attempt, Seed, SourceResult};
 use crate::status::words::{age, tries};
 use crate::status::{Phase, Status, Wait, Waiting, now, role_name};
 use crate::system::files::Root;
@@ -74,15 +74,13 @@ impl Reporter {
         }
     }
 
-    pub(crate) fn source_tried(
-        &mut self,
-        source: &str,
-        look: &anyhow::Result<Look>,
-        took: Duration,
-    ) {
-        let (result, bytes, reason) = match look {
-            Ok(Look::Found(seed)) => ("found", seed.bytes(), format!("found {}", seed.origin)),
-            Ok(Look::Nothing(reason)) => ("nothing", 0, format!("nothing here: {reason}")),
+    pub(crate) fn source_tried(&mut self, attempt: &Attempt) {
+        let source = attempt.source;
+        let (result, bytes, reason) = match &attempt.result {
+            Ok(SourceResult::Found(seed)) => {
+                ("found", seed.bytes(), format!("found {}", seed.origin))
+            }
+            Ok(SourceResult::NotFound(reason)) => ("nothing", 0, format!("not found: {reason}")),
             Err(error) => ("broken", 0, format!("broken: {error:#}")),
         };
         log::info!(
@@ -90,7 +88,7 @@ impl Reporter {
             FIRSTLIGHT_SOURCE = source,
             FIRSTLIGHT_RESULT = result,
             FIRSTLIGHT_BYTES = bytes,
-            FIRSTLIGHT_DURATION_MS = millis(took),
+            FIRSTLIGHT_DURATION_MS = millis(attempt.duration),
             FIRSTLIGHT_REASON = reason.as_str();
             "source {source}: {reason}"
         );

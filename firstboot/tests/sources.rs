@@ -1,15 +1,15 @@
-//! Folders as seeds: none, one, several, twins, somebody else's.
+//! Folders as seeds: no host, one, several, two that match, one of another machine.
 
 mod common;
 
 use firstboot::source::directory::Directory;
-use firstboot::source::{Look, Source};
+use firstboot::source::{Source, SourceResult};
 use firstboot::system::files::Root;
 use firstboot::system::machine::Identity;
 
 use common::{fixture, image_root};
 
-fn read(seed: &str) -> anyhow::Result<Look> {
+fn read(seed: &str) -> anyhow::Result<SourceResult> {
     let root = image_root();
     let machine = Identity::read(&Root::new(root.path())).unwrap();
     Directory(fixture(&format!("sources/{seed}"))).read(&machine)
@@ -20,9 +20,9 @@ fn refusal(seed: &str) -> String {
 }
 
 #[test]
-fn one_hosts_seed_is_found() {
-    let Look::Found(seed) = read("alone").unwrap() else {
-        panic!("nothing")
+fn seed_of_one_host_is_found() {
+    let SourceResult::Found(seed) = read("alone").unwrap() else {
+        panic!("not found")
     };
     assert!(seed.user_data.starts_with(b"#cloud-config\n"));
     assert!(
@@ -33,50 +33,50 @@ fn one_hosts_seed_is_found() {
 }
 
 #[test]
-fn of_several_hosts_the_one_with_our_mac_is_taken() {
-    let Look::Found(seed) = read("several").unwrap() else {
-        panic!("nothing")
+fn host_with_the_mac_of_the_machine_is_chosen() {
+    let SourceResult::Found(seed) = read("several").unwrap() else {
+        panic!("not found")
     };
     assert!(seed.origin.ends_with("hosts/m0"), "{}", seed.origin);
 }
 
 #[test]
-fn a_folder_without_user_data_is_nothing() {
-    let Look::Nothing(reason) = read("empty").unwrap() else {
+fn folder_without_user_data_is_not_found() {
+    let SourceResult::NotFound(reason) = read("empty").unwrap() else {
         panic!("found")
     };
-    assert!(reason.ends_with("holds no `user-data`"), "{reason}");
+    assert!(reason.ends_with("has no `user-data`"), "{reason}");
 }
 
 #[test]
-fn two_hosts_that_both_match_are_an_error_that_lists_them() {
+fn two_matching_hosts_are_an_error_that_lists_them() {
     assert!(
-        refusal("twins").contains("2 hosts are this machine: a, b;"),
+        refusal("twins").contains("2 hosts match this machine: a, b;"),
         "{}",
         refusal("twins")
     );
 }
 
 #[test]
-fn a_match_that_does_not_fit_names_both_values() {
+fn mismatch_names_both_values() {
     let error = refusal("stranger");
     assert!(
-        error.contains("it wants the MAC 52:54:00:00:07:99; this machine has eth0 52:54:00:00:07:10, serial SN-1"),
+        error.contains("it matches the MAC 52:54:00:00:07:99; this machine has eth0 52:54:00:00:07:10, serial SN-1"),
         "{error}"
     );
 }
 
 #[test]
-fn a_seed_of_one_host_and_of_several_at_once_is_an_error() {
+fn user_data_beside_hosts_is_an_error() {
     assert!(
-        refusal("both").contains("one host's seed or several hosts'"),
+        refusal("both").contains("has both `user-data` and a `hosts` folder"),
         "{}",
         refusal("both")
     );
 }
 
 #[test]
-fn the_machine_is_read_from_sysfs() {
+fn machine_identity_comes_from_sysfs() {
     let root = image_root();
     let machine = Identity::read(&Root::new(root.path())).unwrap();
     assert_eq!(

@@ -9,6 +9,6 @@ fuzz_target!(|bytes: &[u8]| {
     // An ISO 9660 volume descriptor starts at 32 KiB: zeros before it let short inputs reach it.
     let mut iso = vec![0; 16 * 2048];
     iso.extend_from_slice(bytes);
-    let _ = firstboot::source::label::probe(&mut Cursor::new(bytes));
-    let _ = firstboot::source::label::probe(&mut Cursor::new(iso));
+    let _ = firstboot::source::superblock::probe(&mut Cursor::new(bytes));
+    let _ = firstboot::source::superblock::probe(&mut Cursor::new(iso));
 });

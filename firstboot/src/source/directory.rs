@@ -1,6 +1,6 @@
 //! A NoCloud folder: one host's files at its root, or several hosts' under `hosts/<name>/`.
 //!
-//! Also the source of `--seed DIR`. Mounting is done elsewhere.
+//! Also the source of `--seed DIR`. Does not mount.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Look, Seed, Source, Stranger};
-use crate::document;
+use super::{Seed, Source, SourceResult, WrongMachine};
 use crate::system::machine::Identity;
 
-/// No document of a host comes near this; a disk that is labelled by mistake may hold anything.
+/// No document comes near this size; a disk that is labelled by mistake may hold any file.
 const LIMIT: u64 = 4 << 20;
 
 /// A folder named on the command line.
@@ -24,57 +23,63 @@ impl Source for Directory {
         "directory"
     }
 
-    fn read(&self, machine: &Identity) -> Result<Look> {
+    fn read(&self, machine: &Identity) -> Result<SourceResult> {
         ensure!(self.0.is_dir(), "`{}` is not a directory", self.0.display());
         read(&self.0, &self.0.display().to_string(), machine)
     }
 }
 
-/// Reads the seed in `folder`; `origin` is what people know it by.
-pub fn read(folder: &Path, origin: &str, machine: &Identity) -> Result<Look> {
+/// Reads the seed in `folder`, which messages call `origin`.
+pub fn read(folder: &Path, origin: &str, machine: &Identity) -> Result<SourceResult> {
     let hosts = host_folders(folder)?;
     let alone = read_files(folder, origin)?;
     match (alone, hosts.is_empty()) {
         (Some(_), false) => bail!(
-            "{origin}: has a `user-data` of its own and a `hosts` folder; it must be one host's seed or several hosts'"
+            "{origin}: has both `user-data` and a `hosts` folder; keep `user-data` for one host or `hosts` for several"
         ),
-        (None, true) => Ok(Look::Nothing(format!("{origin} holds no `user-data`"))),
+        (None, true) => Ok(SourceResult::NotFound(format!(
+            "{origin} has no `user-data`"
+        ))),
         (Some(seed), true) => {
             if let Some(refusal) = mismatch(&seed, machine)? {
-                return Err(Stranger(format!(
+                return Err(WrongMachine(format!(
                     "{origin}: this document is for another machine: {refusal}"
                 ))
                 .into());
             }
-            Ok(Look::Found(seed))
+            Ok(SourceResult::Found(seed))
         }
         (None, false) => choose(hosts, origin, machine),
     }
 }
 
-/// The one host of several that is this machine.
-fn choose(folders: Vec<(String, PathBuf)>, origin: &str, machine: &Identity) -> Result<Look> {
+/// The host of several whose `match` is this machine.
+fn choose(
+    folders: Vec<(String, PathBuf)>,
+    origin: &str,
+    machine: &Identity,
+) -> Result<SourceResult> {
     let count = folders.len();
-    let mut ours = Vec::new();
+    let mut matching = Vec::new();
     for (name, folder) in folders {
         let origin = format!("{origin}/hosts/{name}");
         let Some(seed) = read_files(&folder, &origin)? else {
-            bail!("{origin}: holds no `user-data`");
+            bail!("{origin}: there is no `user-data`");
         };
-        let wanted = document::host_match(&seed)?;
+        let wanted = seed.host_match()?;
         if wanted.matches(&machine.for_match()) || wanted.is_empty() && count == 1 {
-            ours.push((name, seed));
+            matching.push((name, seed));
         }
     }
-    match ours.len() {
-        0 => Ok(Look::Nothing(format!(
-            "{origin}: none of its {count} hosts is this machine"
+    match matching.len() {
+        0 => Ok(SourceResult::NotFound(format!(
+            "{origin}: none of its {count} hosts matches this machine"
         ))),
-        1 => Ok(Look::Found(ours.remove(0).1)),
+        1 => Ok(SourceResult::Found(matching.remove(0).1)),
         _ => {
-            let names: Vec<_> = ours.into_iter().map(|(name, _)| name).collect();
+            let names: Vec<_> = matching.into_iter().map(|(name, _)| name).collect();
             bail!(
-                "{origin}: {} hosts are this machine: {}; their `match` must tell them apart",
+                "{origin}: {} hosts match this machine: {}; change their `match` so that only one does",
                 names.len(),
                 names.join(", ")
             )
@@ -84,7 +89,7 @@ fn choose(folders: Vec<(String, PathBuf)>, origin: &str, machine: &Identity) -> 
 
 /// Why the seed's `match` does not fit this machine, with both sides' values.
 fn mismatch(seed: &Seed, machine: &Identity) -> Result<Option<String>> {
-    let wanted = document::host_match(seed)?;
+    let wanted = seed.host_match()?;
     if wanted.is_empty() || wanted.matches(&machine.for_match()) {
         return Ok(None);
     }
@@ -100,7 +105,7 @@ fn mismatch(seed: &Seed, machine: &Identity) -> Result<Option<String>> {
     );
     asked.extend(wanted.uuid.map(|uuid| format!("the UUID {uuid}")));
     Ok(Some(format!(
-        "it wants {}; this machine has {machine}",
+        "it matches {}; this machine has {machine}",
         asked.join(", ")
     )))
 }

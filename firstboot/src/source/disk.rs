@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use userdata::contract::{SEED_LABEL, SEED_PARTITION};
 
-use super::label::{FileSystem, probe};
-use super::{Look, Source, directory};
+use super::superblock::{FileSystem, probe};
+use super::{Source, SourceResult, directory};
 use crate::system::disks;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
@@ -21,7 +21,7 @@ const MOUNT_POINT: &str = "/run/firstlight/seed";
 #[derive(Debug)]
 pub struct LabelledDisk;
 
-/// The partition that the image was made with.
+/// The seed partition of the image.
 #[derive(Debug)]
 pub struct SeedPartition;
 
@@ -40,15 +40,15 @@ impl Source for LabelledDisk {
         "cidata"
     }
 
-    /// Every labelled device is read; more than one with a document for this machine is an error, because which one
-    /// wins would depend on the order in which the kernel found them.
-    fn read(&self, machine: &Identity) -> Result<Look> {
-        let (mut found, mut passed_over) = (Vec::new(), Vec::new());
+    /// Reads every labelled device. More than one document for this machine is an error, because
+    /// which one wins would depend on the order in which the kernel found the devices.
+    fn read(&self, machine: &Identity) -> Result<SourceResult> {
+        let (mut found, mut reasons) = (Vec::new(), Vec::new());
         for device in devices(&Root::new("/"))? {
             if device.partition_name.as_deref() == Some(SEED_PARTITION) {
                 continue;
             }
-            // A drive without a medium cannot be opened: there is nothing in it.
+            // A drive without a medium cannot be opened.
             let Some(system) = File::open(&device.node)
                 .ok()
                 .and_then(|mut file| probe(&mut file).ok().flatten())
@@ -59,16 +59,16 @@ impl Source for LabelledDisk {
                 continue;
             }
             match read_device(&device.node, &system, machine)? {
-                Look::Found(seed) => found.push(seed),
-                Look::Nothing(reason) => passed_over.push(reason),
+                SourceResult::Found(seed) => found.push(seed),
+                SourceResult::NotFound(reason) => reasons.push(reason),
             }
         }
         match found.len() {
-            0 if passed_over.is_empty() => {
-                Ok(Look::Nothing(format!("no disk is labelled `{SEED_LABEL}`")))
-            }
-            0 => Ok(Look::Nothing(passed_over.join("; "))),
-            1 => Ok(Look::Found(found.remove(0))),
+            0 if reasons.is_empty() => Ok(SourceResult::NotFound(format!(
+                "no disk is labelled `{SEED_LABEL}`"
+            ))),
+            0 => Ok(SourceResult::NotFound(reasons.join("; "))),
+            1 => Ok(SourceResult::Found(found.remove(0))),
             _ => {
                 let origins: Vec<_> = found.into_iter().map(|seed| seed.origin).collect();
                 bail!(
@@ -85,12 +85,12 @@ impl Source for SeedPartition {
         "seed-partition"
     }
 
-    fn read(&self, machine: &Identity) -> Result<Look> {
+    fn read(&self, machine: &Identity) -> Result<SourceResult> {
         let named = |device: &Device| device.partition_name.as_deref() == Some(SEED_PARTITION);
         let root = Root::new("/");
         let mut candidates: Vec<_> = devices(&root)?.into_iter().filter(named).collect();
         if candidates.len() > 1 {
-            // Another node's disk may be attached, too: ours is on the disk that we run from.
+            // Another node's disk may be attached too: use the one on the disk that runs.
             let disk_of = |device: &str| disks::disk_of(&root, device);
             let below = disks::below(&root, "/usr")?;
             let boot: Vec<_> = below.iter().filter_map(|one| disk_of(one)).collect();
@@ -98,11 +98,11 @@ impl Source for SeedPartition {
                 .retain(|device| disk_of(&device.name).is_some_and(|disk| boot.contains(&disk)));
             ensure!(
                 candidates.len() == 1,
-                "several partitions are named `{SEED_PARTITION}`, and which disk was booted is not known"
+                "several partitions are named `{SEED_PARTITION}`, and the boot disk is unknown"
             );
         }
         let Some(device) = candidates.pop() else {
-            return Ok(Look::Nothing(format!(
+            return Ok(SourceResult::NotFound(format!(
                 "no partition is named `{SEED_PARTITION}`"
             )));
         };
@@ -112,7 +112,7 @@ impl Source for SeedPartition {
             probe(&mut file).with_context(|| format!("reading `{}`", device.node.display()))?
         else {
             bail!(
-                "`{}` holds no vfat; was the seed written to the wrong place?",
+                "`{}` is not a vfat or ISO 9660 file system; was the seed written to the wrong place?",
                 device.node.display()
             );
         };
@@ -121,7 +121,7 @@ impl Source for SeedPartition {
     }
 }
 
-fn read_device(node: &Path, system: &FileSystem, machine: &Identity) -> Result<Look> {
+fn read_device(node: &Path, system: &FileSystem, machine: &Identity) -> Result<SourceResult> {
     let mounted = Mounted::new(node, system.kind)?;
     directory::read(&mounted.0, &node.display().to_string(), machine)
 }
@@ -134,7 +134,7 @@ impl Mounted {
     fn new(node: &Path, kind: &str) -> Result<Self> {
         let point = PathBuf::from(MOUNT_POINT);
         fs::create_dir_all(&point).with_context(|| format!("creating `{}`", point.display()))?;
-        // Somebody else's medium: it may hold device nodes and set-uid programs.
+        // The medium is not trusted: it may hold device nodes and set-uid programs.
         let flags =
             MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         mount(Some(node), &point, Some(kind), flags, None::<&str>)

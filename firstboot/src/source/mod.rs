@@ -1,100 +1,137 @@
-//! Where this host's document may be found, in order, and asking each place.
+//! The places where this host's document may be, and asking each in order.
 //!
-//! "Nothing here" and "here but broken" are different answers: the first looks further, the second stops. Nothing is
-//! parsed here beyond what chooses between hosts.
+//! "Not found" and "found, but broken" are different answers: after the first the next source is
+//! asked, the second stops the boot. Sources parse only what chooses between hosts.
 //!
-//! To add a source: a file with a type that implements [`Source`]; a line in [`machine_sources`]; a directory under
-//! `tests/fixtures/sources` if it has a form of its own.
+//! To add a source: a file with a type that implements [`Source`], a line in [`machine_sources`], and
+//! a directory under `tests/fixtures/sources` if it has a format of its own.
 
 pub mod directory;
 pub mod disk;
-pub mod label;
+pub mod seed;
+pub mod superblock;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::report::Reporter;
+pub use seed::{Seed, SourceResult, WrongMachine};
+
 use crate::system::machine::Identity;
 
-/// A place where this host's document may be found.
+/// A place where this host's document may be.
 pub trait Source {
-    /// Stable word, used in the journal and the receipt.
+    /// Stable name in the journal and the receipt.
     fn name(&self) -> &'static str;
-    /// An error means that there is something here which cannot be used: the boot stops, no other source is asked.
-    fn read(&self, machine: &Identity) -> Result<Look>;
+    /// An error means that there is a document that cannot be used. It stops the boot.
+    fn read(&self, machine: &Identity) -> Result<SourceResult>;
 }
 
-/// A document for one machine that is, as far as is known yet, not this one: a network card whose driver is still being
-/// loaded may be the one it names.
+/// One source that was asked.
 #[derive(Debug)]
-pub struct Stranger(pub String);
-
-impl std::fmt::Display for Stranger {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
+pub struct Attempt {
+    pub source: &'static str,
+    pub result: Result<SourceResult>,
+    pub duration: Duration,
 }
 
-impl std::error::Error for Stranger {}
-
-/// What a source has for this machine.
-#[derive(Debug)]
-pub enum Look {
-    Found(Seed),
-    /// Why there is nothing here for us.
-    Nothing(String),
-}
-
-/// One host's NoCloud files, read and not yet understood.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Seed {
-    /// Where it came from, for people: `/dev/vdb`, `/dev/vdb/hosts/m0`.
-    pub origin: String,
-    /// As delivered; it may be compressed.
-    pub user_data: Vec<u8>,
-    /// Empty when there is none.
-    pub meta_data: Vec<u8>,
-    pub network_config: Option<Vec<u8>>,
-}
-
-/// The bytes hold keys.
-impl std::fmt::Debug for Seed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Seed({}, {} bytes)", self.origin, self.bytes())
-    }
-}
-
-impl Seed {
-    /// How much was read.
-    pub fn bytes(&self) -> usize {
-        self.user_data.len()
-            + self.meta_data.len()
-            + self.network_config.as_ref().map_or(0, Vec::len)
-    }
-}
-
-/// The sources of a running machine, in the order in which they win: an attached disk, then the image's
-/// own seed partition.
+/// The sources of a running machine, first wins: an attached disk, then the image's own seed partition.
 pub fn machine_sources() -> Vec<Box<dyn Source>> {
     vec![Box::new(disk::LabelledDisk), Box::new(disk::SeedPartition)]
 }
 
-/// Asks each source in turn; the first that has something wins. `Err(reasons)` inside: none has, and why.
-pub fn find(
-    sources: &[Box<dyn Source>],
-    machine: &Identity,
-    report: &mut Reporter,
-) -> Result<std::result::Result<(&'static str, Seed), Vec<String>>> {
-    let mut reasons = Vec::new();
+/// Asks each source in turn, up to the first that finds a document or fails.
+pub fn find(sources: &[Box<dyn Source>], machine: &Identity) -> Vec<Attempt> {
+    let mut attempts = Vec::new();
     for source in sources {
         let start = Instant::now();
-        let look = source.read(machine);
-        report.source_tried(source.name(), &look, start.elapsed());
-        match look.with_context(|| format!("reading source `{}`", source.name()))? {
-            Look::Found(seed) => return Ok(Ok((source.name(), seed))),
-            Look::Nothing(reason) => reasons.push(format!("{}: {reason}", source.name())),
+        let result = source.read(machine);
+        let is_last = !matches!(result, Ok(SourceResult::NotFound(_)));
+        attempts.push(Attempt {
+            source: source.name(),
+            result,
+            duration: start.elapsed(),
+        });
+        if is_last {
+            break;
+        }
+    }
+    attempts
+}
+
+/// The document of these attempts with its source, or why no source has one.
+pub fn outcome(
+    attempts: Vec<Attempt>,
+) -> Result<std::result::Result<(&'static str, Seed), Vec<String>>> {
+    let mut reasons = Vec::new();
+    for Attempt { source, result, .. } in attempts {
+        match result.with_context(|| format!("reading source `{source}`"))? {
+            SourceResult::Found(seed) => return Ok(Ok((source, seed))),
+            SourceResult::NotFound(reason) => reasons.push(format!("{source}: {reason}")),
         }
     }
     Ok(Err(reasons))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    /// Answers with a seed, with nothing, or with an error.
+    struct Fixed(&'static str);
+
+    impl Source for Fixed {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn read(&self, _: &Identity) -> Result<SourceResult> {
+            match self.0 {
+                "empty" => Ok(SourceResult::NotFound("no disk".to_owned())),
+                "broken" => bail!("bad superblock"),
+                origin => Ok(SourceResult::Found(Seed {
+                    origin: origin.to_owned(),
+                    user_data: Vec::new(),
+                    meta_data: Vec::new(),
+                    network_config: None,
+                })),
+            }
+        }
+    }
+
+    fn ask(names: &[&'static str]) -> (usize, String) {
+        let sources: Vec<Box<dyn Source>> = names
+            .iter()
+            .map(|name| Box::new(Fixed(name)) as _)
+            .collect();
+        let attempts = find(&sources, &Identity::default());
+        let count = attempts.len();
+        let outcome = match outcome(attempts) {
+            Ok(Ok((source, _))) => source.to_owned(),
+            Ok(Err(reasons)) => reasons.join("; "),
+            Err(error) => format!("{error:#}"),
+        };
+        (count, outcome)
+    }
+
+    #[test]
+    fn first_document_or_error_ends_the_search() {
+        for (sources, count, outcome) in [
+            (["empty", "disk", "broken"], 2, "disk"),
+            (
+                ["empty", "broken", "disk"],
+                2,
+                "reading source `broken`: bad superblock",
+            ),
+            (
+                ["empty", "empty", "empty"],
+                3,
+                "empty: no disk; empty: no disk; empty: no disk",
+            ),
+        ] {
+            assert_eq!(ask(&sources), (count, outcome.to_owned()), "{sources:?}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
-//! What file system a device holds and how it is labelled: vfat and ISO 9660, as far as a NoCloud seed needs.
+//! Type and label of a file system: vfat and ISO 9660, as far as a NoCloud seed needs.
 //!
-//! Reads the superblocks itself, because `/dev/disk/by-label` has room for one device of a name, and two disks labelled
-//! `cidata` must both be seen. Not a file system reader: the kernel mounts.
+//! Reads superblocks, because `/dev/disk/by-label` has room for one device of a name, and two disks
+//! labelled `cidata` must both be found. Not a file system reader: the kernel mounts.
 
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 
@@ -29,7 +29,7 @@ pub fn probe(device: &mut (impl Read + Seek)) -> Result<Option<FileSystem>> {
     }))
 }
 
-/// ECMA-119 8.4: the primary volume descriptor is in sector 16 on; its identifier at byte 40.
+/// ECMA-119 8.4: the primary volume descriptor is in sector 16, its identifier at byte 40.
 fn iso_label(device: &mut (impl Read + Seek)) -> Result<Option<String>> {
     let Some(sector) = read_at(device, 16 * 2048, 2048)? else {
         return Ok(None);
@@ -37,7 +37,8 @@ fn iso_label(device: &mut (impl Read + Seek)) -> Result<Option<String>> {
     Ok((sector[0] == 1 && &sector[1..6] == b"CD001").then(|| text(&sector[40..72])))
 }
 
-/// Microsoft's FAT specification: the boot sector, and the root directory's volume entry, which wins when both are there.
+/// Microsoft's FAT specification: the label is in the root directory's volume entry, else in the
+/// boot sector.
 fn fat_label(device: &mut (impl Read + Seek)) -> Result<Option<String>> {
     let Some(boot) = read_at(device, 0, 512)? else {
         return Ok(None);
@@ -62,7 +63,7 @@ fn fat_label(device: &mut (impl Read + Seek)) -> Result<Option<String>> {
         return Ok(None);
     }
     let (entries, fat16_size) = (word(17), word(22));
-    // FAT32 has no fixed root directory, and its size of a FAT stands elsewhere.
+    // FAT32 has no fixed root directory, and keeps the size of a FAT in another field.
     let fat32 = fat16_size == 0;
     let name_at = if fat32 { 71 } else { 43 };
     if boot[name_at - 5] != 0x29 {
