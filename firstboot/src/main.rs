@@ -13,7 +13,7 @@ use firstboot::report::Reporter;
 use firstboot::source::directory::Directory;
 use firstboot::source::{Source, machine_sources};
 use firstboot::state_partition;
-use firstboot::status::{all, serve, words};
+use firstboot::status::{cluster, server, text};
 use firstboot::system::files::Root;
 use firstboot::system::usage;
 
@@ -27,9 +27,9 @@ fn main() -> ExitCode {
     match cli.command {
         Some(Command::Status {
             json, all: false, ..
-        }) => return exit(words::print(&root, json), None),
+        }) => return exit(text::print(&root, json), None),
         Some(Command::Status { json, timeout, .. }) => {
-            let ready = all::print(&root, json, Duration::from_secs(timeout));
+            let ready = cluster::print(&root, json, Duration::from_secs(timeout));
             return match ready {
                 Ok(false) => ExitCode::FAILURE,
                 ready => exit(ready.map(drop), None),
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         }
         Some(Command::ServeStatus) => {
             logger::install();
-            return exit(serve::run(&root), None);
+            return exit(server::run(&root), None);
         }
         Some(Command::CheckBootDisk) => return exit(state_partition::check_boot_disk(&root), None),
         Some(Command::LinkState) => return exit(state_partition::link(&root), None),

@@ -14,7 +14,7 @@ use userdata::node_config::Role;
 
 use crate::journal;
 use crate::source::{Attempt, Seed, SourceResult};
-use crate::status::words::{age, tries};
+use crate::status::text::{age, tries};
 use crate::status::{Phase, Status, Wait, Waiting, now, role_name};
 use crate::system::files::Root;
 use crate::system::usage;

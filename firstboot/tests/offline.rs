@@ -96,7 +96,7 @@ fn another_machines_document_is_refused_with_both_values() {
 }
 
 #[test]
-fn status_before_the_first_run_says_so() {
+fn status_before_the_first_run_is_an_error() {
     let dir = image_root();
     let output = Command::cargo_bin("firstboot")
         .unwrap()
@@ -109,6 +109,6 @@ fn status_before_the_first_run_says_so() {
     assert!(
         String::from_utf8(output.stderr)
             .unwrap()
-            .contains("has not run since this machine was switched on")
+            .contains("has not run since this machine booted")
     );
 }

@@ -1,4 +1,5 @@
-//! The status over the network: the real program, given connections as systemd gives them, asked by itself.
+//! The status over the network: the program serves connections as systemd passes them, and requests
+//! them.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test arranges files and runs programs as it likes"
@@ -90,14 +91,15 @@ fn put_status(root: &Path, status: &Value) {
     put(root, "run/firstlight/status.json", &status.to_string());
 }
 
-/// An address of this machine that no other test has, in this process or another.
+/// A loopback address that no other test uses.
 fn address() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [.., a, b] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, a, b, NEXT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
-/// What systemd does for `firstboot-status.socket`: a program for each connection, which is its standard input.
+/// As systemd does for `firstboot-status.socket`: one process per connection, which is its standard
+/// input.
 fn serve(authority: &Authority, status: &Value) -> (IpAddr, TempDir) {
     let (address, dir) = (address(), TempDir::new().unwrap());
     let [certificate, key] = authority.sign(
@@ -144,51 +146,54 @@ fn ask(at: IpAddr, root: &Path, path: &str) -> anyhow::Result<Answer> {
 }
 
 #[test]
-fn an_administrator_of_this_cluster_is_told_and_nobody_else() {
+fn only_administrators_of_this_cluster_read_the_status() {
     let (ours, other) = (Authority::new(), Authority::new());
     let (address, _dir) = serve(&ours, &ready());
-    let asker = TempDir::new().unwrap();
+    let client = TempDir::new().unwrap();
 
-    ours.kubeconfig(asker.path(), &ours, "system:masters");
-    let told = ask(address, asker.path(), "/status").unwrap().ok().unwrap();
-    assert_eq!(told["status"]["phase"], "ready");
-    assert!(told["uptime"].as_u64().unwrap() > 0);
-    let elsewhere = ask(address, asker.path(), "/etc/firstlight/status.key").unwrap();
-    assert_eq!(elsewhere.say(), "404: there is only GET /status");
+    ours.kubeconfig(client.path(), &ours, "system:masters");
+    let report = ask(address, client.path(), "/status")
+        .unwrap()
+        .ok()
+        .unwrap();
+    assert_eq!(report["status"]["phase"], "ready");
+    assert!(report["uptime"].as_u64().unwrap() > 0);
+    let other_path = ask(address, client.path(), "/etc/firstlight/status.key").unwrap();
+    assert_eq!(other_path.say(), "404: only GET /status exists");
 
     // A node's kubelet.
-    ours.kubeconfig(asker.path(), &ours, "system:nodes");
-    let refused = ask(address, asker.path(), "/status").unwrap();
+    ours.kubeconfig(client.path(), &ours, "system:nodes");
+    let refused = ask(address, client.path(), "/status").unwrap();
     assert_eq!(
         refused.say(),
-        "403: `CN=one, O=system:nodes` is not of the group system:masters"
+        "403: `CN=one, O=system:nodes` is not in the group system:masters"
     );
-    // An administrator of another cluster, who would trust this one.
-    ours.kubeconfig(asker.path(), &other, "system:masters");
-    let error = ask(address, asker.path(), "/status").unwrap_err();
+    // An administrator of another cluster who trusts this one.
+    ours.kubeconfig(client.path(), &other, "system:masters");
+    let error = ask(address, client.path(), "/status").unwrap_err();
     assert!(
         format!("{error:#}").contains("received fatal alert"),
         "{error:#}"
     );
-    // Nobody at all.
+    // No certificate.
     let endpoint = format!("{address}:{STATUS_PORT}");
-    let nobody = Client::anonymous(ours.certificate.as_bytes(), &endpoint, WITHIN).unwrap();
-    let error = nobody.get("/status").unwrap_err();
+    let anonymous = Client::anonymous(ours.certificate.as_bytes(), &endpoint, WITHIN).unwrap();
+    let error = anonymous.get("/status").unwrap_err();
     assert!(
         format!("{error:#}").contains("received fatal alert"),
         "{error:#}"
     );
-    // And the asker tells nothing to a host of another cluster.
-    other.kubeconfig(asker.path(), &ours, "system:masters");
-    let error = ask(address, asker.path(), "/status").unwrap_err();
+    // The client does not trust a host of another cluster.
+    other.kubeconfig(client.path(), &ours, "system:masters");
+    let error = ask(address, client.path(), "/status").unwrap_err();
     assert!(
         format!("{error:#}").contains("invalid peer certificate"),
         "{error:#}"
     );
 }
 
-/// A root whose node file names these hosts, first the one that it is of.
-fn asking_root(authority: &Authority, role: &str, hosts: &[(&str, IpAddr)]) -> TempDir {
+/// A root whose node file names these hosts; the first is its own.
+fn client_root(authority: &Authority, role: &str, hosts: &[(&str, IpAddr)]) -> TempDir {
     let dir = TempDir::new().unwrap();
     authority.kubeconfig(dir.path(), authority, "system:masters");
     let is_master = |name: &str| name.starts_with('m');
@@ -240,7 +245,7 @@ fn status_all_lists_waiting_hanging_and_absent_hosts() {
             "since": 0, "since_uptime": 0 },
     });
     let (m1, _m1) = serve(&ours, &waiting);
-    // Accepts and says nothing; accepts and closes, as before there is a document; is off.
+    // One accepts and does not answer, one closes the connection as without a document, one is off.
     let (hanging, closing, off) = (address(), address(), address());
     let hang = TcpListener::bind((hanging, STATUS_PORT)).unwrap();
     let close = TcpListener::bind((closing, STATUS_PORT)).unwrap();
@@ -256,7 +261,7 @@ fn status_all_lists_waiting_hanging_and_absent_hosts() {
         ("n0", closing),
         ("n1", off),
     ];
-    let root = asking_root(&ours, "master0", &hosts);
+    let root = client_root(&ours, "master0", &hosts);
     let (code, table, errors) = status_all(root.path(), &["--timeout=5"]);
     assert_eq!((code, errors.as_str()), (Some(1), ""), "{table}");
     let line = |name: &str| {
@@ -285,10 +290,10 @@ fn status_all_lists_waiting_hanging_and_absent_hosts() {
     ] {
         let found = line(name);
         assert_eq!(found[..3], [name, role, "unreachable"]);
-        let said = found[6];
+        let answer = found[6];
         assert!(
-            said.contains(reason) && said.contains(&address.to_string()),
-            "{said}"
+            answer.contains(reason) && answer.contains(&address.to_string()),
+            "{answer}"
         );
     }
     assert!(table.ends_with("1 of 5 hosts are ready\n"), "{table}");
@@ -303,18 +308,18 @@ fn status_all_lists_waiting_hanging_and_absent_hosts() {
 }
 
 #[test]
-fn all_ready_is_the_exit_status() {
+fn exit_status_is_0_if_all_are_ready() {
     let ours = Authority::new();
     let (n0, _n0) = serve(&ours, &ready());
-    let root = asking_root(&ours, "master0", &[("m0", address()), ("n0", n0)]);
+    let root = client_root(&ours, "master0", &[("m0", address()), ("n0", n0)]);
     let (code, table, errors) = status_all(root.path(), &["--timeout=20"]);
     assert_eq!(code, Some(0), "{table}{errors}");
     assert!(table.ends_with("2 of 2 hosts are ready\n"), "{table}");
 }
 
 #[test]
-fn a_node_is_sent_to_the_masters() {
-    let root = asking_root(
+fn worker_names_the_hosts_to_run_on() {
+    let root = client_root(
         &Authority::new(),
         "node",
         &[("n0", address()), ("m0", address()), ("m1", address())],

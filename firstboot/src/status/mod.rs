@@ -1,12 +1,13 @@
-//! What a machine says of itself, as data: the status file, and what is told to other hosts.
+//! The status of this machine as data: the status file, and what other hosts read over the network.
 //!
-//! Written by [`report`](crate::report); read by [`words`], which prints it here, by [`serve`], which tells it to who asks
-//! over the network, and by [`all`], which asks every host.
+//! Written by [`report`](crate::report). Read by [`text`], which prints it here, by [`server`], which
+//! serves it, and by [`cluster`], which requests it from every host and prints a [`table`].
 
-pub mod all;
-pub mod serve;
+pub mod cluster;
+pub mod host;
+pub mod server;
 pub mod table;
-pub mod words;
+pub mod text;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -32,13 +33,14 @@ pub struct Status {
     pub step: Option<String>,
     pub step_number: usize,
     pub step_count: usize,
-    /// What is waited for, when something is.
+    /// What firstboot waits for now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
-    /// Why it failed, or why no source has a document.
+    /// Why firstboot failed, why no source has a document, or what does not work although all steps
+    /// are done.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub reasons: Vec<String>,
-    /// When firstboot started: seconds since 1970 by this machine's clock.
+    /// Start of firstboot, in seconds since 1970 by this machine's clock.
     pub since: u64,
 }
 
@@ -54,7 +56,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// As it stands in JSON.
+    /// As written in JSON.
     pub fn word(self) -> &'static str {
         match self {
             Phase::Starting => "starting",
@@ -66,23 +68,23 @@ impl Phase {
     }
 }
 
-/// Something outside firstboot that has to answer.
+/// A wait for something outside firstboot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
     /// Host and endpoint.
     pub endpoint: String,
-    /// What it said last.
+    /// Its last answer.
     pub answer: String,
-    /// How many times it was asked.
+    /// Number of tries.
     pub tries: u64,
     /// Seconds since 1970 by this machine's clock.
     pub since: u64,
-    /// The same in seconds since power-on: what ages are counted by, because clocks are set while machines wait, and
-    /// those of two machines may be years apart.
+    /// The same in seconds since power-on. Ages are computed from it, because clocks are set while
+    /// machines wait, and those of two machines may be years apart.
     pub since_uptime: u64,
 }
 
-/// One wait for something outside: since when, and how many times it was asked.
+/// Start and number of tries of one wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wait {
     pub(crate) since: u64,
@@ -91,7 +93,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Begins now, with the first try.
+    /// A wait that starts now, with the first try.
     pub fn begin() -> Self {
         Self {
             since: now(),
@@ -105,22 +107,22 @@ impl Wait {
         uptime().saturating_sub(self.since_uptime)
     }
 
-    /// The next try follows.
+    /// Counts the next try.
     pub fn again(&mut self) {
         self.tries += 1;
     }
 }
 
-/// A status as one machine tells it to another.
+/// The status as one machine sends it to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
-    /// Seconds since power-on, when it was told.
+pub struct StatusReport {
+    /// Seconds since power-on, when the report was made.
     pub uptime: u64,
     pub status: Status,
 }
 
-impl Told {
-    /// What this machine would tell now; `None` before firstboot has run since it was switched on.
+impl StatusReport {
+    /// The report of this machine now; `None` before firstboot has run in this boot.
     pub fn read(root: &Root) -> Result<Option<Self>> {
         let Some(bytes) = root.read(STATUS_FILE)? else {
             return Ok(None);
@@ -133,12 +135,7 @@ impl Told {
 }
 
 pub(crate) fn role_name(role: Option<Role>) -> &'static str {
-    match role {
-        Some(Role::Master0) => "master0",
-        Some(Role::Master) => "master",
-        Some(Role::Node) => "node",
-        None => "no role",
-    }
+    role.map_or("no role", Role::as_str)
 }
 
 pub(crate) fn now() -> u64 {
@@ -147,7 +144,7 @@ pub(crate) fn now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// Seconds since power-on, time asleep included.
+/// Seconds since power-on, including time in suspend.
 fn uptime() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| now.tv_sec().unsigned_abs())
 }
@@ -157,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_phase_has_one_word_everywhere() {
+    fn phase_word_is_its_json() {
         for phase in [
             Phase::Starting,
             Phase::NoDocument,

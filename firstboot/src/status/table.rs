@@ -1,8 +1,7 @@
-//! The answers of all hosts as a table for people.
+//! The answers of all hosts as a table.
 
-use super::all::{Answer, Host, is_ready};
-use super::role_name;
-use super::words::{age, tries};
+use super::host::{Answer, Host, is_ready};
+use super::text::{age, tries};
 
 const HEADINGS: [&str; 7] = [
     "HOST",
@@ -14,7 +13,7 @@ const HEADINGS: [&str; 7] = [
     "LAST ANSWER",
 ];
 
-/// One line for each host, and a last one that counts.
+/// One line for each host, and a last one with the number of ready hosts.
 pub(crate) fn text(rows: &[(Host, Answer)]) -> String {
     let lines: Vec<_> = std::iter::once(HEADINGS.map(str::to_owned))
         .chain(rows.iter().map(|(host, answer)| cells(host, answer)))
@@ -34,7 +33,7 @@ pub(crate) fn text(rows: &[(Host, Answer)]) -> String {
 
 fn cells(host: &Host, answer: &Answer) -> [String; 7] {
     let none = || "-".to_owned();
-    let [phase, step, endpoint, since, said] = match answer {
+    let [phase, step, endpoint, since, last_answer] = match answer {
         Err(reason) => [
             "unreachable".to_owned(),
             none(),
@@ -42,17 +41,17 @@ fn cells(host: &Host, answer: &Answer) -> [String; 7] {
             none(),
             one_line(reason),
         ],
-        Ok(told) => {
-            let status = &told.status;
+        Ok(report) => {
+            let status = &report.status;
             let step = status.step.as_ref().map_or_else(none, |step| {
                 format!("{}/{} {step}", status.step_number, status.step_count)
             });
-            let (endpoint, since, said) = match &status.waiting {
+            let (endpoint, since, last_answer) = match &status.waiting {
                 Some(waiting) => (
                     one_line(&waiting.endpoint),
                     format!(
                         "{} ({})",
-                        age(told.uptime.saturating_sub(waiting.since_uptime)),
+                        age(report.uptime.saturating_sub(waiting.since_uptime)),
                         tries(waiting.tries)
                     ),
                     one_line(&waiting.answer),
@@ -60,14 +59,28 @@ fn cells(host: &Host, answer: &Answer) -> [String; 7] {
                 None if status.reasons.is_empty() => (none(), none(), none()),
                 None => (none(), none(), one_line(&status.reasons.join("; "))),
             };
-            [status.phase.word().to_owned(), step, endpoint, since, said]
+            [
+                status.phase.word().to_owned(),
+                step,
+                endpoint,
+                since,
+                last_answer,
+            ]
         }
     };
-    let role = role_name(Some(host.role)).to_owned();
-    [host.name.clone(), role, phase, step, endpoint, since, said]
+    let role = host.role.to_string();
+    [
+        host.name.clone(),
+        role,
+        phase,
+        step,
+        endpoint,
+        since,
+        last_answer,
+    ]
 }
 
-/// Other hosts' words: what would move the cursor is no part of a table.
+/// Removes line breaks and control characters: the text comes from other hosts.
 fn one_line(text: &str) -> String {
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     words.chars().filter(|one| !one.is_control()).collect()
@@ -78,7 +91,7 @@ mod tests {
     use userdata::node_config::Role;
 
     use super::*;
-    use crate::status::{Phase, Status, Told, Waiting};
+    use crate::status::{Phase, Status, StatusReport, Waiting};
 
     #[test]
     fn table_shows_ready_waiting_failed_and_absent_hosts() {
@@ -98,17 +111,17 @@ mod tests {
             since: 0,
             since_uptime: 100,
         };
-        let told = |status| {
-            Ok(Told {
+        let report = |status| {
+            Ok(StatusReport {
                 uptime: 161,
                 status,
             })
         };
         let rows = [
-            (host("m0", Role::Master0), told(status(Phase::Ready))),
+            (host("m0", Role::Master0), report(status(Phase::Ready))),
             (
                 host("m2", Role::Master),
-                told(Status {
+                report(Status {
                     step: Some("etcd-member".into()),
                     step_number: 9,
                     step_count: 11,
@@ -118,7 +131,7 @@ mod tests {
             ),
             (
                 host("n0", Role::Node),
-                told(Status {
+                report(Status {
                     reasons: vec!["applying step `files`: disk \u{1b}[2Jfull".into()],
                     ..status(Phase::Failed)
                 }),

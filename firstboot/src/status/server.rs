@@ -1,12 +1,12 @@
-//! `firstboot serve-status`: tells one asker this machine's status, and ends.
+//! `firstboot serve-status`: serves one status request and exits.
 //!
-//! systemd accepts the connection (`firstboot-status.socket`) and starts this for it: nothing runs, and nothing is held in
-//! memory, until somebody asks. HTTP, so that `curl --cert` works, but only as much as that takes: the first line of one
-//! request is looked at, and one answer closes the connection.
+//! systemd accepts the connection (`firstboot-status.socket`) and starts one process for it, so that
+//! nothing runs between requests. HTTP, so that `curl --cert` works, but no more than that: it reads
+//! the first line of one request, answers and closes the connection.
 //!
-//! Who may ask: whoever may administer the cluster, by a certificate of its authority for the group `system:masters`. Every
-//! master has one, and so has the `admin.conf` of the building machine. A node has none: what other hosts wait for and
-//! why they failed is nothing that it needs.
+//! Clients need a certificate of the cluster's CA for the group `system:masters`. Every control-plane
+//! host has one, and so has the `admin.conf` of the building machine. A worker has none: it does not
+//! need to know what other hosts wait for.
 
 use std::io::{self, Read, Write, stdin};
 use std::net::TcpStream;
@@ -23,17 +23,17 @@ use serde_json::json;
 use userdata::contract::{STATUS_CERTIFICATE, STATUS_KEY};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::Told;
+use super::StatusReport;
 use crate::system::files::Root;
 
-/// For all of it: a slow machine on a slow line is done in a second.
+/// For the whole request; a slow machine on a slow line takes a second.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Ours has 100 bytes, curl's has 90.
+/// Our client sends 100 bytes, curl 90.
 const REQUEST_LIMIT: usize = 4096;
 const READERS: &str = "system:masters";
-const AUTHORITY: &str = "/etc/kubernetes/pki/ca.crt";
+const CA_CERTIFICATE: &str = "/etc/kubernetes/pki/ca.crt";
 
-/// Answers on standard input, where systemd puts the connection.
+/// Answers on standard input, which systemd connects to the client.
 pub fn run(root: &Root) -> Result<()> {
     let connection = stdin()
         .as_fd()
@@ -42,53 +42,53 @@ pub fn run(root: &Root) -> Result<()> {
     let stream = TcpStream::from(connection);
     let peer = stream
         .peer_addr()
-        .context("standard input is no connection; firstboot-status.socket starts this program")?
+        .context("standard input is not a connection; firstboot-status.socket starts this program")?
         .ip()
         .to_canonical();
     let config = config(root)?;
-    // What an asker does wrong is not this service's failure.
+    // A client's mistake is not a failure of this service.
     match answer(stream, config, root) {
         Ok(None) => {}
-        Ok(Some(refused)) => log::warn!("told {peer} nothing: {refused}"),
-        Err(error) => log::warn!("telling {peer} the status: {error:#}"),
+        Ok(Some(refused)) => log::warn!("rejected request from {peer}: {refused}"),
+        Err(error) => log::warn!("serving {peer}: {error:#}"),
     }
     Ok(())
 }
 
-/// The status certificate for those who ask, the cluster's authority for their certificates.
+/// Presents the status certificate, and accepts client certificates of the cluster's CA.
 fn config(root: &Root) -> Result<Arc<ServerConfig>> {
     let certificate = material(root, "certificate", STATUS_CERTIFICATE)?;
     let key = material(root, "key", STATUS_KEY)?;
-    let mut authority = RootCertStore::empty();
-    for one in certificates(&material(root, "authority", AUTHORITY)?)? {
-        authority.add(one).context("taking the authority")?;
+    let mut ca = RootCertStore::empty();
+    for one in certificates(&material(root, "authority", CA_CERTIFICATE)?)? {
+        ca.add(one).context("loading the CA certificate")?;
     }
-    // The error of a bad key may quote it.
+    // The error may quote the key.
     let key = PrivateKeyDer::from_pem_slice(&key)
         .map_err(|_| anyhow!("`{STATUS_KEY}` is not a private key in PEM"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let askers = WebPkiClientVerifier::builder_with_provider(authority.into(), provider.clone())
+    let clients = WebPkiClientVerifier::builder_with_provider(ca.into(), provider.clone())
         .build()
-        .context("taking the authority")?;
+        .context("loading the CA certificate")?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .context("choosing TLS 1.3")?
-        .with_client_cert_verifier(askers)
+        .with_client_cert_verifier(clients)
         .with_single_cert(certificates(&certificate)?, key)
         .with_context(|| format!("using `{STATUS_CERTIFICATE}`"))?;
-    // Nobody comes back to the same process.
+    // No client connects to the same process again.
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
-/// systemd hands the files over as credentials, because this process may not read the key itself; on a directory they lie
-/// where the document put them.
+/// From systemd's credentials, because this process may not read the key itself; with `--root` from
+/// the directory.
 fn material(root: &Root, credential: &str, path: &str) -> Result<Vec<u8>> {
     let found = match std::env::var_os("CREDENTIALS_DIRECTORY") {
         Some(folder) if root.is_machine() => Root::new(folder).read(credential)?,
         _ => root.read(path)?,
     };
-    found.with_context(|| format!("`{path}` is missing: the document did not bring it"))
+    found.with_context(|| format!("`{path}` is missing from the document"))
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
@@ -97,25 +97,25 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
         .map_err(|error| anyhow!("reading a certificate: {error}"))
 }
 
-/// `Some`: why the asker got an error instead of the status.
+/// `Some`: why the client got an error instead of the status.
 fn answer(stream: TcpStream, config: Arc<ServerConfig>, root: &Root) -> Result<Option<String>> {
     let mut stream = Timed {
         stream,
         until: Instant::now() + DEADLINE,
     };
     let mut connection = ServerConnection::new(config).context("starting TLS")?;
-    // To the end of the handshake: who asks is known then.
+    // Completes the handshake: the client is known then.
     connection
         .complete_io(&mut stream)
-        .context("agreeing on TLS")?;
-    let asker = connection
+        .context("TLS handshake")?;
+    let client = connection
         .peer_certificates()
         .and_then(<[_]>::first)
-        .context("no certificate")?
+        .context("the client sent no certificate")?
         .to_vec();
     let mut tls = Stream::new(&mut connection, &mut stream);
     let request = head(&mut tls).context("reading the request")?;
-    let (status, body, refused) = decide(&asker, &request, root)?;
+    let (status, body, refused) = decide(&client, &request, root)?;
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
@@ -127,9 +127,9 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>, root: &Root) -> Result<O
     Ok(refused)
 }
 
-/// Status line, body, and what is wrong with the asker.
+/// Status line, body, and why the request is rejected.
 fn decide(
-    asker: &[u8],
+    client: &[u8],
     request: &[u8],
     root: &Root,
 ) -> Result<(&'static str, String, Option<String>)> {
@@ -137,7 +137,8 @@ fn decide(
         let body = json!({ "message": message }).to_string() + "\n";
         Ok((status, body, Some(message)))
     };
-    let (_, certificate) = X509Certificate::from_der(asker).context("reading its certificate")?;
+    let (_, certificate) =
+        X509Certificate::from_der(client).context("parsing the client certificate")?;
     let subject = certificate.subject();
     if !subject
         .iter_organization()
@@ -145,30 +146,30 @@ fn decide(
     {
         return refuse(
             "403 Forbidden",
-            format!("`{subject}` is not of the group {READERS}"),
+            format!("`{subject}` is not in the group {READERS}"),
         );
     }
     if !request.starts_with(b"GET /status ") {
-        return refuse("404 Not Found", "there is only GET /status".to_owned());
+        return refuse("404 Not Found", "only GET /status exists".to_owned());
     }
-    match Told::read(root)? {
-        Some(told) => {
-            let body = serde_json::to_string(&told).context("writing the status")? + "\n";
+    match StatusReport::read(root)? {
+        Some(report) => {
+            let body = serde_json::to_string(&report).context("writing the status")? + "\n";
             Ok(("200 OK", body, None))
         }
         None => refuse(
             "503 Service Unavailable",
-            "firstboot has not said anything yet".to_owned(),
+            "firstboot has not reported a status yet".to_owned(),
         ),
     }
 }
 
-/// A request until its empty line.
+/// The head of a request, with its empty line.
 fn head(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let (mut head, mut part) = (Vec::new(), [0; 512]);
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         if head.len() > REQUEST_LIMIT {
-            return Err(io::Error::other("it is too long"));
+            return Err(io::Error::other("the request is too long"));
         }
         match from.read(&mut part)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -178,7 +179,7 @@ fn head(from: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// A connection that has until a moment, however slowly the other side sends or reads.
+/// A connection with one deadline for all reads and writes.
 struct Timed {
     stream: TcpStream,
     until: Instant,
@@ -219,9 +220,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_asker_who_says_nothing_is_let_go() {
+    fn silent_client_times_out() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let _asker = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut stream = Timed {
             stream: listener.accept().unwrap().0,
             until: Instant::now() + Duration::from_millis(50),
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_ends_at_its_empty_line_and_has_a_size() {
+    fn request_ends_at_empty_line_and_has_a_limit() {
         let request = b"GET /status HTTP/1.1\r\nHost: m0\r\n\r\n";
         assert_eq!(head(&mut &request[..]).unwrap(), request);
         assert!(head(&mut &request[..20]).is_err());

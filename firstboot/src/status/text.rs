@@ -1,35 +1,36 @@
-//! `firstboot status`: this machine's status in words.
+//! `firstboot status`: the status of this machine as text.
 
 use std::io::{Write, stdout};
 
 use anyhow::{Context, Result, bail};
 use userdata::contract::STATUS_FILE;
 
-use super::{Phase, Told, role_name};
+use super::{Phase, StatusReport, role_name};
 use crate::system::files::Root;
 
-/// Prints what firstboot last said of itself.
+/// Prints the last status of firstboot.
 pub fn print(root: &Root, json: bool) -> Result<()> {
-    let Some(told) = Told::read(root)? else {
-        bail!(
-            "`{STATUS_FILE}` is missing: firstboot has not run since this machine was switched on"
-        );
+    let Some(report) = StatusReport::read(root)? else {
+        bail!("`{STATUS_FILE}` is missing: firstboot has not run since this machine booted");
     };
     let text = if json {
-        let json = serde_json::to_string_pretty(&told.status).context("writing the status")?;
+        let json = serde_json::to_string_pretty(&report.status).context("writing the status")?;
         json + "\n"
     } else {
-        text(&told)
+        text(&report)
     };
     let mut out = stdout().lock();
     out.write_all(text.as_bytes())
         .context("printing the status")
 }
 
-fn text(told: &Told) -> String {
-    let status = &told.status;
+fn text(report: &StatusReport) -> String {
+    let status = &report.status;
     let mut text = match (&status.host, &status.source) {
-        (Some(host), Some(source)) => format!("{host} ({}), by {source}\n", role_name(status.role)),
+        (Some(host), Some(source)) => format!(
+            "{host} ({}), document from {source}\n",
+            role_name(status.role)
+        ),
         _ => String::new(),
     };
     text += match status.phase {
@@ -49,7 +50,7 @@ fn text(told: &Told) -> String {
         text += &format!(
             "waiting for {}\n  since {}, {}\n  last answer: {}\n",
             waiting.endpoint,
-            age(told.uptime.saturating_sub(waiting.since_uptime)),
+            age(report.uptime.saturating_sub(waiting.since_uptime)),
             tries(waiting.tries),
             waiting.answer
         );
@@ -65,7 +66,7 @@ pub(crate) fn tries(tries: u64) -> String {
     format!("{tries} {word}")
 }
 
-/// A duration in seconds as people say it: one unit, rounded down.
+/// A duration in one unit, rounded down.
 pub(crate) fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -81,7 +82,7 @@ mod tests {
     use crate::status::{Status, Waiting};
 
     #[test]
-    fn a_waiting_machine_says_for_what_since_when_and_how_often() {
+    fn waiting_machine_shows_target_age_and_tries() {
         let waiting = Waiting {
             endpoint: "apiserver https://10.0.0.1:6443".into(),
             answer: "connection refused".into(),
@@ -99,19 +100,19 @@ mod tests {
             since: 315_360_000,
             ..Status::default()
         };
-        let told = Told {
+        let report = StatusReport {
             uptime: 230,
             status,
         };
         assert_eq!(
-            text(&told),
+            text(&report),
             "working\nstep 8/11: apiserver-ready\nwaiting for apiserver https://10.0.0.1:6443\n  since 3 min, 150 tries\n  \
              last answer: connection refused\n"
         );
     }
 
     #[test]
-    fn ages_have_one_unit() {
+    fn age_has_one_unit() {
         for (seconds, text) in [
             (0, "0 s"),
             (119, "119 s"),

@@ -1,6 +1,6 @@
-//! `firstboot status --all`: every host of the cluster is asked, and one table says how far each is.
+//! `firstboot status --all`: requests the status of every host of the cluster.
 //!
-//! From a master only: a node has no certificate that opens the others' status.
+//! Only on control-plane hosts: a worker has no certificate that other hosts accept.
 
 use std::io::{Write, stdout};
 use std::net::IpAddr;
@@ -13,32 +13,23 @@ use serde::Serialize;
 use userdata::contract::{NODE_FILE, STATUS_PORT};
 use userdata::node_config::{NodeConfig, Role};
 
-use super::{Phase, Told, role_name, table};
+use super::host::{Answer, Host, is_ready};
+use super::{StatusReport, table};
 use crate::kube::client::{CLOSED, Client};
 use crate::system::files::Root;
 use crate::wait::endpoint;
 
 const ADMIN: &str = "/etc/kubernetes/admin.conf";
-/// At once: enough that hosts which do not answer cost little, few enough for a master with a thousand hosts.
-const ASKED_AT_ONCE: usize = 64;
-/// A thread here has one TLS handshake to do.
+/// Enough that unreachable hosts cost little time, few enough for a cluster of a thousand hosts.
+const MAX_CONCURRENT: usize = 64;
+/// Each thread only does TLS handshakes.
 const STACK: usize = 512 << 10;
 
-/// A host of the topology.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Host {
-    pub(crate) name: String,
-    pub(crate) role: Role,
-    pub(crate) address: IpAddr,
-}
-
-/// What it said, or why it said nothing.
-pub(crate) type Answer = std::result::Result<Told, String>;
-
-/// Asks all hosts, each for at most `within`, and prints what they say. `true` if all are ready.
-pub fn print(root: &Root, json: bool, within: Duration) -> Result<bool> {
+/// Requests the status of all hosts, each within `timeout`, and prints them. Returns whether all are
+/// ready.
+pub fn print(root: &Root, json: bool, timeout: Duration) -> Result<bool> {
     let node = node_file(root)?;
-    let rows = ask_all(root, &node, within)?;
+    let rows = request_all(root, &node, timeout)?;
     let ready = rows.iter().all(|(_, answer)| is_ready(answer));
     let text = if json {
         let list: Vec<_> = rows
@@ -62,7 +53,7 @@ struct Line<'a> {
     role: &'static str,
     address: IpAddr,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    told: Option<&'a Told>,
+    report: Option<&'a StatusReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
 }
@@ -71,21 +62,19 @@ impl<'a> Line<'a> {
     fn new(host: &'a Host, answer: &'a Answer) -> Self {
         Self {
             host: &host.name,
-            role: role_name(Some(host.role)),
+            role: host.role.as_str(),
             address: host.address,
-            told: answer.as_ref().ok(),
+            report: answer.as_ref().ok(),
             error: answer.as_ref().err().map(String::as_str),
         }
     }
 }
 
-pub(crate) fn is_ready(answer: &Answer) -> bool {
-    matches!(answer, Ok(told) if told.status.phase == Phase::Ready)
-}
-
 fn node_file(root: &Root) -> Result<NodeConfig> {
     let bytes = root.read(NODE_FILE)?.with_context(|| {
-        format!("`{NODE_FILE}` is missing: this machine has no document of a cluster, or not yet")
+        format!(
+            "`{NODE_FILE}` is missing: this machine has no role in a cluster, or no document yet"
+        )
     })?;
     let text = String::from_utf8(bytes).with_context(|| format!("reading `{NODE_FILE}`"))?;
     let node = yaml::parse_redacted::<NodeConfig>(NODE_FILE, &text)
@@ -94,7 +83,7 @@ fn node_file(root: &Root) -> Result<NodeConfig> {
     if node.role == Role::Node {
         let masters: Vec<_> = node.masters.iter().map(|one| one.name.as_str()).collect();
         bail!(
-            "`{}` is a node, and only masters may ask the others; run this on {}",
+            "`{}` is a worker and cannot read the status of other hosts; run this on {}",
             node.name,
             masters.join(", ")
         );
@@ -102,7 +91,7 @@ fn node_file(root: &Root) -> Result<NodeConfig> {
     Ok(node)
 }
 
-/// All hosts that the node file knows: the masters in their order, then the others.
+/// All hosts of the node file: the control plane in its order, then the workers.
 fn hosts(node: &NodeConfig) -> Vec<Host> {
     let mut hosts: Vec<Host> = (0..)
         .zip(&node.masters)
@@ -117,7 +106,8 @@ fn hosts(node: &NodeConfig) -> Vec<Host> {
         })
         .collect();
     for entry in &node.hosts {
-        // The full name comes first, the host's own last; one with several addresses has several entries.
+        // The full name comes first, the host name last. A host with several addresses has several
+        // entries.
         let Some(name) = entry.names.last() else {
             continue;
         };
@@ -132,10 +122,10 @@ fn hosts(node: &NodeConfig) -> Vec<Host> {
     hosts
 }
 
-fn ask_all(root: &Root, node: &NodeConfig, within: Duration) -> Result<Vec<(Host, Answer)>> {
+fn request_all(root: &Root, node: &NodeConfig, timeout: Duration) -> Result<Vec<(Host, Answer)>> {
     let hosts = hosts(node);
     let next = AtomicUsize::new(0);
-    let ask_next = || {
+    let work = || {
         let mut answers = Vec::new();
         while let Some((at, host)) = {
             let at = next.fetch_add(1, Ordering::Relaxed);
@@ -144,24 +134,24 @@ fn ask_all(root: &Root, node: &NodeConfig, within: Duration) -> Result<Vec<(Host
             let answer = if host.name == node.name {
                 own(root)
             } else {
-                ask(root, host, within)
+                request(root, host, timeout)
             };
             answers.push((at, answer.map_err(|error| format!("{error:#}"))));
         }
         answers
     };
     let mut answers = thread::scope(|scope| {
-        let threads = (0..hosts.len().min(ASKED_AT_ONCE)).map(|_| {
+        let threads = (0..hosts.len().min(MAX_CONCURRENT)).map(|_| {
             thread::Builder::new()
                 .stack_size(STACK)
-                .spawn_scoped(scope, ask_next)
+                .spawn_scoped(scope, work)
                 .context("starting a thread")
         });
         let threads = threads.collect::<Result<Vec<_>>>()?;
         let joined = threads.into_iter().map(|thread| {
             thread
                 .join()
-                .map_err(|_| anyhow!("a thread that asked a host has panicked"))
+                .map_err(|_| anyhow!("a thread that requests statuses has panicked"))
         });
         joined.collect::<Result<Vec<_>>>()
     })?
@@ -173,25 +163,25 @@ fn ask_all(root: &Root, node: &NodeConfig, within: Duration) -> Result<Vec<(Host
         .collect())
 }
 
-/// Of this machine, also when nothing answers on its own port.
-fn own(root: &Root) -> Result<Told> {
-    Told::read(root)?.context("firstboot has not run since this machine was switched on")
+/// The status of this machine, even if its own port does not answer.
+fn own(root: &Root) -> Result<StatusReport> {
+    StatusReport::read(root)?.context("firstboot has not run since this machine booted")
 }
 
-fn ask(root: &Root, host: &Host, within: Duration) -> Result<Told> {
+fn request(root: &Root, host: &Host, timeout: Duration) -> Result<StatusReport> {
     let endpoint = endpoint(host.address, STATUS_PORT);
-    let said = || format!("asking {endpoint}");
-    let client = Client::from_kubeconfig_within(root, ADMIN, &endpoint, within)?;
+    let context = || format!("requesting the status from {endpoint}");
+    let client = Client::from_kubeconfig_within(root, ADMIN, &endpoint, timeout)?;
     let answer = client.get("/status").map_err(|error| {
-        // systemd on that host answers, firstboot's certificate is not there yet.
+        // systemd accepts the connection, but firstboot has no certificate yet.
         let hint = match error.to_string() == CLOSED {
             true => "; it has no document yet",
             false => "",
         };
-        anyhow!("{}: {error:#}{hint}", said())
+        anyhow!("{}: {error:#}{hint}", context())
     })?;
-    ensure!(answer.status == 200, "{}: {}", said(), answer.say());
-    serde_json::from_value(answer.body).with_context(said)
+    ensure!(answer.status == 200, "{}: {}", context(), answer.say());
+    serde_json::from_value(answer.body).with_context(context)
 }
 
 #[cfg(test)]
@@ -199,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_host_of_the_node_file_is_asked_once() {
+    fn every_host_of_the_node_file_is_requested_once() {
         let text = include_str!("../../tests/fixtures/node.yaml").replace(
             "- { address: 192.168.7.20, names: [n0] }",
             "- { address: 192.168.7.20, names: [n0.prod.internal, n0] }\n\
