@@ -1,21 +1,22 @@
-//! When a joining etcd may have its vote.
+//! When a learner is promoted to a voting member.
 
-/// What is known of this host's member while it has no vote.
+/// The member of this host while it is a learner.
 #[derive(Debug, Default)]
 pub struct Learner {
-    /// It was just added: it takes its time to start, and is not to be taken for one that was left behind.
+    /// It was just added and may not have started yet: not a remainder of an interrupted try.
     pub added: bool,
-    /// Where the others were when asked last.
+    /// The commit index of the others at the last check.
     committed: Option<u64>,
 }
 
 impl Learner {
-    /// It has carried out all that the others had agreed on at the last look, or even now: it is behind by less than the
-    /// time between two looks.
+    /// Whether it has applied all that the others had committed at the last check or at this one: it
+    /// lags by less than the time between two checks.
     ///
-    /// etcd's own check is not enough. It goes by what a member has acknowledged, and a leader sends a new member its
-    /// whole log with every heartbeat until the first acknowledgement is back; over a slow link those copies are in the
-    /// way of everything after them. A member that got its vote then kept a cluster of two from writing for minutes.
+    /// etcd's own check is not enough. It counts what a member has acknowledged, and a leader sends a
+    /// new member its whole log with every heartbeat until the first acknowledgement is back; over a
+    /// slow link those copies delay everything after them. A member promoted at that time kept a
+    /// cluster of two from writing for minutes.
     pub fn has_caught_up(&mut self, committed: u64, applied: u64) -> bool {
         let before = self.committed.replace(committed);
         applied >= before.unwrap_or(committed).min(committed)
@@ -27,10 +28,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_learner_gets_its_vote_when_it_lags_by_less_than_one_look() {
+    fn learner_is_promoted_when_it_lags_less_than_one_check() {
         let mut quick = Learner::default();
         assert!(quick.has_caught_up(547, 547));
-        // Under writes it is always a little behind, but never where the others were at the last look.
+        // Under writes it always lags, but not behind the last check.
         let mut busy = Learner::default();
         assert!(!busy.has_caught_up(547, 540));
         assert!(busy.has_caught_up(560, 555));
@@ -42,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn another_master_that_is_behind_counts_with_what_it_knows() {
+    fn lagging_member_counts_with_its_own_commit_index() {
         let mut learner = Learner::default();
         assert!(!learner.has_caught_up(600, 590));
         assert!(learner.has_caught_up(591, 591));

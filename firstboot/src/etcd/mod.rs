@@ -1,5 +1,7 @@
-//! etcd's members, over the JSON gateway of any member that answers.
+//! etcd: a client ([`client`]), whether this host may join ([`membership`]), and when its learner may
+//! vote ([`learner`]).
 
+pub mod client;
 pub mod learner;
 pub mod membership;
 
