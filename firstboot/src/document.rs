@@ -1,11 +1,11 @@
-//! The document as the steps need it: everything decoded, nothing left to be found out half-way.
+//! The document as the steps need it: decoded and checked completely, before a step changes anything.
 //!
-//! The one place where firstboot meets `userdata`'s readers. Nothing here touches the host.
+//! The one place that calls the readers of `userdata`. Does not touch the host.
 
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use userdata::cloud_config::{CloudConfig, Command, File, User, UserEntry};
+use userdata::cloud_config::{Command, File, User, UserEntry};
 use userdata::document::Document;
 use userdata::network::Network;
 use userdata::node_config::NodeConfig;
@@ -14,22 +14,22 @@ use yaml::{Diagnostic, Diagnostics};
 use crate::source::seed::Seed;
 use crate::system::netlink::Wanted;
 
-/// Who `default` is in a cloud-config: a node has no other user of its own.
+/// The user `default` of a cloud-config: the image has no other.
 const DEFAULT_USER: &str = "root";
 
-/// What one machine is to become.
+/// The desired state of one machine.
 #[derive(Debug)]
 pub struct Host {
     pub hostname: String,
     pub fqdn: Option<String>,
-    /// Users with their keys; those of the whole document are among the default user's.
+    /// Users with their keys; the default user has those of the top level.
     pub users: Vec<User>,
     pub ntp: Vec<String>,
     pub files: Vec<File>,
     pub network: HostNetwork,
     pub nameservers: Vec<IpAddr>,
     pub search: Vec<String>,
-    /// Without one the document is a plain cloud-config, and the machine gets no role.
+    /// Without it the document is a plain cloud-config, and the machine has no role.
     pub node: Option<NodeConfig>,
     /// At every boot, before the role.
     pub boot_commands: Vec<Command>,
@@ -37,7 +37,7 @@ pub struct Host {
     pub run_commands: Vec<Command>,
 }
 
-/// networkd's files, and the addresses that must be there before Kubernetes starts.
+/// The files of systemd-networkd, and the addresses that Kubernetes needs before it starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostNetwork {
     /// Name and text.
@@ -45,7 +45,7 @@ pub struct HostNetwork {
     pub wanted: Vec<Wanted>,
 }
 
-/// Reads a seed whole: all that is wrong with any of its files is told in one go. The second value: notices.
+/// Parses a seed completely and returns its notices too. An error lists every mistake of all files.
 pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
     let (document, notices) = Document::parse(userdata::document::Seed {
         name: &seed.origin,
@@ -53,14 +53,19 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
         meta_data: &seed.meta_data,
         network_config: seed.network_config.as_deref(),
     })
-    .map_err(|found| told(&found))?;
+    .map_err(|found| error_of(&found))?;
     let name = format!("{}/user-data", seed.origin);
-    refuse_what_is_not_there_yet(&name, &document.cloud_config)?;
+    let not_applied = document.cloud_config.not_applied();
+    ensure!(
+        not_applied.is_empty(),
+        "{name}: `{}` is not supported by this image; remove it",
+        not_applied.join("`, `")
+    );
     let hostname = document
         .static_hostname()
         .or_else(|| document.node.as_ref().map(|node| node.name.clone()));
     let hostname = hostname.with_context(|| {
-        format!("{name}: there is no `hostname`, and this machine has no other name")
+        format!("{name}: `hostname` is missing, and there is no node file with a name")
     })?;
     let (nameservers, search) = document.network.as_ref().map(resolvers).unwrap_or_default();
     let host = Host {
@@ -91,7 +96,7 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
     Ok((host, notices))
 }
 
-fn told(found: &Diagnostics) -> anyhow::Error {
+fn error_of(found: &Diagnostics) -> anyhow::Error {
     anyhow!("{}", found.lines().collect::<Vec<_>>().join("\n"))
 }
 
@@ -126,41 +131,6 @@ fn users(document: &Document) -> Vec<User> {
     users
 }
 
-/// Read and understood, but there is no step for it; silence would change what the document means.
-fn refuse_what_is_not_there_yet(name: &str, config: &CloudConfig) -> Result<()> {
-    let with_password =
-        |user: &User| user.password.is_some() || !user.lock_passwd && user.name != DEFAULT_USER;
-    let users = config
-        .users
-        .iter()
-        .flatten()
-        .any(|entry| matches!(entry, UserEntry::User(user) if with_password(user)));
-    let asked = [
-        ("groups", !config.groups.is_empty()),
-        ("password", config.password.is_some()),
-        ("chpasswd", !config.passwords.users.is_empty()),
-        ("users[].passwd", users),
-        ("ssh_pwauth: true", config.ssh_pwauth == Some(true)),
-        ("timezone", config.timezone.is_some()),
-        (
-            "ca_certs",
-            config.ca_certs.remove_defaults || !config.ca_certs.trusted.is_empty(),
-        ),
-        ("mounts", !config.mounts.is_empty()),
-    ];
-    let missing: Vec<_> = asked
-        .iter()
-        .filter(|(_, asked)| *asked)
-        .map(|(key, _)| format!("`{key}`"))
-        .collect();
-    ensure!(
-        missing.is_empty(),
-        "{name}: {} is not supported by this image yet; remove it",
-        missing.join(", ")
-    );
-    Ok(())
-}
-
 fn resolvers(network: &Network) -> (Vec<IpAddr>, Vec<String>) {
     let (mut servers, mut search) = (Vec::new(), Vec::new());
     for nameservers in network
@@ -181,7 +151,8 @@ fn resolvers(network: &Network) -> (Vec<IpAddr>, Vec<String>) {
     (servers, search)
 }
 
-/// The node's own addresses, each on the link that the network names; a spare link without a cable holds up nothing.
+/// The node's addresses, each with the link that the network configuration names. Only these are
+/// waited for, so that an unused link without a cable does not delay the boot.
 fn wanted(network: Option<&Network>, node: Option<&NodeConfig>) -> Vec<Wanted> {
     let own = node
         .map(|node| node.addresses.as_slice())
@@ -191,7 +162,7 @@ fn wanted(network: Option<&Network>, node: Option<&NodeConfig>) -> Vec<Wanted> {
             .ethernets
             .values()
             .find(|device| device.addresses.iter().any(|net| net.addr() == address))?;
-        // A link that is given another MAC no longer shows the one it is found by.
+        // A link with another MAC configured no longer has the one that it matches.
         let matching = device
             .matching
             .as_ref()

@@ -1,12 +1,18 @@
-//! The verdict on every top-level key of cloud-init: supported, ignored or refused.
+//! The verdict on every top-level key of cloud-init: supported, not applied, ignored or refused. No
+//! other module decides what is supported.
 //!
 //! The list is that of cloud-init 25.1's schema (`schema-cloud-config-v1.json`) and the few it
 //! dropped that clients still send. A key in none of the tables is reported as unknown.
+
+use super::{CloudConfig, User, UserEntry};
 
 /// How a key is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Supported,
+    /// Read and checked, but not applied: refused by firstboot if [`CloudConfig::not_applied`] finds
+    /// that it asks for something.
+    NotApplied,
     /// No effect, and none is needed, for the given reason.
     Ignored(&'static str),
     /// Not supported, and ignoring it would change the meaning of the document.
@@ -15,27 +21,24 @@ pub enum Verdict {
 
 const SUPPORTED: &[&str] = &[
     "bootcmd",
-    "ca-certs",
-    "ca_certs",
-    "chpasswd",
     "create_hostname_file",
     "disable_root",
     "fqdn",
-    "groups",
     "hostname",
     "manage_etc_hosts",
-    "mounts",
     "ntp",
-    "password",
     "prefer_fqdn_over_hostname",
     "preserve_hostname",
     "runcmd",
     "ssh_authorized_keys",
     "ssh_pwauth",
-    "timezone",
     "user",
     "users",
     "write_files",
+];
+
+const NOT_APPLIED: &[&str] = &[
+    "ca-certs", "ca_certs", "chpasswd", "groups", "mounts", "password", "timezone",
 ];
 
 const IMMUTABLE: &str = "the root is immutable: software comes with the image";
@@ -168,6 +171,8 @@ pub fn verdict(key: &str) -> Option<Verdict> {
     };
     if SUPPORTED.contains(&key) {
         Some(Verdict::Supported)
+    } else if NOT_APPLIED.contains(&key) {
+        Some(Verdict::NotApplied)
     } else if key.starts_with("x-") {
         Some(Verdict::Ignored(
             "keys that begin with `x-` are the user's own",
@@ -182,7 +187,50 @@ pub fn verdict(key: &str) -> Option<Verdict> {
 /// Every key that has a verdict, the supported ones first.
 pub fn known() -> impl Iterator<Item = &'static str> {
     let others = IGNORED.iter().chain(REFUSED).map(|(key, _)| *key);
-    SUPPORTED.iter().copied().chain(others)
+    SUPPORTED.iter().chain(NOT_APPLIED).copied().chain(others)
+}
+
+impl CloudConfig {
+    /// What the document asks for and firstboot does not do.
+    ///
+    /// Depends on values: clients send `chpasswd: {expire: false}` and `ssh_pwauth: false` with
+    /// documents that work without passwords.
+    pub fn not_applied(&self) -> Vec<&'static str> {
+        let users = self.users.iter().flatten();
+        let has_password = |user: &User| {
+            // root has no password to unlock.
+            user.password.is_some() || !user.lock_passwd && user.name != "root"
+        };
+        let asked = [
+            (
+                "ca_certs",
+                self.ca_certs.remove_defaults || !self.ca_certs.trusted.is_empty(),
+            ),
+            ("chpasswd", !self.passwords.users.is_empty()),
+            ("groups", !self.groups.is_empty()),
+            ("mounts", !self.mounts.is_empty()),
+            ("password", self.password.is_some()),
+            ("ssh_pwauth: true", self.ssh_pwauth == Some(true)),
+            ("timezone", self.timezone.is_some()),
+            (
+                "user.passwd",
+                self.default_user
+                    .as_ref()
+                    .is_some_and(|user| user.password.is_some()),
+            ),
+            (
+                "users[].passwd",
+                users
+                    .filter_map(|entry| match entry {
+                        UserEntry::User(user) => Some(user),
+                        UserEntry::Default => None,
+                    })
+                    .any(|user| has_password(user)),
+            ),
+        ];
+        let asked = asked.into_iter().filter(|(_, asked)| *asked);
+        asked.map(|(key, _)| key).collect()
+    }
 }
 
 #[cfg(test)]
@@ -208,5 +256,41 @@ mod tests {
         all.sort_unstable();
         let twice: Vec<_> = all.windows(2).filter(|pair| pair[0] == pair[1]).collect();
         assert!(twice.is_empty(), "{twice:?}");
+    }
+    fn not_applied(text: &str) -> Vec<&'static str> {
+        let text = format!("#cloud-config\n{text}\n");
+        let (parsed, _) = CloudConfig::parse("user-data", text.as_bytes()).expect(&text);
+        parsed.value.not_applied()
+    }
+
+    #[test]
+    fn values_decide_whether_a_key_is_applied() {
+        for (text, expected) in [
+            ("timezone: Europe/Berlin", "timezone"),
+            ("groups: [docker]", "groups"),
+            ("password: hunter2", "password"),
+            ("chpasswd: {list: 'root:hunter2'}", "chpasswd"),
+            ("mounts: [[/dev/vdb, /data]]", "mounts"),
+            ("ca_certs: {remove_defaults: true}", "ca_certs"),
+            ("ssh_pwauth: true", "ssh_pwauth: true"),
+            ("user: {plain_text_passwd: hunter2}", "user.passwd"),
+            ("users: [{name: a, plain_text_passwd: b}]", "users[].passwd"),
+            ("users: [{name: a, lock_passwd: false}]", "users[].passwd"),
+        ] {
+            assert_eq!(not_applied(text), [expected], "{text}");
+            let key = text.split(':').next().expect("a key");
+            let verdict = verdict(key).expect("a known key");
+            let by_value = ["ssh_pwauth", "user", "users"].contains(&key);
+            assert_eq!(verdict == Verdict::NotApplied, !by_value, "{key}");
+        }
+        for text in [
+            "chpasswd: {expire: false}",
+            "ssh_pwauth: false",
+            "users: [default, {name: root, lock_passwd: false}]",
+            "groups: []",
+            "user: root",
+        ] {
+            assert_eq!(not_applied(text), [""; 0], "{text}");
+        }
     }
 }

@@ -114,7 +114,7 @@ impl CloudConfig {
 fn judge_keys(spans: &Spans, found: &mut Diagnostics) {
     for key in spans.keys("") {
         match verdict(key) {
-            Some(Verdict::Supported) => {}
+            Some(Verdict::Supported | Verdict::NotApplied) => {}
             Some(Verdict::Ignored(why)) => {
                 found.push(spans.warning_at_key(key, format!("`{key}` is ignored: {why}"), None));
             }
