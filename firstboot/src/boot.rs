@@ -1,4 +1,4 @@
-//! The story of a boot: find → understand → plan → run → ready.
+//! One boot: find the document, parse it, list the steps, run them.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,16 @@ use crate::system::files::Root;
 use crate::system::machine::Identity;
 use crate::system::uevent::{self, DeviceEvents};
 
-/// Drivers, disks and cards have this long to appear before the sources are asked. Too early, and the image's own seed is
-/// taken instead of a disk's, or this machine has no MAC yet and its own document seems to be another's. It costs nothing
-/// where udev comes to an end; with the time it gives a driver (180 s, udev.conf(5)) a stuck one would hold the boot as
-/// long.
+/// How long to wait for udev before the sources are asked. Too early, and the image's seed
+/// partition wins over a disk that appears later, or this machine has no MAC yet and rejects its
+/// own document. Shorter than the time that udev gives a stuck driver (180 s, udev.conf(5)).
 const SETTLE: Duration = Duration::from_secs(120);
 
-/// So long may a network card still come that makes a document ours. udev's queue can be empty between two drivers.
+/// How long to wait for late network cards before rejecting a document for another machine: udev's
+/// queue can be empty between two drivers.
 const CARDS: Duration = Duration::from_secs(60);
 
-/// The document cannot be used. Starting again does not help; nothing was written.
+/// The document is invalid. A restart does not help; nothing was written.
 #[derive(Debug)]
 pub struct Refused(Error);
 
@@ -36,7 +36,8 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Makes this machine, or the tree below `root`, what its document says. A machine may wait until a source has one.
+/// Applies the document to this machine, or to the tree below `root`. With `may_wait`, a machine
+/// without a document waits for one.
 pub fn run(
     root: &Root,
     sources: &[Box<dyn Source>],
@@ -62,7 +63,7 @@ pub fn run(
     Ok(())
 }
 
-/// Everything is decoded and checked here, before the first byte is written.
+/// Decodes and checks everything, before the first byte is written.
 pub fn prepare(seed: &Seed, root: &Root) -> Result<(Host, Vec<Box<dyn Step>>)> {
     let (host, notices) = document::understand(seed)?;
     for notice in notices {
@@ -96,18 +97,19 @@ fn ask_sources(
     source::outcome(attempts)
 }
 
-/// Asks the sources until one has a document: once udev is done with the devices of this boot, then whenever a disk or a
-/// network card comes. A document that names another machine is refused only after cards had [`CARDS`] to come.
+/// Asks the sources until one has a document: after udev has handled the devices of this boot, then
+/// at each new disk or network card. A document for another machine is rejected only after
+/// [`CARDS`].
 fn wait_for_document(
     root: &Root,
     sources: &[Box<dyn Source>],
     report: &mut Reporter,
 ) -> Result<(&'static str, Seed)> {
-    // Listen first, look second: a device that comes in between is heard.
+    // Listen before asking, so that no device is missed in between.
     let events = DeviceEvents::listen()?;
     if !uevent::settle(SETTLE)? {
         log::warn!(
-            "udev is still busy after {} s, looking for a document all the same",
+            "udev is still busy after {} s; asking the sources for a document now",
             SETTLE.as_secs()
         );
     }

@@ -4,23 +4,23 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-/// Makes this machine the Kubernetes host that its document says it is.
+/// Configures this machine as the Kubernetes host that its document describes.
 ///
-/// Looks for a NoCloud seed on a disk labelled `cidata` and on the image's own
-/// seed partition, checks all of it, and does what is not done yet.
+/// Reads a NoCloud seed from a disk labelled `cidata` or from the image's seed
+/// partition, checks it completely, and runs the steps that are not done yet.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Cli {
-    /// Work on this directory instead of the running machine: files are written,
-    /// steps that need a running machine are passed over.
+    /// Work on this directory instead of the running machine: write files, skip
+    /// steps that need a running system.
     #[arg(long, value_name = "DIR", default_value = "/", global = true)]
     pub root: PathBuf,
 
-    /// Take the document from this folder and ask no other source.
+    /// Read the document from this folder and from no other source.
     #[arg(long, value_name = "DIR")]
     pub seed: Option<PathBuf>,
 
-    /// Print the steps for the document that is found, and stop.
+    /// Print the steps for the document and exit.
     #[arg(long)]
     pub plan: bool,
 
@@ -30,23 +30,23 @@ pub struct Cli {
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum Command {
-    /// Say what firstboot has done, does or waits for on this machine.
+    /// Show what firstboot has done, does or waits for.
     Status {
-        /// For programs; of this machine, as in `/run/firstlight/status.json`.
+        /// Print JSON, as in `/run/firstlight/status.json`.
         #[arg(long)]
         json: bool,
 
-        /// Of every host of the cluster, those that are not there too; on a master.
-        /// The exit status is 0 only if all are ready.
+        /// Show every host of the cluster; only on control-plane hosts. The exit
+        /// status is 0 only if all are ready.
         #[arg(long)]
         all: bool,
 
-        /// Give each host so long to answer; a slow one under load takes two.
+        /// Timeout for each host; a slow one under load takes two seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 5, requires = "all")]
         timeout: u64,
     },
 
-    /// Tell the status to the master whose connection standard input is.
+    /// Serve one status request on standard input.
     #[command(hide = true)]
     ServeStatus,
 

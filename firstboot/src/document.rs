@@ -1,4 +1,5 @@
-//! The document as the steps need it: decoded and checked completely, before a step changes anything.
+//! The document as the steps need it: decoded and checked completely, before a step changes
+//! anything.
 //!
 //! The one place that calls the readers of `userdata`. Does not touch the host.
 

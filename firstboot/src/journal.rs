@@ -1,8 +1,8 @@
-//! What firstboot writes to the journal that other programs may rely on: message ids and field names.
+//! Message ids and field names in the journal, which other programs may rely on.
 //!
-//! The sentences in `MESSAGE` are for people and may change at any time.
+//! `MESSAGE` itself may change at any time.
 
-/// Defines the ids and the table of them together, so that none can be left out of the table.
+/// Defines the ids and their table together, so that the table is complete.
 macro_rules! messages {
     ($($(#[$doc:meta])* $name:ident = $id:literal;)*) => {
         $($(#[$doc])* pub const $name: &str = $id;)*
@@ -12,38 +12,40 @@ macro_rules! messages {
 }
 
 messages! {
-    /// firstboot runs. Fields: `VERSION`.
+    /// firstboot started. Fields: `VERSION`.
     STARTED = "c682e54c6aab4613bcd7e973341dd0a5";
-    /// A source was asked. Fields: `SOURCE`, `RESULT` (`found`, `nothing`, `broken`), `BYTES`, `DURATION_MS`, `REASON`.
+    /// A source was asked. Fields: `SOURCE`, `RESULT` (`found`, `nothing`, `broken`), `BYTES`,
+    /// `DURATION_MS`, `REASON`.
     SOURCE_TRIED = "0920edca78ee4a6483a4c1edc910bdd0";
     /// A document was found and is valid. Fields: `SOURCE`, `HOST`, `ROLE`.
     DOCUMENT_FOUND = "06bd4b4d2641476987b7d83a48b3aeca";
-    /// A document or a source was found and cannot be used; nothing was written. Fields: `SOURCE`, `REASON`.
+    /// A document or a source was found and cannot be used; nothing was written. Fields: `SOURCE`,
+    /// `REASON`.
     DOCUMENT_REFUSED = "0ab212728025492a88ea823eccbccf13";
     /// No source has a document; firstboot waits for a disk.
     DOCUMENT_AWAITED = "bb020bc1f856436e802614bb332da712";
-    /// Fields: `STEP`, `STEP_NUMBER`, `STEP_COUNT`; so too in the next three.
+    /// Fields: `STEP`, `STEP_NUMBER`, `STEP_COUNT`, as in the next three.
     STEP_STARTED = "80e9812f1a7548cdaeeb1f4513db4532";
     /// Also `DURATION_MS`.
     STEP_DONE = "0c9e73f33160449c84360914ee3ccc4e";
-    /// The machine already is as the step would make it, or the step cannot be done here (`REASON`).
+    /// The step is done already, or needs a running system (`REASON`).
     STEP_SKIPPED = "aaaced0aeeed4eeaa8f83173e3eacfea";
     /// Also `REASON`, `DURATION_MS`.
     STEP_FAILED = "21ba4f82cd324ebeb1dcf0d4ff56e520";
-    /// The first kubeadm or kubelet action follows. Fields: `OWN_MS`, the processor time firstboot has used so far;
-    /// `SINCE_START_MS`, the wall time; `PEAK_MEMORY_KIB`.
+    /// The first action of kubeadm or kubelet follows. Fields: `OWN_MS`, the CPU time of firstboot
+    /// so far; `SINCE_START_MS`, the wall time; `PEAK_MEMORY_KIB`.
     KUBEADM_STARTED = "063d2ea64eba4261ad0da65ae992961e";
-    /// Something outside firstboot is waited for. Fields: `STEP`, `ENDPOINT`, `ANSWER` (what it last said), `TRIES`,
-    /// `SINCE_MS` (how long already).
+    /// firstboot waits for something outside. Fields: `STEP`, `ENDPOINT`, `ANSWER` (the last one),
+    /// `TRIES`, `SINCE_MS` (the age of the wait).
     WAITING = "ae9bfdeb1dbb421fa3419e895a860dea";
-    /// The machine is what its document says. Fields: `HOST`, `ROLE`, `DURATION_MS`, `OWN_MS`, `PEAK_MEMORY_KIB`,
-    /// `CHANGED` (how many steps made a lasting change).
+    /// The machine is ready. Fields: `HOST`, `ROLE`, `DURATION_MS`, `OWN_MS`, `PEAK_MEMORY_KIB`,
+    /// `CHANGED` (number of steps that made a lasting change).
     READY = "124ff8ab7e664a968ae990d838123c81";
-    /// firstboot ends without success. Fields: `REASON`.
+    /// firstboot failed. Fields: `REASON`.
     FAILED = "a4bda419b6b841eab8f1a966e60789cb";
 }
 
-/// Field names, as they stand in the journal.
+/// Field names.
 pub mod field {
     pub const HOST: &str = "FIRSTLIGHT_HOST";
     pub const ROLE: &str = "FIRSTLIGHT_ROLE";
@@ -64,7 +66,7 @@ pub mod field {
     pub const PEAK_MEMORY_KIB: &str = "FIRSTLIGHT_PEAK_MEMORY_KIB";
     pub const CHANGED: &str = "FIRSTLIGHT_CHANGED";
     pub const VERSION: &str = "FIRSTLIGHT_VERSION";
-    /// The program whose output a line is.
+    /// The program that printed the line.
     pub const PROGRAM: &str = "FIRSTLIGHT_PROGRAM";
 }
 

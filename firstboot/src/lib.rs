@@ -1,10 +1,10 @@
-//! Makes a machine the Kubernetes host its document says it is.
+//! Configures a machine as the Kubernetes host that its document describes.
 //!
-//! What happens on a boot ([`boot`]): the sources are asked in order for this host's document ([`source`]); it is
-//! decoded and checked whole ([`document`]); the role's steps are listed ([`plan`]) and walked ([`runner`]), each asking
-//! the machine whether it is done ([`step`]); the machine is ready. A crash, a power cut and a later boot walk the same
-//! list again. Everything that is said on the way is in [`report`], what other programs may rely on in [`journal`], and how
-//! every host tells the masters how far it is in [`status`].
+//! A boot ([`boot`]) asks the sources in order for this host's document ([`source`]), decodes and
+//! checks it completely ([`document`]), lists the steps of the role ([`plan`]) and runs them
+//! ([`runner`]). Each step checks on the machine whether it is done ([`step`]), so a crash, a power
+//! cut and a later boot run the same list again. [`report`] has every message, [`journal`] what
+//! other programs may rely on, and [`status`] what other hosts read.
 
 pub mod boot;
 pub mod cli;

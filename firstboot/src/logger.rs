@@ -1,28 +1,27 @@
-//! Where log records go: the journal under systemd, else plain lines on standard error.
+//! Log records go to the journal under systemd, else to standard error as plain lines.
 
 use std::io::Write;
 
 use log::{LevelFilter, Log, Metadata, Record};
 use systemd_journal_logger::JournalLog;
 
-/// Installs the logger. Under systemd, standard error is connected to the journal; our records go there with fields.
+/// Installs the logger. Under systemd, records go to the journal with their fields.
 pub fn install() {
     log::set_max_level(LevelFilter::Debug);
     if std::env::var_os("JOURNAL_STREAM").is_some()
         && let Ok(journal) = JournalLog::new()
-        && log::set_boxed_logger(Box::new(Ours(journal))).is_ok()
+        && log::set_boxed_logger(Box::new(OwnRecords(journal))).is_ok()
     {
         return;
     }
     log::set_max_level(LevelFilter::Info);
-    let _ = log::set_boxed_logger(Box::new(Ours(StandardError)));
+    let _ = log::set_boxed_logger(Box::new(OwnRecords(StandardError)));
 }
 
-/// Lets through what firstboot says itself: its libraries' debug lines, several a second while an apiserver is waited
-/// for, only matter under a debugger.
-struct Ours<L>(L);
+/// Drops the records of libraries: they write several debug lines a second during a wait.
+struct OwnRecords<L>(L);
 
-impl<L: Log> Log for Ours<L> {
+impl<L: Log> Log for OwnRecords<L> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with("firstboot")
     }

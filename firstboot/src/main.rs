@@ -1,4 +1,4 @@
-//! Flags, logger, the story, the error, the exit status.
+//! The command line, the logger and the exit status.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use firstboot::status::{cluster, server, text};
 use firstboot::system::files::Root;
 use firstboot::system::usage;
 
-/// The document was refused: starting again cannot help. `firstboot.service` knows this number.
+/// The document is invalid: a restart does not help. `firstboot.service` names this status too.
 const REFUSED: u8 = 3;
 
 fn main() -> ExitCode {

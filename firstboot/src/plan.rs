@@ -1,7 +1,8 @@
 //! The steps of each role, in order.
 //!
-//! Conditions are in these lists, not inside steps. Building a list finds everything that can be wrong with a document or
-//! an image, before the first step changes anything. The names are those of `userdata::role`.
+//! Conditions are in these lists, not inside steps. Building a list reports every mistake in a
+//! document or image before the first step changes anything. The names are those of
+//! `userdata::role`.
 
 use anyhow::{Context, Result, ensure};
 use userdata::contract::{API_VERSION, IMAGE_FILE};
@@ -60,7 +61,7 @@ pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
     Ok(steps)
 }
 
-/// What any cloud-config may ask for.
+/// The steps of every host; each only if the document needs it.
 fn machine(host: &Host, root: &Root) -> Steps {
     let mut steps: Steps = vec![boxed(Hostname {
         root: root.clone(),
@@ -101,7 +102,8 @@ fn machine(host: &Host, root: &Root) -> Steps {
         }));
     }
     steps.push(boxed(Hosts::new(root, host)));
-    // After files, which may configure sshd; before commands, so that one that hangs can be looked into.
+    // After files, which may configure sshd; before commands, so that a hanging one can be
+    // debugged.
     if users::have_keys(&host.users) {
         steps.push(boxed(Ssh { root: root.clone() }));
     }
@@ -137,7 +139,8 @@ fn first_control_plane(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Res
         boxed(ApiserverReady::new(root, node, membership)?),
         boxed(NodeRegistered::new(root, node, image, membership)?),
         boxed(InitFinish::new(root, node, image)?),
-        // On the first boot kubeadm has started it. It is never enabled: it must not run unconfigured.
+        // On the first boot kubeadm has started it. It is never enabled, so that it does not run
+        // unconfigured.
         boxed(Unit {
             name: "kubelet",
             unit: "kubelet.service",
@@ -185,10 +188,11 @@ fn worker(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
             name: "containerd",
             unit: "containerd.service",
         }),
-        // At every boot, before anything that needs the apiserver: kubelet has no other path to it.
+        // At every boot, before anything that needs the apiserver: kubelet has no other route to
+        // it.
         boxed(Ipvs::new(node)?),
         boxed(KubeadmConfig::new(root, node, image)?),
-        // Before kubeadm starts kubelet, which keeps lvscare running from then on.
+        // Before kubeadm starts kubelet, which then runs lvscare.
         boxed(Lvscare::new(root, node, image)?),
         boxed(NodeIp::new(root, node, image)?),
         boxed(WorkerKubelet::new(root, node, image)?),

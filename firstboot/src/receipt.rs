@@ -1,4 +1,4 @@
-//! What firstboot did to this host and when: a diary for people.
+//! What firstboot did to this host and when, for people.
 //!
 //! No decision reads it, so firstboot replaces a lost or unreadable one.
 
@@ -80,6 +80,6 @@ impl Receipt {
         })
         .context("writing the receipt")?;
         bytes.push(b'\n');
-        self.root.note(RECEIPT_FILE, &bytes)
+        self.root.write_volatile(RECEIPT_FILE, &bytes)
     }
 }

@@ -1,6 +1,6 @@
-//! Telling people and programs what happens: journal, console, systemd's status line, the status file.
+//! Reports events to the journal, the console, systemd's status line and the status file.
 //!
-//! Each event is one method here, so that all four say the same, once.
+//! One method for each event, so that all four have the same text.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -19,9 +19,9 @@ use crate::status::{Phase, Status, Wait, Waiting, now, role_name};
 use crate::system::files::Root;
 use crate::system::usage;
 
-/// There when the machine is what its document says; gone at power-off.
+/// Exists while the machine is ready; on a tmpfs.
 pub const READY_FILE: &str = "/run/firstlight/ready";
-/// There when firstboot ended without success; holds the reason.
+/// Exists after firstboot failed, with the reason.
 pub const FAILED_FILE: &str = "/run/firstlight/failed";
 
 #[derive(Debug)]
@@ -29,26 +29,26 @@ pub struct Reporter {
     root: Root,
     start: Instant,
     status: Status,
-    /// What was last said of the wait that goes on.
-    said: Option<Said>,
+    /// The last report of the current wait.
+    last_report: Option<LastReport>,
 }
 
-/// A wait as journal and console know it.
+/// A wait as last written to journal and console.
 #[derive(Debug)]
-struct Said {
+struct LastReport {
     endpoint: String,
     answer: String,
     at: Instant,
-    /// Said again after this, though nothing has changed; each time twice as long.
-    again: Duration,
+    /// Repeated after this time without a change; each time twice as long.
+    repeat_after: Duration,
 }
 
-/// A person who looks at a console sees within this that the machine still tries, and since when.
+/// A console shows at least this often that the machine still tries.
 const FIRST_REPEAT: Duration = Duration::from_secs(60);
 const MAX_REPEAT: Duration = Duration::from_secs(3600);
 
 impl Reporter {
-    /// Reports for the machine, or, for a directory, only to the log.
+    /// Reports for a running machine; for a directory, only to the log.
     pub fn new(root: &Root) -> Self {
         let reporter = Self::silent(root);
         for mark in [READY_FILE, FAILED_FILE] {
@@ -61,7 +61,7 @@ impl Reporter {
         reporter
     }
 
-    /// Has said nothing yet and does not announce itself: for `--plan`, which changes nothing.
+    /// Does not report the start: for `--plan`, which changes nothing.
     pub fn silent(root: &Root) -> Self {
         Self {
             root: root.clone(),
@@ -70,7 +70,7 @@ impl Reporter {
                 since: now(),
                 ..Status::default()
             },
-            said: None,
+            last_report: None,
         }
     }
 
@@ -101,7 +101,7 @@ impl Reporter {
         self.status.source = Some(format!("{source} ({})", seed.origin));
         self.status.reasons.clear();
         let role = role_name(role);
-        let text = format!("{host} ({role}), by {}", seed.origin);
+        let text = format!("{host} ({role}), document from {}", seed.origin);
         log::info!(
             MESSAGE_ID = journal::DOCUMENT_FOUND,
             FIRSTLIGHT_SOURCE = source,
@@ -113,7 +113,7 @@ impl Reporter {
         self.publish(&format!("This is {text}"));
     }
 
-    /// Each reason is shown in full: it names file, line and key.
+    /// `reason` names file, line and key of each mistake.
     pub fn document_refused(&mut self, source: &str, reason: &str) {
         log::error!(
             MESSAGE_ID = journal::DOCUMENT_REFUSED, FIRSTLIGHT_SOURCE = source, FIRSTLIGHT_REASON = reason; "{reason}"
@@ -127,7 +127,7 @@ impl Reporter {
         let text = reasons.join("; ");
         log::warn!(
             MESSAGE_ID = journal::DOCUMENT_AWAITED, FIRSTLIGHT_REASON = text.as_str();
-            "no document for this machine ({machine}): {text}, waiting for a disk labelled cidata"
+            "no document for this machine ({machine}): {text}; waiting for a disk labelled `cidata`"
         );
         self.console(&format!("no document for this machine: {machine}"));
         for reason in &reasons {
@@ -144,7 +144,7 @@ impl Reporter {
     pub(crate) fn step_started(&mut self, name: &str, number: usize, count: usize, text: &str) {
         self.status.step = Some(name.to_owned());
         (self.status.step_number, self.status.step_count) = (number, count);
-        (self.status.waiting, self.said) = (None, None);
+        (self.status.waiting, self.last_report) = (None, None);
         log::info!(
             MESSAGE_ID = journal::STEP_STARTED,
             FIRSTLIGHT_STEP = name,
@@ -198,7 +198,8 @@ impl Reporter {
         );
     }
 
-    /// Something that the document asks for does not work, and the steps that follow do not need it.
+    /// Something that the document asks for does not work, and the steps that follow do not need
+    /// it.
     pub fn degraded(&mut self, reason: &str) {
         log::error!(FIRSTLIGHT_REASON = reason; "{reason}; continuing without it");
         for line in format!("error: {reason}; continuing without it").lines() {
@@ -208,7 +209,7 @@ impl Reporter {
         self.write_status();
     }
 
-    /// The first action that is kubeadm's or kubelet's and not ours follows: what firstboot itself cost until here.
+    /// The first action of kubeadm or kubelet follows. Reports the cost of firstboot until here.
     pub fn kubeadm_started(&mut self) {
         let (own, wall) = (usage::own(), self.start.elapsed());
         log::info!(
@@ -216,13 +217,13 @@ impl Reporter {
             FIRSTLIGHT_OWN_MS = millis(own.processor),
             FIRSTLIGHT_SINCE_START_MS = millis(wall),
             FIRSTLIGHT_PEAK_MEMORY_KIB = own.peak_memory_kib;
-            "handing over to kubeadm after {} ms ({} ms of own processor time, {} KiB)",
+            "starting kubeadm after {} ms ({} ms of CPU time, {} KiB)",
             millis(wall), millis(own.processor), own.peak_memory_kib
         );
     }
 
-    /// Something is waited for; called after each try that was in vain. The status file has every try; journal, console
-    /// and systemd hear of it when the answer changes, and now and then while it does not.
+    /// Reports a failed try of a wait. The status file has every try; journal, console and systemd
+    /// get a line when the answer changes, and at growing intervals while it does not.
     pub fn waiting(&mut self, endpoint: &str, answer: &str, wait: &Wait) {
         let waiting = Waiting {
             endpoint: endpoint.to_owned(),
@@ -232,15 +233,15 @@ impl Reporter {
             since_uptime: wait.since_uptime,
         };
         self.status.waiting = Some(waiting);
-        let Some(again) = next_repeat(self.said.as_ref(), endpoint, answer) else {
+        let Some(repeat_after) = next_repeat(self.last_report.as_ref(), endpoint, answer) else {
             self.write_status();
             return;
         };
-        self.said = Some(Said {
+        self.last_report = Some(LastReport {
             endpoint: endpoint.to_owned(),
             answer: answer.to_owned(),
             at: Instant::now(),
-            again,
+            repeat_after,
         });
         let step = self.status.step.clone().unwrap_or_default();
         let text = match wait.age() {
@@ -264,10 +265,10 @@ impl Reporter {
         self.publish(&format!("Waiting for {text}"));
     }
 
-    /// What was waited for has answered.
+    /// The wait is over.
     pub fn waited(&mut self) {
         if self.status.waiting.take().is_some() {
-            self.said = None;
+            self.last_report = None;
             let (number, count) = (self.status.step_number, self.status.step_count);
             let step = self.status.step.clone().unwrap_or_default();
             self.publish(&format!("[{number}/{count}] {step}"));
@@ -319,12 +320,12 @@ impl Reporter {
         self.mark(FAILED_FILE, &reason);
     }
 
-    /// A line for people at the machine's screen or serial line; not having one is no error.
+    /// Writes a line to the screen or serial line; a machine without one is no error.
     fn console(&self, line: &str) {
         if !self.root.is_machine() {
             return;
         }
-        // Non-blocking: a serial line held by flow control must not hold the boot.
+        // Non-blocking: flow control of a serial line must not block the boot.
         let flags = nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK;
         if let Ok(mut console) = OpenOptions::new()
             .write(true)
@@ -357,18 +358,18 @@ impl Reporter {
         if !self.root.is_machine() {
             return;
         }
-        if let Err(error) = self.root.note(path, bytes) {
-            log::warn!("{error:#}, going on without");
+        if let Err(error) = self.root.write_volatile(path, bytes) {
+            log::warn!("{error:#}; continuing without it");
         }
     }
 }
 
 /// Returns the next repeat interval if this status should be logged.
-fn next_repeat(said: Option<&Said>, endpoint: &str, answer: &str) -> Option<Duration> {
-    match said {
-        Some(said) if said.endpoint == endpoint && said.answer == answer => {
-            let longer = (said.again * 2).min(MAX_REPEAT);
-            (said.at.elapsed() >= said.again).then_some(longer)
+fn next_repeat(last: Option<&LastReport>, endpoint: &str, answer: &str) -> Option<Duration> {
+    match last {
+        Some(last) if last.endpoint == endpoint && last.answer == answer => {
+            let longer = (last.repeat_after * 2).min(MAX_REPEAT);
+            (last.at.elapsed() >= last.repeat_after).then_some(longer)
         }
         _ => Some(FIRST_REPEAT),
     }

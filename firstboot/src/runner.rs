@@ -1,6 +1,7 @@
-//! Walks the list of steps: look, skip or apply, say so, keep the receipt; stops at the first error.
+//! Runs the steps in order: skip or apply each, report it, keep the receipt; stop at the first
+//! error.
 //!
-//! Deliberately one after another. Knows no step by name.
+//! Not in parallel. Knows no step by name.
 
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use crate::system::files::Root;
 
 /// Runs the steps in order and returns how many made a lasting change.
 ///
-/// A step that says it is done is skipped; so are steps that need a running machine when `root` is a directory.
+/// Skips steps that are done, and, if `root` is a directory, those that need a running machine.
 pub fn run(
     steps: &[Box<dyn Step>],
     root: &Root,
@@ -28,10 +29,10 @@ pub fn run(
             continue;
         }
         let start = Instant::now();
-        let looked = step
+        let checked = step
             .is_done()
-            .with_context(|| format!("looking whether step `{name}` is done"));
-        let done = looked
+            .with_context(|| format!("checking whether step `{name}` is done"));
+        let done = checked
             .inspect_err(|error| report.step_failed(name, number, count, start.elapsed(), error))?;
         if done {
             report.step_skipped(name, number, count, "already done");
@@ -52,7 +53,7 @@ pub fn run(
             }
             Err(error) => {
                 report.step_failed(name, number, count, took, &error);
-                // The step's error is the one to tell; a receipt that cannot be written would hide it.
+                // Return the step's error, even if the receipt cannot be written.
                 let _ = receipt.record(name, Outcome::Failed(format!("{error:#}")), took);
                 return Err(error);
             }

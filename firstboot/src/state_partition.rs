@@ -1,8 +1,8 @@
 //! Which partition is /var: the one named `firstlight-state` on the disk of the verified root.
 //!
-//! Runs in the initrd, from the verified root, around systemd-repart, which creates the partition on
-//! the first boot. A name alone is not enough: the disk of another node may be attached too, and to
-//! boot with its state would make this machine that node.
+//! Runs in the initrd, from the verified root, around systemd-repart, which creates the partition
+//! on the first boot. A name alone is not enough: the disk of another node may be attached too, and
+//! to boot with its state would make this machine that node.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -20,7 +20,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses of one to two seconds, so that machines that boot together do not poll a shared server together.
+    /// Pauses of one to two seconds, so that machines that boot together do not poll a shared
+    /// server together.
     ///
     /// `seed`: anything that differs between hosts, such as the node name.
     pub fn new(seed: &str) -> Self {
@@ -102,7 +103,8 @@ pub fn until_apiserver_ready(client: &Client, report: &mut Reporter) {
 
 /// Waits until the local apiserver has the node object with its hostname label.
 ///
-/// kubeadm gives up after two minutes without the node, or while it lacks this label (`PatchNodeOnce`).
+/// kubeadm gives up after two minutes without the node, or while it lacks this label
+/// (`PatchNodeOnce`).
 pub fn until_node_registered(client: &Client, node: &str, report: &mut Reporter) {
     let path = format!("/api/v1/nodes/{node}");
     let target = format!("node {node} at {}", client.base());

@@ -1,4 +1,4 @@
-//! kubeadm's configuration as text, for the three versions and the roles: the review of a change is one diff.
+//! kubeadm's configuration as text, for the three versions and the roles.
 
 mod common;
 
@@ -72,7 +72,7 @@ fn join_as_node_for_v1beta4() {
 }
 
 #[test]
-fn a_version_we_do_not_write_is_named() {
+fn unknown_version_is_named() {
     let error = config::kubeadm(&node(), &image("1.40.0", "v1"), Vec::new())
         .unwrap_err()
         .to_string();
@@ -80,7 +80,7 @@ fn a_version_we_do_not_write_is_named() {
 }
 
 #[test]
-fn every_version_is_yaml_that_serde_yaml_reads_alike() {
+fn serde_yaml_reads_every_version_alike() {
     use serde::Deserialize;
     for (kubernetes, api) in [
         ("1.20.2", "v1beta2"),

@@ -1,4 +1,4 @@
-//! The binary on a directory: set, again, refused.
+//! The program on a directory: first run, second run, invalid documents.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test arranges files and runs programs as it likes"
@@ -22,7 +22,7 @@ fn firstboot(root: &Path, seed: &str) -> Command {
     command
 }
 
-/// What is said of a document that is refused.
+/// The error for an invalid document.
 fn refusal(root: &Path, seed: &str) -> String {
     let assert = firstboot(root, seed).assert().code(3);
     String::from_utf8(assert.get_output().stderr.clone()).unwrap()
@@ -57,40 +57,40 @@ fn second_run_on_a_directory_writes_nothing() {
 }
 
 #[test]
-fn nothing_secret_is_printed() {
+fn secrets_are_not_printed() {
     let dir = image_root();
     let output = firstboot(dir.path(), "alone")
         .assert()
         .success()
         .get_output()
         .clone();
-    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    let output_text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(
-        said.contains("ca.key") && !said.contains("secret-canary"),
-        "{said}"
+        output_text.contains("ca.key") && !output_text.contains("secret-canary"),
+        "{output_text}"
     );
 }
 
 #[test]
-fn broken_document_is_refused_and_writes_nothing() {
+fn invalid_document_writes_nothing() {
     let dir = image_root();
     let before = tree(dir.path());
-    let said = refusal(dir.path(), "broken");
+    let output_text = refusal(dir.path(), "broken");
     assert!(
-        said.contains("user-data:2:") && said.contains("hostnam"),
-        "{said}"
+        output_text.contains("user-data:2:") && output_text.contains("hostnam"),
+        "{output_text}"
     );
-    assert!(!said.contains("secret-canary"), "{said}");
+    assert!(!output_text.contains("secret-canary"), "{output_text}");
     assert_eq!(tree(dir.path()), before);
 }
 
 #[test]
-fn another_machines_document_is_refused_with_both_values() {
+fn document_for_another_machine_shows_both_values() {
     let dir = image_root();
-    let said = refusal(dir.path(), "stranger");
+    let output_text = refusal(dir.path(), "stranger");
     assert!(
-        said.contains("52:54:00:00:07:99") && said.contains("52:54:00:00:07:10"),
-        "{said}"
+        output_text.contains("52:54:00:00:07:99") && output_text.contains("52:54:00:00:07:10"),
+        "{output_text}"
     );
     assert!(!dir.path().join("etc").exists());
 }

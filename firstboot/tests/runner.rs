@@ -1,4 +1,5 @@
-//! The runner with steps that were done, fail once, or die half-way: what is recorded, and what runs again.
+//! The runner with steps that are done, fail or are interrupted: what it records and what it
+//! repeats.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test arranges files and runs programs as it likes"
@@ -15,7 +16,7 @@ use firstboot::runner;
 use firstboot::step::Step;
 use firstboot::system::files::Root;
 
-/// A step whose state is a file, as real ones have it; it fails as often as it is told.
+/// A step whose state is a file; it fails a given number of times.
 struct Fake {
     name: &'static str,
     root: Root,
@@ -110,7 +111,7 @@ impl Bench {
 }
 
 #[test]
-fn a_second_run_applies_nothing() {
+fn second_run_applies_nothing() {
     let bench = bench(&[("a", 0, false), ("b", 0, false)]);
     assert_eq!(bench.run().unwrap(), 2);
     assert_eq!(bench.run().unwrap(), 0);
@@ -118,7 +119,7 @@ fn a_second_run_applies_nothing() {
 }
 
 #[test]
-fn a_failure_stops_the_list_and_the_next_run_goes_on_there() {
+fn next_run_resumes_at_the_failed_step() {
     let bench = bench(&[("a", 0, false), ("b", 1, false), ("c", 0, false)]);
     let error = format!("{:#}", bench.run().unwrap_err());
     assert_eq!(error, "applying step `b`: out of luck");
@@ -139,13 +140,13 @@ fn a_failure_stops_the_list_and_the_next_run_goes_on_there() {
 }
 
 #[test]
-fn the_receipt_is_not_asked_whether_a_step_is_done() {
+fn receipt_does_not_decide_whether_a_step_is_done() {
     let bench = bench(&[("a", 0, false)]);
     bench.run().unwrap();
     std::fs::remove_file(bench.root.join("/a")).unwrap();
     bench.run().unwrap();
     assert_eq!(bench.applied(), [2]);
-    // And a receipt that a power cut tore does not stop the boot.
+    // A torn receipt does not stop the boot.
     std::fs::write(
         bench.root.join("/var/lib/firstlight/receipt.json"),
         "{\"steps\": [",
@@ -157,7 +158,7 @@ fn the_receipt_is_not_asked_whether_a_step_is_done() {
 }
 
 #[test]
-fn a_directory_is_spared_what_needs_a_machine() {
+fn directory_skips_steps_that_need_a_machine() {
     let bench = bench(&[("a", 0, true), ("b", 0, false)]);
     assert_eq!(bench.run().unwrap(), 1);
     assert_eq!(bench.applied(), [0, 1]);

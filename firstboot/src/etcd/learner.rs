@@ -10,13 +10,13 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Whether it has applied all that the others had committed at the last check or at this one: it
-    /// lags by less than the time between two checks.
+    /// Whether it has applied all that the others had committed at the last check or at this one:
+    /// it lags by less than the time between two checks.
     ///
-    /// etcd's own check is not enough. It counts what a member has acknowledged, and a leader sends a
-    /// new member its whole log with every heartbeat until the first acknowledgement is back; over a
-    /// slow link those copies delay everything after them. A member promoted at that time kept a
-    /// cluster of two from writing for minutes.
+    /// etcd's own check is not enough. It counts what a member has acknowledged, and a leader sends
+    /// a new member its whole log with every heartbeat until the first acknowledgement is back;
+    /// over a slow link those copies delay everything after them. A member promoted at that time
+    /// kept a cluster of two from writing for minutes.
     pub fn has_caught_up(&mut self, committed: u64, applied: u64) -> bool {
         let before = self.committed.replace(committed);
         applied >= before.unwrap_or(committed).min(committed)

@@ -1,7 +1,7 @@
 //! The decision whether this host may join etcd now.
 //!
-//! A new member is a learner first. It has no vote until it has caught up, so a host that fails while
-//! it joins costs no quorum; etcd itself admits one learner at a time.
+//! A new member is a learner first. It has no vote until it has caught up, so a host that fails
+//! while it joins costs no quorum; etcd itself admits one learner at a time.
 
 // The callers decide about members and ask for them in one place.
 pub use super::client::{Etcd, Member, healthy};
@@ -54,8 +54,8 @@ pub fn verdict(
         return unhealthy.map_or(Verdict::Join, Verdict::Wait);
     };
     if member.learner {
-        // Removing a learner needs no vote of its own. A running one catches up, whatever the state of
-        // the others.
+        // Removing a learner needs no vote of its own. A running one catches up, whatever the state
+        // of the others.
         return if running {
             Verdict::Resume
         } else {
@@ -65,8 +65,8 @@ pub fn verdict(
     if data && !member.name.is_empty() {
         return Verdict::Joined;
     }
-    // A voting member without its data. Removing it takes a majority of all voting members, this one
-    // included, and the rest needs a quorum of its own.
+    // A voting member without its data. Removing it takes a majority of all voting members, this
+    // one included, and the rest needs a quorum of its own.
     let voters = members.iter().filter(|member| !member.learner).count();
     let healthy_voters = others
         .iter()

@@ -1,5 +1,5 @@
-//! etcd: a client ([`client`]), whether this host may join ([`membership`]), and when its learner may
-//! vote ([`learner`]).
+//! etcd: a client ([`client`]), whether this host may join ([`membership`]), and when its learner
+//! may vote ([`learner`]).
 
 pub mod client;
 pub mod learner;

@@ -1,4 +1,4 @@
-//! Applying manifests: finding each kind's path by the apiserver's own discovery, then server-side apply.
+//! Applies manifests: API discovery finds the path of each kind, then server-side apply.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use super::client::Client;
 use crate::status::Wait;
 use crate::wait::Backoff;
 
-/// A kind whose definition was just applied is served a little later; so is an apiserver that is still starting.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// A new custom resource is served with a delay, and an apiserver may still be starting.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The kinds that one group and version serves: plural name, and whether they live in a namespace.
+/// The kinds of one group and version: plural name, and whether they are namespaced.
 type Kinds = BTreeMap<String, (String, bool)>;
 
-/// Applies objects in their order. Safe to run again: what is already so is not changed.
+/// Applies objects in order. Safe to run again.
 pub fn apply(
     client: &Client,
     objects: &[Value],
@@ -25,7 +25,7 @@ pub fn apply(
     let mut known = BTreeMap::<String, Kinds>::new();
     for object in objects {
         let (version, kind, name) = identify(object)?;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut backoff = Backoff::fixed();
         loop {
             let Err(error) = apply_one(client, object, &mut known) else {
@@ -49,7 +49,7 @@ pub fn apply(
 
 struct Failure {
     error: anyhow::Error,
-    /// Worth another try: the server did not answer, or does not know the kind yet.
+    /// Whether to retry: the server did not answer, or does not know the kind yet.
     passing: bool,
 }
 
@@ -89,7 +89,8 @@ fn apply_one(
     let path = format!("{}{place}/{plural}/{name}", root(version));
     let answer = client.apply(&path, object).map_err(passing)?;
     let status = answer.status;
-    // 404: its namespace is not there yet. 403 while a new apiserver has not made its default roles.
+    // 404: the namespace does not exist yet. 403: a new apiserver has not created its default
+    // roles.
     let again = status >= 500 || matches!(status, 403 | 404 | 409 | 429);
     answer.ok().map(|_| ()).map_err(|error| Failure {
         error,
@@ -101,7 +102,7 @@ fn discover(client: &Client, version: &str) -> Result<Kinds> {
     let answer = client
         .get(&root(version))?
         .ok()
-        .with_context(|| format!("asking what {version} serves"))?;
+        .with_context(|| format!("discovering the kinds of {version}"))?;
     let resources = answer["resources"]
         .as_array()
         .with_context(|| format!("the list of {version} has no resources"))?;
@@ -114,13 +115,13 @@ fn discover(client: &Client, version: &str) -> Result<Kinds> {
                 resource["namespaced"].as_bool()?,
             ))
         })
-        // `deployments/scale` and the like.
+        // Subresources, such as `deployments/scale`.
         .filter(|(_, name, _)| !name.contains('/'))
         .map(|(kind, name, namespaced)| (kind.to_owned(), (name.to_owned(), namespaced)))
         .collect())
 }
 
-/// Where a group and version is served: the core group has a path of its own.
+/// The path of a group and version; the core group has its own prefix.
 fn root(version: &str) -> String {
     if version.contains('/') {
         format!("/apis/{version}")

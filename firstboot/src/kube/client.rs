@@ -1,6 +1,6 @@
-//! A client of one apiserver: TLS with the cluster's authority and a client certificate, JSON, watches.
+//! A client of one apiserver: TLS with the cluster's CA and a client certificate, JSON, watches.
 //!
-//! Not a Kubernetes library: no types, no caches. Retrying is the caller's.
+//! Not a Kubernetes library: no types, no caches, no retries.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -18,12 +18,12 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 
 use crate::system::files::Root;
 
-/// A slow machine's apiserver answers late; a dead one is noticed by the connection.
+/// Long, for a slow apiserver. A connection attempt detects a dead one.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// The words for a connection that ended too soon.
+/// The error of a connection that ends too early.
 pub const CLOSED: &str = "connection closed before an answer";
-/// The server ends a watch after this; then it is asked again.
+/// The server ends a watch after this time.
 const WATCH_SECONDS: u64 = 300;
 
 pub struct Client {
@@ -45,7 +45,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body of a success, or what the server says is wrong.
+    /// The body of a success, or the server's message as an error.
     pub fn ok(self) -> Result<Value> {
         if (200..300).contains(&self.status) {
             return Ok(self.body);
@@ -53,12 +53,12 @@ impl Answer {
         bail!("{}", self.say())
     }
 
-    /// In a few words, for people.
+    /// Status and message in one line.
     pub fn say(&self) -> String {
         match (self.body["message"].as_str(), self.body.as_str()) {
             (Some(message), _) => format!("{}: {message}", self.status),
             (None, Some(text)) if !text.trim().is_empty() => {
-                // `/readyz` names each check on a line; the failed ones begin with a minus.
+                // `/readyz` has one line for each check; failed ones begin with a minus.
                 let failed: Vec<_> = text
                     .lines()
                     .filter(|line| line.starts_with("[-]"))
@@ -76,13 +76,13 @@ impl Answer {
 }
 
 impl Client {
-    /// With the authority and client certificate of a kubeconfig, talking to `https://<endpoint>` whatever server the
-    /// kubeconfig names: on the first boot of a master its domain may not answer yet.
+    /// With the CA and client certificate of a kubeconfig, but for `https://<endpoint>` instead of
+    /// its server: on the first boot of a control-plane host that domain may not answer yet.
     pub fn from_kubeconfig(root: &Root, path: &str, endpoint: &str) -> Result<Self> {
         Self::with_kubeconfig(root, path, endpoint, ANSWER_WITHIN, None)
     }
 
-    /// As [`Self::from_kubeconfig`], for one who asks many: a whole answer comes within this time, or none does.
+    /// As [`Self::from_kubeconfig`], with a timeout for the complete response.
     pub fn from_kubeconfig_within(
         root: &Root,
         path: &str,
@@ -116,9 +116,9 @@ impl Client {
         };
         let authority = certificates(&data("clusters", "cluster", "certificate-authority-data")?)?;
         let chain = certificates(&data("users", "user", "client-certificate-data")?)?;
-        // The error of a bad key may quote it.
+        // The error may quote the key.
         let key = PrivateKey::from_pem(&data("users", "user", "client-key-data")?)
-            .map_err(|_| anyhow!("`{path}`: its client key cannot be read"))?;
+            .map_err(|_| anyhow!("`{path}`: the client key is invalid"))?;
         Ok(Self::new(
             authority,
             Some(ClientCert::new_with_certs(&chain, key)),
@@ -128,13 +128,14 @@ impl Client {
         ))
     }
 
-    /// Without a client certificate: checks whether a server with a certificate of this authority answers. No listener is
-    /// an error.
+    /// Without a client certificate, to check whether a server with a certificate of this CA
+    /// answers. No listener is an error.
     pub fn anonymous(authority: &[u8], endpoint: &str, answer_within: Duration) -> Result<Self> {
-        // First, because usually nothing listens, and TLS set-up is half of the cost of a first boot.
+        // Connect first: usually nothing listens, and setting up TLS is half of the cost of a first
+        // boot.
         let address: SocketAddr = endpoint
             .parse()
-            .with_context(|| format!("`{endpoint}` is no address and port"))?;
+            .with_context(|| format!("`{endpoint}` is not an address and port"))?;
         TcpStream::connect_timeout(&address, CONNECT_WITHIN.min(answer_within))
             .with_context(|| format!("connecting to `{endpoint}`"))?;
         Ok(Self::new(
@@ -146,7 +147,7 @@ impl Client {
         ))
     }
 
-    /// With an authority, a client certificate and its key from PEM files: etcd's, for one.
+    /// With a CA certificate, a client certificate and its key in PEM files, as for etcd.
     pub fn from_files(root: &Root, endpoint: &str, paths: [&str; 3]) -> Result<Self> {
         let read = |path: &str| {
             root.read(path)?
@@ -155,12 +156,12 @@ impl Client {
         let [authority, certificate, key] = paths;
         let chain = certificates(&read(certificate)?)?;
         let private = PrivateKey::from_pem(&read(key)?)
-            .map_err(|_| anyhow!("`{key}`: the client key cannot be read"))?;
+            .map_err(|_| anyhow!("`{key}`: the client key is invalid"))?;
         Ok(Self::new(
             certificates(&read(authority)?)?,
             Some(ClientCert::new_with_certs(&chain, private)),
             endpoint,
-            // What asks several masters in turn must not hang on one that is gone.
+            // A caller that tries several hosts in turn must not hang at one that is gone.
             Duration::from_secs(15),
             None,
         ))
@@ -180,7 +181,7 @@ impl Client {
             .build();
         let agent = Agent::config_builder()
             .tls_config(tls)
-            // Never through a proxy of the environment: the apiserver is on this machine or beside it.
+            // No proxy of the environment: the apiserver is on this machine or in its network.
             .proxy(None)
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_WITHIN.min(answer_within)))
@@ -194,7 +195,7 @@ impl Client {
         }
     }
 
-    /// Where it talks to: `https://192.168.7.10:6443`.
+    /// Base URL: `https://192.168.7.10:6443`.
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -206,7 +207,7 @@ impl Client {
         read(self.agent.run(request).map_err(|error| explain(&error))?)
     }
 
-    /// Server-side apply: makes the object if it is missing, changes what differs, leaves alone what is not in it.
+    /// Server-side apply: creates the object or changes the fields that `object` has.
     pub fn apply(&self, path: &str, object: &Value) -> Result<Answer> {
         let request = Request::patch(format!(
             "{}{path}?fieldManager=firstlight&force=true",
@@ -219,7 +220,8 @@ impl Client {
         read(self.agent.run(request).map_err(|error| explain(&error))?)
     }
 
-    /// Sends an object: `POST` makes it, `PUT` replaces the version it names, `PATCH` merges it.
+    /// Sends an object: `POST` creates it, `PUT` replaces the version that it names, `PATCH` merges
+    /// it.
     pub fn send(&self, method: &str, path: &str, object: &Value) -> Result<Answer> {
         let kind = match method {
             "PATCH" => "application/merge-patch+json",
@@ -234,8 +236,8 @@ impl Client {
         read(self.agent.run(request).map_err(|error| explain(&error))?)
     }
 
-    /// Watches a list and gives each object, those that are there first, until `look` has its answer. `None`: the server
-    /// ended the watch.
+    /// Watches a list and calls `look` with each object, existing ones first, until it returns a
+    /// value. `None`: the server ended the watch.
     pub fn watch<T>(
         &self,
         path: &str,
@@ -278,7 +280,7 @@ fn read(mut response: Response<ureq::Body>) -> Result<Answer> {
     Ok(Answer { status, body })
 }
 
-/// `io: Connection refused (os error 111)` says less than it could, at greater length.
+/// Shortens errors such as `io: Connection refused (os error 111)`.
 fn explain(error: &ureq::Error) -> anyhow::Error {
     use std::io::ErrorKind::{
         BrokenPipe, ConnectionReset, HostUnreachable, NetworkUnreachable, UnexpectedEof,
@@ -309,6 +311,6 @@ fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>> {
             found.push(certificate);
         }
     }
-    ensure!(!found.is_empty(), "no certificate where one must be");
+    ensure!(!found.is_empty(), "the PEM has no certificate");
     Ok(found)
 }

@@ -1,14 +1,15 @@
-//! Files that hold several YAML documents, as Kubernetes' manifests do.
+//! Files with several YAML documents, as Kubernetes manifests are.
 
 use anyhow::{Result, anyhow};
 use serde_json::Value;
 
-/// The documents of a file, empty ones left out. Errors have the line in the whole file.
+/// The documents of a file without empty ones. Errors have the line in the file.
 pub fn parse(name: &str, text: &str) -> Result<Vec<Value>> {
     let mut documents = Vec::new();
     let (mut current, mut first_line) = (String::new(), 0);
     for (number, line) in text.lines().enumerate() {
-        // A document marker stands at the start of a line, and nothing inside a document may (YAML 1.2, 9.1.2).
+        // A document marker is at the start of a line, where no content may have one (YAML 1.2,
+        // 9.1.2).
         let marker = line
             .strip_prefix("---")
             .filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t']));
@@ -39,7 +40,7 @@ fn push(name: &str, text: &str, first_line: usize, documents: &mut Vec<Value>) -
     Ok(())
 }
 
-/// The documents as text that every YAML reader reads alike: JSON between markers.
+/// The documents as JSON between markers, which every YAML reader parses alike.
 pub fn to_text(documents: &[Value]) -> String {
     let texts: Vec<_> = documents
         .iter()
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_has_the_line_of_the_file() {
+    fn error_has_the_line_of_the_file() {
         let error = parse("net.yaml", "a: 1\n---\nb: 1\nb: 2\n")
             .unwrap_err()
             .to_string();

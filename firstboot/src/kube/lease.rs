@@ -1,7 +1,9 @@
-//! One join of etcd at a time: a Lease in kube-system, held with renewal, taken over when its holder has fallen silent.
+//! The etcd join lock: a Lease in kube-system, renewed by its holder and taken over when it
+//! expires.
 //!
-//! Orders, and does not protect: what keeps etcd whole is its own rule of one learner. Clocks are not compared between
-//! hosts, because they may be years apart: a lease has expired when it has not changed for its duration by our own clock.
+//! It only orders the joins; etcd itself admits one learner at a time. Clocks of hosts are not
+//! compared, because they may be years apart: a lease has expired when it has not changed for its
+//! duration by the local clock.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -16,21 +18,21 @@ use crate::wait::Backoff;
 
 const LIST: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
 const NAME: &str = "firstlight-join";
-/// A slow machine's apiserver stalls for a while when a member joins its etcd.
+/// A slow apiserver stalls for a while when a member joins its etcd.
 const DURATION: Duration = Duration::from_secs(60);
 const RENEW_EVERY: Duration = Duration::from_secs(15);
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// There is none: make it.
+    /// It does not exist: create it.
     Create,
-    /// Free, ours from before a restart, or its holder is silent: write ourselves in.
+    /// It is free, expired, or held by this host before a restart: become its holder.
     Take,
-    /// Another host holds it.
+    /// Another host holds it, which this names.
     Wait(String),
 }
 
-/// What to do about the lease as it stands, unchanged in our sight for `unchanged`.
+/// The action for this lease, which has not changed for `unchanged`.
 pub fn decide(lease: Option<&Value>, own: &str, unchanged: Duration) -> Decision {
     let Some(lease) = lease else {
         return Decision::Create;
@@ -45,7 +47,7 @@ pub fn decide(lease: Option<&Value>, own: &str, unchanged: Duration) -> Decision
     Decision::Wait(format!("{holder} is joining"))
 }
 
-/// The right to join; given back when dropped.
+/// The held lease; dropping it releases the lease.
 #[derive(Debug)]
 pub struct Held {
     stop: Option<Sender<()>>,
@@ -54,7 +56,8 @@ pub struct Held {
 
 /// Waits for the lease, and renews it until the returned value is dropped.
 ///
-/// `connect` gives a client of an apiserver that answers; it is asked again after errors, because that one may have died.
+/// `connect` returns a client of an apiserver that answers. It is called again after errors,
+/// because that apiserver may have failed.
 pub fn hold(
     own: &str,
     report: &mut Reporter,
@@ -90,7 +93,7 @@ pub fn hold(
     })
 }
 
-/// One look and one try: `None` when it is ours, else who has it.
+/// Tries once. `None`: this host holds the lease; else the reason to wait.
 fn step(
     client: &Client,
     own: &str,
@@ -118,9 +121,9 @@ fn step(
             &object(own, lease.as_ref()),
         )?,
     };
-    // 409: another was faster; its version is the next one we see.
+    // 409: another host was faster; the next try reads its version.
     if answer.status == 409 {
-        return Ok(Some("another master was faster".to_owned()));
+        return Ok(Some("another host was faster".to_owned()));
     }
     answer.ok().map(|_| None)
 }
@@ -133,7 +136,7 @@ fn read(client: &Client) -> Result<Option<Value>> {
     answer.ok().map(Some)
 }
 
-/// With the version it replaces, so that of two writers one is refused.
+/// With the version that it replaces, so that one of two writers gets a conflict.
 fn object(holder: &str, replaced: Option<&Value>) -> Value {
     let mut metadata = json!({ "name": NAME, "namespace": "kube-system" });
     let mut turns = 0;
@@ -141,7 +144,7 @@ fn object(holder: &str, replaced: Option<&Value>) -> Value {
         metadata["resourceVersion"] = replaced["metadata"]["resourceVersion"].clone();
         turns = replaced["spec"]["leaseTransitions"].as_u64().unwrap_or(0) + 1;
     }
-    // No times, because clocks of hosts are not comparable. Each renewal changes the object's version through the count.
+    // No times, because clocks of hosts are not comparable. The count makes each renewal a change.
     json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -162,18 +165,18 @@ fn renew(client: &Client, own: &str, stopped: &Receiver<()>) {
     }
     if let Err(error) = rewrite(client, own, "") {
         log::warn!(
-            "giving back the lease {NAME} at {}: {error:#}; it expires",
+            "releasing the lease {NAME} at {}: {error:#}; it will expire",
             client.base()
         );
     }
 }
 
-/// Changes the lease while it is ours.
+/// Changes the lease if this host holds it.
 fn rewrite(client: &Client, own: &str, holder: &str) -> Result<()> {
-    let lease = read(client)?.context("it is gone")?;
+    let lease = read(client)?.context("the lease does not exist")?;
     let current = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
     if current != own {
-        bail!("`{current}` has it");
+        bail!("`{current}` holds the lease");
     }
     let answer = client.send(
         "PUT",
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_made_taken_or_waited_for() {
+    fn lease_is_created_taken_or_waited_for() {
         let (now, later) = (Duration::ZERO, DURATION);
         assert_eq!(decide(None, "m1", now), Decision::Create);
         assert_eq!(decide(Some(&lease("")), "m1", now), Decision::Take);
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_names_the_version_it_replaces_and_differs_from_it() {
+    fn write_names_the_version_that_it_replaces() {
         let mut old = lease("m2");
         old["metadata"]["resourceVersion"] = "17".into();
         let new = object("m2", Some(&old));

@@ -1,6 +1,6 @@
 //! The few requests that firstboot sends to an apiserver.
 //!
-//! No kubectl: each call costs seconds of processor time on a slow machine.
+//! Not with kubectl: each call takes seconds of CPU time on a slow machine.
 
 pub mod apply;
 pub mod client;

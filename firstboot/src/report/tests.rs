@@ -7,7 +7,7 @@ fn status(reporter: &Reporter) -> (&str, &str, u64, u64) {
 }
 
 #[test]
-fn each_wait_has_its_own_beginning_and_ends_when_answered() {
+fn each_wait_has_its_own_start() {
     let dir = tempfile::tempdir().unwrap();
     let mut reporter = Reporter::silent(&Root::new(dir.path()));
     let wait = |since_uptime, tries| Wait {
@@ -26,16 +26,17 @@ fn each_wait_has_its_own_beginning_and_ends_when_answered() {
 
 #[test]
 fn repeated_answer_is_logged_at_growing_intervals() {
-    let said = |at: u64, again: u64| Said {
+    let last = |at: u64, repeat_after: u64| LastReport {
         endpoint: "m0".into(),
         answer: "refused".into(),
         at: Instant::now().checked_sub(Duration::from_secs(at)).unwrap(),
-        again: Duration::from_secs(again),
+        repeat_after: Duration::from_secs(repeat_after),
     };
-    let ask = |said: Said, answer| next_repeat(Some(&said), "m0", answer).map(|d| d.as_secs());
+    let repeat =
+        |last: LastReport, answer| next_repeat(Some(&last), "m0", answer).map(|d| d.as_secs());
     assert_eq!(next_repeat(None, "m0", "refused"), Some(FIRST_REPEAT));
-    assert_eq!(ask(said(59, 60), "503"), Some(60));
-    assert_eq!(ask(said(59, 60), "refused"), None);
-    assert_eq!(ask(said(61, 60), "refused"), Some(120));
-    assert_eq!(ask(said(3601, 3600), "refused"), Some(3600));
+    assert_eq!(repeat(last(59, 60), "503"), Some(60));
+    assert_eq!(repeat(last(59, 60), "refused"), None);
+    assert_eq!(repeat(last(61, 60), "refused"), Some(120));
+    assert_eq!(repeat(last(3601, 3600), "refused"), Some(3600));
 }

@@ -1,6 +1,8 @@
-//! Block devices that carry a NoCloud seed: a disk labelled `cidata`, and the image's own seed partition.
+//! Block devices that carry a NoCloud seed: a disk labelled `cidata`, and the image's own seed
+//! partition.
 //!
-//! Devices come from sysfs and are recognised by their superblocks, so nothing depends on udev's links.
+//! Devices come from sysfs and are recognised by their superblocks, so nothing depends on udev's
+//! links.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -3,8 +3,8 @@
 //! "Not found" and "found, but broken" are different answers: after the first the next source is
 //! asked, the second stops the boot. Sources parse only what chooses between hosts.
 //!
-//! To add a source: a file with a type that implements [`Source`], a line in [`machine_sources`], and
-//! a directory under `tests/fixtures/sources` if it has a format of its own.
+//! To add a source: a file with a type that implements [`Source`], a line in [`machine_sources`],
+//! and a directory under `tests/fixtures/sources` if it has a format of its own.
 
 pub mod directory;
 pub mod disk;
@@ -35,7 +35,8 @@ pub struct Attempt {
     pub duration: Duration,
 }
 
-/// The sources of a running machine, first wins: an attached disk, then the image's own seed partition.
+/// The sources of a running machine, first wins: an attached disk, then the image's own seed
+/// partition.
 pub fn machine_sources() -> Vec<Box<dyn Source>> {
     vec![Box::new(disk::LabelledDisk), Box::new(disk::SeedPartition)]
 }

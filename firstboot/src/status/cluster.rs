@@ -25,8 +25,8 @@ const MAX_CONCURRENT: usize = 64;
 /// Each thread only does TLS handshakes.
 const STACK: usize = 512 << 10;
 
-/// Requests the status of all hosts, each within `timeout`, and prints them. Returns whether all are
-/// ready.
+/// Requests the status of all hosts, each within `timeout`, and prints them. Returns whether all
+/// are ready.
 pub fn print(root: &Root, json: bool, timeout: Duration) -> Result<bool> {
     let node = node_file(root)?;
     let rows = request_all(root, &node, timeout)?;

@@ -1,7 +1,7 @@
 //! The status of this machine as data: the status file, and what other hosts read over the network.
 //!
-//! Written by [`report`](crate::report). Read by [`text`], which prints it here, by [`server`], which
-//! serves it, and by [`cluster`], which requests it from every host and prints a [`table`].
+//! Written by [`report`](crate::report). Read by [`text`], which prints it here, by [`server`],
+//! which serves it, and by [`cluster`], which requests it from every host and prints a [`table`].
 
 pub mod cluster;
 pub mod host;

@@ -1,12 +1,12 @@
 //! `firstboot serve-status`: serves one status request and exits.
 //!
-//! systemd accepts the connection (`firstboot-status.socket`) and starts one process for it, so that
-//! nothing runs between requests. HTTP, so that `curl --cert` works, but no more than that: it reads
-//! the first line of one request, answers and closes the connection.
+//! systemd accepts the connection (`firstboot-status.socket`) and starts one process for it, so
+//! that nothing runs between requests. HTTP, so that `curl --cert` works, but no more than that: it
+//! reads the first line of one request, answers and closes the connection.
 //!
-//! Clients need a certificate of the cluster's CA for the group `system:masters`. Every control-plane
-//! host has one, and so has the `admin.conf` of the building machine. A worker has none: it does not
-//! need to know what other hosts wait for.
+//! Clients need a certificate of the cluster's CA for the group `system:masters`. Every
+//! control-plane host has one, and so has the `admin.conf` of the building machine. A worker has
+//! none: it does not need to know what other hosts wait for.
 
 use std::io::{self, Read, Write, stdin};
 use std::net::TcpStream;

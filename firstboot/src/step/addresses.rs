@@ -1,6 +1,7 @@
-//! Waits until the node's addresses can be used.
+//! Waits until the node's addresses are usable.
 //!
-//! What configures them is `network.rs`; a step of its own, because waiting at every boot is not a change to the host.
+//! `network.rs` configures them. A separate step, because a wait at every boot is not a change to
+//! the host.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::report::Reporter;
 use crate::system::netlink::Wanted;
 use crate::system::{netlink, systemd};
 
-/// Long enough for a switch's spanning tree to let a port through.
+/// Long enough for a switch's spanning tree to enable a port.
 const DEADLINE: Duration = Duration::from_secs(90);
 
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl Step for Addresses {
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
-        // At a later boot it may still be starting; and if the last reload failed, its files are there but unread.
+        // At a later boot it may still be starting, and after a failed reload its files are unread.
         systemd::start("systemd-networkd.service")?;
         systemd::reload("systemd-networkd.service")?;
         netlink::wait_for_addresses(&self.wanted, DEADLINE).context(

@@ -1,4 +1,4 @@
-//! Files of the document, each compared before it is written.
+//! Files of the document; each is written only if it differs.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl Step for Files {
 }
 
 impl Files {
-    /// Each path once, as the list leaves it: a later entry replaces an earlier one or is appended to it.
+    /// Each path once: a later entry replaces an earlier one or is appended to it.
     fn wanted(&self) -> Result<Vec<Wanted>> {
         let mut all = Vec::<Wanted>::new();
         for file in &self.files {
@@ -65,7 +65,7 @@ impl Files {
                     None => self.root.read(&file.path)?.unwrap_or_default(),
                 };
             }
-            // What an earlier boot has appended is not appended again.
+            // Do not append again what an earlier boot has appended.
             if !file.append || !contains(&bytes, file.content.expose()) {
                 bytes.extend(file.content.expose());
             }
@@ -82,7 +82,7 @@ impl Files {
         Ok(all)
     }
 
-    /// Owners are names on this machine: a user of the document exists by now.
+    /// Resolves owners by name; users of the document exist already.
     fn attributes(&self, file: &File) -> Result<Attributes> {
         let mut attributes = Attributes::mode(file.mode);
         if !self.root.is_machine() {
@@ -93,7 +93,7 @@ impl Files {
             let found = accounts::user(&self.root, user)?;
             (attributes.uid, attributes.gid) = found.with_context(|| {
                 format!(
-                    "`{}` is to belong to user `{user}`, who does not exist",
+                    "the owner of `{}` is user `{user}`, which does not exist",
                     file.path
                 )
             })?;
@@ -105,7 +105,7 @@ impl Files {
                 let found = accounts::group(&self.root, group)?;
                 attributes.gid = found.with_context(|| {
                     format!(
-                        "`{}` is to belong to group `{group}`, which does not exist",
+                        "the group of `{}` is `{group}`, which does not exist",
                         file.path
                     )
                 })?;

@@ -1,4 +1,4 @@
-//! The package's own hooks around the role: its way to adapt to a version.
+//! Hooks of the package, before and after the steps of the role.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::report::Reporter;
 use crate::system::command;
 use crate::system::files::{Attributes, Root};
 
-/// One hook, baked into the read-only root. Fails loudly; must itself be safe to run again.
+/// One hook in the read-only root. It must be safe to run again.
 #[derive(Debug)]
 pub struct Hook {
     root: Root,

@@ -1,4 +1,4 @@
-//! The machine's name, static and running.
+//! The hostname, static and transient.
 
 use std::fmt;
 
@@ -8,7 +8,8 @@ use super::Step;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
 
-/// Done before networkd asks for an address, so that it sends the right name; networkd is told not to take another.
+/// Before networkd requests a lease, so that it sends this name; networkd is configured not to
+/// accept another.
 #[derive(Debug)]
 pub struct Hostname {
     pub root: Root,
@@ -27,7 +28,7 @@ impl Step for Hostname {
     }
 
     fn is_done(&self) -> Result<bool> {
-        let running = nix::unistd::gethostname().context("asking for the host name")?;
+        let running = nix::unistd::gethostname().context("reading the hostname")?;
         let runs = !self.root.is_machine() || running.to_string_lossy() == self.name;
         Ok(runs
             && self.root.holds(
@@ -45,7 +46,7 @@ impl Step for Hostname {
         )?;
         if self.root.is_machine() {
             nix::unistd::sethostname(&self.name)
-                .with_context(|| format!("naming the machine `{}`", self.name))?;
+                .with_context(|| format!("setting the hostname `{}`", self.name))?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Names without a name server: `/etc/hosts`, and an `/etc/resolv.conf` that is always valid.
+//! `/etc/hosts`, and an `/etc/resolv.conf` that is always valid.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::system::files::{Attributes, Root};
 pub struct Hosts {
     root: Root,
     hosts: String,
-    /// `None`: the document names no server; what is there stays, if something is.
+    /// `None`: the document has no name server, and an existing file stays.
     resolv_conf: Option<String>,
 }
 
@@ -89,12 +89,13 @@ impl Step for Hosts {
     }
 }
 
-/// The host table of a document: itself, its cluster, its apiserver.
+/// The contents of `/etc/hosts`: this host, its cluster, its apiserver.
 pub fn hosts_file(host: &Host) -> String {
     hosts_file_with(host, None)
 }
 
-/// As [`hosts_file`], with the apiserver's domain leading to `apiserver`: while a master joins, to one that answers.
+/// As [`hosts_file`], with the apiserver's domain at `apiserver`: while a control-plane host joins,
+/// an apiserver that answers.
 pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
     let mut text = String::from(
         "# Written by firstboot from this host's document; changes are lost at the next boot.\n\
@@ -109,7 +110,8 @@ pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
         let _ = writeln!(text, "127.0.1.1 {}", own.join(" "));
         return text;
     };
-    // Its own name leads to its address, not to loopback: what listens or advertises by name must be reachable there.
+    // The hostname resolves to the node's address, not to loopback: programs that listen or
+    // advertise by name must be reachable.
     let own_address = node.addresses.first().map(|address| address.addr());
     if let Some(address) = own_address {
         let _ = writeln!(text, "{address} {}", own.join(" "));
@@ -123,7 +125,7 @@ pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
             .names
             .iter()
             .map(String::as_str)
-            // The apiserver's domain is decided below, by role.
+            // The apiserver's domain depends on the role and follows below.
             .filter(|name| *name != node.apiserver.domain && said.insert((entry.address, name)))
             .collect();
         if !new.is_empty() {
@@ -139,9 +141,11 @@ pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
     text
 }
 
-/// Where the apiserver's domain leads: on master0 to itself, elsewhere to the virtual address.
+/// The address of the apiserver's domain: on control-plane hosts their own, on workers the virtual
+/// IP.
 ///
-/// A joining master needs a master that answers first: the step `kubelet-start` points the domain there, and `domain-local` back.
+/// While a control-plane host joins it is another apiserver: the step `kubelet-start` sets it, and
+/// `domain-local` sets it back.
 fn apiserver_address(node: &NodeConfig, own: Option<IpAddr>) -> IpAddr {
     match (node.role, own) {
         (Role::Master0 | Role::Master, Some(own)) => own,

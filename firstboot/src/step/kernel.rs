@@ -1,7 +1,7 @@
-//! What Kubernetes needs of the running kernel: modules, settings, no swap.
+//! Kernel modules, sysctls and swap, as Kubernetes needs them.
 //!
-//! The image loads and sets all this at boot by systemd's own means; here it is looked at, and mended if need be, so
-//! that a kubelet that cannot work is never started.
+//! systemd loads and sets them from the image's files; this step checks and corrects them, so that
+//! kubelet never starts on a kernel that it cannot use.
 
 use std::fmt;
 use std::fs;
@@ -49,7 +49,7 @@ impl Kernel {
             fs::read_to_string(format!("/lib/modules/{}/modules.builtin", release.trim()))
                 .unwrap_or_default();
         let is_there = |name: &str| {
-            // A module built into the kernel has a directory only if it has parameters.
+            // A built-in module has a directory only if it has parameters.
             let file = format!("/{name}.ko");
             Path::new("/sys/module").join(name).exists()
                 || builtin.lines().any(|line| line.ends_with(&file))
@@ -104,12 +104,12 @@ impl Step for Kernel {
             }
         }
         if !swaps()?.is_empty() {
-            command::run("swapoff", &["--all"]).context("switching swap off")?;
+            command::run("swapoff", &["--all"]).context("turning swap off")?;
         }
         let swaps = swaps()?;
         if !swaps.is_empty() {
             bail!(
-                "{} is still used as swap, and kubelet does not start beside swap",
+                "swap is still on ({}), and kubelet does not start with swap",
                 swaps.join(", ")
             );
         }
@@ -130,7 +130,7 @@ fn setting(name: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// What is swapped to; the first line of the table is its heading.
+/// The active swap devices; the first line of the table is its heading.
 fn swaps() -> Result<Vec<String>> {
     let table = fs::read_to_string("/proc/swaps").context("reading `/proc/swaps`")?;
     Ok(table

@@ -1,7 +1,9 @@
-//! The changes that firstboot makes to a host, one file each; those of Kubernetes are in [`cluster`].
+//! The changes that firstboot makes to a host, one file each; those of Kubernetes are in
+//! [`cluster`].
 //!
-//! To add one: a type with [`Step`] in a file here, a line in the lists of `plan.rs`, and its name in `userdata::role`. A step
-//! asks the machine whether it is done, and a power cut at any point of `apply` must leave it repeatable.
+//! To add one: a type with [`Step`] in a file here, a line in the lists of `plan.rs`, and its name
+//! in `userdata::role`. A step checks on the machine whether it is done, and is repeatable after a
+//! power cut at any point of `apply`.
 
 pub mod addresses;
 pub mod cluster;
@@ -24,19 +26,20 @@ use anyhow::Result;
 
 use crate::report::Reporter;
 
-/// One change to the host. `Display` says what it will do, in one line.
+/// One change to the host. `Display` describes it in one line, in the imperative.
 pub trait Step: fmt::Display {
-    /// Stable word, used in the journal and the receipt.
+    /// Stable name in the journal and the receipt.
     fn name(&self) -> &'static str;
-    /// Looks, never touches.
+    /// Whether the change is made already. Changes nothing.
     fn is_done(&self) -> Result<bool>;
-    /// Touches. Safe to run again after a power cut half-way through.
+    /// Makes the change. Safe to run again after a power cut.
     fn apply(&self, report: &mut Reporter) -> Result<()>;
-    /// Does it leave something behind that the next boot finds? What only starts or waits is not a change to the host.
+    /// Whether the change lasts until the next boot. Steps that only start something or wait return
+    /// false.
     fn is_lasting(&self) -> bool {
         true
     }
-    /// Does it act on a running machine, and not only on files? Such a step is passed over with `--root`.
+    /// Whether it needs a running machine, not only files. Such a step is skipped with `--root`.
     fn needs_machine(&self) -> bool {
         false
     }

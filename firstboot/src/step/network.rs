@@ -1,6 +1,7 @@
-//! Lasting network configuration for systemd-networkd.
+//! The configuration of systemd-networkd.
 //!
-//! What the files say comes from the document; this writes them and has them read. `addresses.rs` waits for the kernel.
+//! Writes the files that `userdata` makes from the document, and reloads networkd. `addresses.rs`
+//! waits for the addresses.
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ use crate::system::files::{Attributes, Root};
 use crate::system::systemd;
 
 const DIRECTORY: &str = "/etc/systemd/network";
-/// How `userdata` names our files, to distinguish those of an earlier document from foreign files.
+/// The prefix of our files, which distinguishes those of an earlier document from foreign files.
 const PREFIX: &str = "10-firstlight-";
 
 #[derive(Debug)]

@@ -39,7 +39,7 @@ impl Step for Ntp {
     fn apply(&self, _: &mut Reporter) -> Result<()> {
         self.root
             .write(PATH, self.text().as_bytes(), Attributes::mode(0o644))?;
-        // Restarted, because it reads its servers only when it starts.
+        // It reads its servers only when it starts.
         if self.root.is_machine() {
             systemd::restart(UNIT)
         } else {
@@ -50,7 +50,7 @@ impl Step for Ntp {
 
 impl Ntp {
     fn text(&self) -> String {
-        // An empty fallback list: an air-gapped machine must not look for servers in the world.
+        // No fallback: an air-gapped machine must not try servers on the Internet.
         format!("[Time]\nNTP={}\nFallbackNTP=\n", self.servers.join(" "))
     }
 }

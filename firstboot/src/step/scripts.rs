@@ -1,4 +1,4 @@
-//! `bootcmd` and `runcmd`: what the document wants run that no other step does.
+//! `bootcmd` and `runcmd`: the commands of the document.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ use crate::report::Reporter;
 use crate::system::command;
 use crate::system::files::{Attributes, Root};
 
-/// Commands, each an argument list; the first that fails ends the step.
+/// Commands; the first that fails ends the step.
 pub struct Scripts {
     pub root: Root,
     pub name: &'static str,
     pub commands: Vec<Command>,
-    /// Once for these commands, or at every boot.
+    /// Run once for these commands, or at every boot.
     pub once: bool,
 }
 
@@ -62,7 +62,7 @@ impl Step for Scripts {
             }
         }
         if self.once {
-            // The machine is no longer only what its image and document say.
+            // Image and document no longer describe the machine completely.
             self.root.write(
                 self.mark(),
                 self.digest().as_bytes(),

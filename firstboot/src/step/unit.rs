@@ -1,4 +1,4 @@
-//! A unit that must run, and waiting for its start job to end.
+//! Starts a unit and waits for its start job.
 
 use std::fmt;
 

@@ -14,7 +14,7 @@ use crate::system::files::{Attributes, Root};
 use crate::system::{accounts, command, systemd};
 use userdata::cloud_config::User as Account;
 
-/// Keys lie here and not in home directories: root's is on the read-only root.
+/// Not in home directories, so that a later document replaces them.
 const KEYS: &str = "/etc/ssh/authorized_keys.d";
 const SSH: &str = "/etc/ssh";
 const SSHD_CONFIG: &str = "/etc/ssh/sshd_config.d/10-firstlight.conf";

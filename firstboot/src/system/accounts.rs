@@ -1,7 +1,7 @@
 //! Users and groups by name, from `/etc/passwd` and `/etc/group`.
 //!
-//! Not by the C library: firstboot is static, and glibc would load the image's name service modules, of another glibc,
-//! into it.
+//! Not with the C library: firstboot is static, and glibc would load name service modules of the
+//! image, which belong to another glibc.
 
 use anyhow::Result;
 
@@ -35,7 +35,7 @@ mod tests {
     use crate::system::files::Attributes;
 
     #[test]
-    fn names_are_found_whole_and_nothing_else_is() {
+    fn names_match_completely() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         let passwd = b"root:x:0:0:root:/root:/bin/bash\nrooted:x:7:8::/:/bin/sh\n+::::::\n";
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn root_is_the_machines_root() {
+    fn root_exists_on_this_machine() {
         assert_eq!(user(&Root::new("/"), "root").unwrap(), Some((0, 0)));
         assert_eq!(group(&Root::new("/"), "root").unwrap(), Some(0));
     }

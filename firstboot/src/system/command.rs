@@ -1,4 +1,5 @@
-//! Running a program: arguments logged, output to the journal as it comes, the end of its errors in ours.
+//! Runs a program: logs its arguments and each line of output, and returns its last lines in the
+//! error.
 //!
 //! No shell, no timeouts and no retries.
 
@@ -10,10 +11,10 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-/// How much of what a program said stands in our error.
+/// Number of output lines in an error.
 const KEPT_LINES: usize = 12;
 
-/// Runs the program to its end. Each line it prints becomes a journal line as soon as it is printed.
+/// Runs the program. Logs each line when the program prints it.
 pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<()> {
     let shown: Vec<_> = arguments
         .iter()
@@ -26,7 +27,7 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<()> {
     )
 }
 
-/// As [`run`], for arguments that may hold secrets: `shown` stands for the command line in journal and errors.
+/// As [`run`], for arguments that may be secret: journal and errors have `shown` instead.
 pub fn run_shown_as<S: AsRef<OsStr>>(shown: &str, program: &str, arguments: &[S]) -> Result<()> {
     let shown = shown.trim_end();
     log::debug!("running `{shown}`");
@@ -63,7 +64,7 @@ pub fn run_shown_as<S: AsRef<OsStr>>(shown: &str, program: &str, arguments: &[S]
     Ok(())
 }
 
-/// Logs each line of a program's output and returns the last few.
+/// Logs each line of a program's output and returns the last ones.
 fn follow(program: &str, pipe: impl Read) -> VecDeque<String> {
     let mut last = VecDeque::with_capacity(KEPT_LINES);
     let mut reader = BufReader::new(pipe);
@@ -88,18 +89,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_names_the_command_its_status_and_its_last_words() {
-        let error = run("sh", &["-c", "echo said so >&2; exit 3"])
+    fn error_has_command_status_and_last_lines() {
+        let error = run("sh", &["-c", "echo broken >&2; exit 3"])
             .unwrap_err()
             .to_string();
         assert_eq!(
             error,
-            "running `sh -c echo said so >&2; exit 3`: exit status: 3:\nsaid so"
+            "running `sh -c echo broken >&2; exit 3`: exit status: 3:\nbroken"
         );
     }
 
     #[test]
-    fn a_missing_program_is_named() {
+    fn missing_program_is_named() {
         assert_eq!(
             run("/nowhere/kubeadm", &[""; 0]).unwrap_err().to_string(),
             "running `/nowhere/kubeadm`"
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_arguments_are_in_no_error() {
+    fn secret_arguments_are_not_in_errors() {
         let error = run_shown_as("runcmd[0]", "sh", &["-c", "exit 1 # secret"])
             .unwrap_err()
             .to_string();

@@ -1,6 +1,7 @@
-//! Files below a root: read, compare, and replace in one rename, so that a reader never sees a partial file.
+//! Files below a root: read, compare, and replace by rename, so that a reader never sees a partial
+//! file.
 //!
-//! Not a file system abstraction: `Root` is a path prefix, as in systemd's `--root=`.
+//! Not a file system abstraction: `Root` is a path prefix, as systemd's `--root=`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -14,7 +15,7 @@ use nix::unistd::{Gid, Uid};
 #[derive(Debug, Clone)]
 pub struct Root(PathBuf);
 
-/// What a file is besides its bytes.
+/// Mode and owner of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
     pub mode: u32,
@@ -33,7 +34,7 @@ impl Attributes {
     }
 }
 
-/// A file as it should be.
+/// The desired state of a file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// As seen on the running host.
@@ -42,7 +43,7 @@ pub struct Wanted {
     pub attributes: Attributes,
 }
 
-/// The bytes may be a key.
+/// Without the bytes, which may be a key.
 impl std::fmt::Debug for Wanted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
@@ -60,12 +61,13 @@ impl Root {
         Self(path.into())
     }
 
-    /// Is this the running machine, and not a directory to be prepared?
+    /// Whether this is the running machine, not a directory.
     pub fn is_machine(&self) -> bool {
         self.0 == Path::new("/")
     }
 
-    /// `path` inside this root. `path` is absolute as seen on the running host; `..` cannot lead out.
+    /// `path` inside this root. `path` is absolute, as on the running host; `..` cannot leave the
+    /// root.
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         let inside = path
             .as_ref()
@@ -76,7 +78,7 @@ impl Root {
         joined
     }
 
-    /// The file's bytes, or `None` when there is no such file.
+    /// The file's bytes; `None` if it does not exist.
     pub fn read(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
         let path = self.join(path);
         match fs::read(&path) {
@@ -95,9 +97,10 @@ impl Root {
         self.join(path).symlink_metadata().is_ok()
     }
 
-    /// Does `path` hold exactly these bytes, as a plain file with these attributes?
+    /// Whether `path` is a plain file with exactly these bytes and attributes.
     ///
-    /// In a directory given with `--root` the owner is not compared: preparing one needs no root.
+    /// In a directory of `--root` the owner is not compared, because preparing one needs no
+    /// privileges.
     pub fn holds(
         &self,
         path: impl AsRef<Path>,
@@ -115,7 +118,7 @@ impl Root {
             && self.read(path)?.as_deref() == Some(bytes))
     }
 
-    /// Writes the file unless it is already so; says whether it wrote. As [`Self::write_all`].
+    /// Writes the file unless it is unchanged, as [`Self::write_all`]; returns whether it wrote.
     pub fn write(
         &self,
         path: impl AsRef<Path>,
@@ -130,8 +133,8 @@ impl Root {
         Ok(!self.write_all(&[file])?.is_empty())
     }
 
-    /// Replaces the file without waiting for the disk: for what may be lost in a power cut, but never be half there.
-    pub fn note(&self, path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    /// Replaces the file without syncing: for files that a power cut may lose, but not tear.
+    pub fn write_volatile(&self, path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         let file = Wanted {
             path: path.as_ref().to_owned(),
             bytes: bytes.to_vec(),
@@ -143,12 +146,12 @@ impl Root {
         fs::rename(&temporary, &full).with_context(|| format!("replacing `{}`", full.display()))
     }
 
-    /// Writes those files that are not already so, and returns them.
+    /// Writes those files that differ, and returns them.
     ///
-    /// The bytes go to a temporary name that only root may read, get owner and mode, are synced and renamed: readers
-    /// see the old file or the new one, a power cut leaves one of the two, and a secret is never readable with the
-    /// wrong mode. Missing parents are made with mode 0755. A failure leaves the old files. Synced once for all files,
-    /// because each flush of a disk takes milliseconds.
+    /// Each is written to a temporary file that only root may read, gets owner and mode, and is
+    /// synced and renamed: readers see the old file or the new one, a power cut leaves one of the
+    /// two, and a secret never has the wrong mode. Missing parents get mode 0755. A failure leaves
+    /// the old files. Syncs once for all files, because a flush takes milliseconds.
     pub fn write_all<'a>(&self, files: &'a [Wanted]) -> Result<Vec<&'a Wanted>> {
         let mut written = Vec::new();
         for file in files {
@@ -198,8 +201,8 @@ impl Root {
             fs::create_dir_all(directory)
                 .with_context(|| format!("creating `{}`", directory.display()))?;
         }
-        // Left by a power cut.
-        remove_if_there(temporary)?;
+        // A power cut may have left one.
+        remove_if_exists(temporary)?;
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -217,12 +220,12 @@ impl Root {
         Ok(())
     }
 
-    /// Removes a file; one that is not there is as good.
+    /// Removes a file if it exists.
     pub fn remove(&self, path: impl AsRef<Path>) -> Result<()> {
-        remove_if_there(&self.join(path))
+        remove_if_exists(&self.join(path))
     }
 
-    /// Removes a directory and all in it; one that is not there is as good.
+    /// Removes a directory with its contents if it exists.
     pub fn remove_tree(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = self.join(path);
         match fs::remove_dir_all(&path) {
@@ -233,12 +236,12 @@ impl Root {
         }
     }
 
-    /// Brings the file system of `directory` to disk, for files that a program wrote there.
+    /// Syncs the file system of `directory`, for files that another program wrote.
     pub fn sync(&self, directory: impl AsRef<Path>) -> Result<()> {
         sync(&[&self.join(directory)])
     }
 
-    /// Names in a directory, sorted; empty when there is none.
+    /// Names in a directory, sorted; empty if it does not exist.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>> {
         let path = self.join(path);
         let entries = match fs::read_dir(&path) {
@@ -257,7 +260,7 @@ impl Root {
     }
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
+fn remove_if_exists(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing `{}`", path.display()))
@@ -266,7 +269,7 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Brings the file systems of these directories to disk, each once.
+/// Syncs the file systems of these directories, each once.
 fn sync(directories: &[&Path]) -> Result<()> {
     let mut devices = Vec::new();
     for path in directories {
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_mode_is_a_change() {
+    fn changed_mode_is_a_change() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         root.write("/k", b"x", Attributes::mode(0o644)).unwrap();
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_do_not_lead_out_of_the_root() {
+    fn dots_do_not_leave_the_root() {
         assert_eq!(
             Root::new("/a").join("/../../etc/passwd"),
             Path::new("/a/etc/passwd")

@@ -1,4 +1,4 @@
-//! What this machine says of itself: links, serial number, UUID, boot id.
+//! The identity of this machine: links, serial number, UUID.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use userdata::document::Machine;
 
 use super::files::Root;
 
-/// By what a document may name its machine.
+/// The properties by which a document may name its machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     pub links: Vec<Link>,
-    /// As the firmware tells it, lower case.
+    /// From the firmware, lower case.
     pub uuid: Option<String>,
     pub serial: Option<String>,
 }
@@ -25,12 +25,12 @@ pub struct Link {
 }
 
 impl Identity {
-    /// Reads sysfs below `root`. What the machine does not tell is absent, not an error.
+    /// Reads sysfs below `root`. A missing property is not an error.
     pub fn read(root: &Root) -> Result<Self> {
         let mut links = Vec::new();
         for name in root.list("/sys/class/net")? {
             let base = format!("/sys/class/net/{name}");
-            // Only links with hardware behind them: a bridge borrows the MAC of its port.
+            // Only links with hardware: a bridge has the MAC of its port.
             let mac = word(root, &format!("{base}/address"));
             if let Some(mac) = mac.filter(|_| root.exists(format!("{base}/device"))) {
                 links.push(Link { name, mac });
@@ -43,7 +43,7 @@ impl Identity {
         })
     }
 
-    /// For comparing with a document's `match`. Links whose address is not a MAC (InfiniBand) cannot be named by one.
+    /// For comparison with a document's `match`. Skips links whose address is no MAC (InfiniBand).
     pub fn for_match(&self) -> Machine {
         Machine {
             macs: self

@@ -1,6 +1,6 @@
-//! The edges: the only code that touches the machine.
+//! The only code that touches the machine.
 //!
-//! No decisions are made here, and nothing is logged above debug except the output of programs.
+//! Makes no decisions, and logs nothing above debug.
 
 pub mod accounts;
 pub mod command;

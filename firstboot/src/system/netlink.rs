@@ -1,6 +1,6 @@
-//! rtnetlink as plain functions: links, addresses, and waiting for an address to be usable.
+//! rtnetlink as blocking functions: links, addresses, and waiting for an address to be usable.
 //!
-//! Changes nothing: lasting configuration is systemd-networkd's.
+//! Changes nothing: systemd-networkd configures links.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,11 +28,11 @@ struct LinkState {
     lower_up: bool,
 }
 
-/// Waits until every wanted address is on its link, that link has a carrier, and the address may be used (duplicate
-/// address detection is over). Hears of changes from the kernel; ends at the deadline with what is missing.
+/// Waits until every wanted address is on its link, the link has a carrier, and duplicate address
+/// detection is over. An error at the deadline names what is missing.
 pub fn wait_for_addresses(wanted: &[Wanted], deadline: Duration) -> Result<()> {
     block_on(async {
-        // Listen first, look second: what changes in between is heard.
+        // Subscribe before checking, so that no change is missed in between.
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -49,14 +49,14 @@ pub fn wait_for_addresses(wanted: &[Wanted], deadline: Duration) -> Result<()> {
             }
             match tokio::time::timeout_at(end, events.next()).await {
                 Ok(Some(_)) => {}
-                Ok(None) => bail!("listening to netlink: the socket was closed"),
+                Ok(None) => bail!("reading netlink events: the socket was closed"),
                 Err(_) => bail!("{} after {} s", missing.join("; "), deadline.as_secs()),
             }
         }
     })
 }
 
-/// Are all wanted addresses usable now?
+/// Whether all wanted addresses are usable now.
 pub fn has_addresses(wanted: &[Wanted]) -> Result<bool> {
     block_on(async {
         let (connection, handle, _) =
@@ -66,7 +66,7 @@ pub fn has_addresses(wanted: &[Wanted]) -> Result<bool> {
     })
 }
 
-/// One sentence for each wanted address that cannot be used yet.
+/// The reason for each wanted address that is not usable yet.
 async fn missing(handle: &Handle, wanted: &[Wanted]) -> Result<Vec<String>> {
     let links = links(handle).await?;
     let addresses: Vec<AddressMessage> = handle
@@ -121,22 +121,22 @@ fn obstacle(
     links: &BTreeMap<u32, LinkState>,
     addresses: &[AddressMessage],
 ) -> Option<String> {
-    let ours = |link: &LinkState| want.mac.as_ref().is_none_or(|mac| link.mac == *mac);
+    let matches = |link: &LinkState| want.mac.as_ref().is_none_or(|mac| link.mac == *mac);
     if let Some(mac) = &want.mac
-        && !links.values().any(ours)
+        && !links.values().any(matches)
     {
         let known: Vec<_> = links
             .values()
             .map(|link| format!("{} {}", link.name, link.mac))
             .collect();
         return Some(format!(
-            "no link has the MAC {mac} (there are: {})",
+            "no link has the MAC {mac} (found: {})",
             known.join(", ")
         ));
     }
     let found = addresses.iter().find(|message| {
         address_of(message) == Some(want.address)
-            && links.get(&message.header.index).is_some_and(ours)
+            && links.get(&message.header.index).is_some_and(matches)
     });
     let Some(message) = found else {
         return Some(format!("{} is not on its link", want.address));
@@ -155,7 +155,7 @@ fn obstacle(
         ))
     } else if !link.lower_up {
         Some(format!(
-            "`{}` ({}) has no carrier; is its cable in?",
+            "`{}` ({}) has no carrier; is its cable plugged in?",
             link.name, link.mac
         ))
     } else {
@@ -199,22 +199,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_usable_and_a_strange_mac_is_named() {
-        let home = Wanted {
+    fn loopback_is_usable_and_an_unknown_mac_is_an_error() {
+        let local = Wanted {
             mac: None,
             address: "127.0.0.1".parse().unwrap(),
         };
-        wait_for_addresses(&[home], Duration::from_secs(5)).unwrap();
-        let away = Wanted {
+        wait_for_addresses(&[local], Duration::from_secs(5)).unwrap();
+        let remote = Wanted {
             mac: Some("02:00:00:ff:ff:01".into()),
             address: "192.0.2.1".parse().unwrap(),
         };
-        assert!(!has_addresses(std::slice::from_ref(&away)).unwrap());
-        let error = wait_for_addresses(&[away], Duration::ZERO)
+        assert!(!has_addresses(std::slice::from_ref(&remote)).unwrap());
+        let error = wait_for_addresses(&[remote], Duration::ZERO)
             .unwrap_err()
             .to_string();
         assert!(
-            error.starts_with("no link has the MAC 02:00:00:ff:ff:01 (there are: "),
+            error.starts_with("no link has the MAC 02:00:00:ff:ff:01 (found: "),
             "{error}"
         );
     }

@@ -1,12 +1,12 @@
-//! The one current-thread runtime on which D-Bus and netlink run.
+//! The current-thread runtime for D-Bus and netlink.
 //!
-//! firstboot does one thing after another: `async` stays inside `system/`.
+//! firstboot is sequential: `async` stays inside `system/`.
 
 use std::future::Future;
 
 use anyhow::{Context, Result};
 
-/// Runs one conversation with the kernel or with systemd to its end.
+/// Runs one exchange with the kernel or systemd.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

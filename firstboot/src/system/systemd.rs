@@ -1,9 +1,9 @@
-//! systemd over D-Bus: watch jobs, then call, then wait for that job.
+//! systemd over D-Bus: subscribe to jobs, call a method, wait for its job.
 //!
-//! Over the system bus, whose socket is there before firstboot starts. Not peer to peer over `/run/systemd/private`:
-//! systemd signs its messages there with its well-known name, and zbus 6 refuses a message whose sender is not a unique
-//! name ("Invalid unique name"; seen with systemd 257 and zbus 6.2.1). Raw method calls and no generated proxies: it is
-//! a dozen lines, and the order of subscribing and calling stays in sight.
+//! Uses the system bus, whose socket exists before firstboot starts, and not
+//! `/run/systemd/private`: there systemd sends its well-known name, and zbus 6 rejects a sender
+//! that is not a unique name ("Invalid unique name"; seen with systemd 257 and zbus 6.2.1). Raw
+//! method calls instead of generated proxies keep the order of subscribing and calling visible.
 
 use std::num::NonZeroUsize;
 
@@ -19,10 +19,10 @@ const NAME: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
-/// While we wait for a reply during boot PID 1 may send hundreds of signals; a full queue would block the reply too.
+/// During boot PID 1 may send hundreds of signals before a reply, which a full queue would block.
 const QUEUE: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
 
-/// Starts a unit and waits until its start job has ended; an active unit is left alone.
+/// Starts a unit and waits for its start job. Does nothing to an active unit.
 pub fn start(unit: &str) -> Result<()> {
     block_on(job("StartUnit", unit)).with_context(|| format!("starting `{unit}`"))
 }
@@ -31,7 +31,7 @@ pub fn restart(unit: &str) -> Result<()> {
     block_on(job("RestartUnit", unit)).with_context(|| format!("restarting `{unit}`"))
 }
 
-/// Makes a running service read its configuration again; starts it when it does not run.
+/// Reloads a unit; starts it if it is not active.
 pub fn reload(unit: &str) -> Result<()> {
     block_on(job("ReloadOrRestartUnit", unit)).with_context(|| format!("reloading `{unit}`"))
 }
@@ -40,7 +40,7 @@ pub fn stop(unit: &str) -> Result<()> {
     block_on(job("StopUnit", unit)).with_context(|| format!("stopping `{unit}`"))
 }
 
-/// Does the unit run? False too when there is no such unit.
+/// Whether the unit is active; false also if it does not exist.
 pub fn is_active(unit: &str) -> Result<bool> {
     block_on(async {
         let manager = Manager::connect().await?;
@@ -58,10 +58,10 @@ pub fn is_active(unit: &str) -> Result<bool> {
             Ok("active" | "reloading")
         ))
     })
-    .with_context(|| format!("asking for the state of `{unit}`"))
+    .with_context(|| format!("reading the state of `{unit}`"))
 }
 
-/// Enables a unit for this boot's later jobs and for later boots. Does not start it.
+/// Enables a unit; does not start it.
 pub fn enable(unit: &str) -> Result<()> {
     block_on(async {
         let manager = Manager::connect().await?;
@@ -88,7 +88,7 @@ pub fn is_enabled(unit: &str) -> Result<bool> {
             .await?;
         Ok(state == "enabled")
     })
-    .with_context(|| format!("asking whether `{unit}` is enabled"))
+    .with_context(|| format!("checking whether `{unit}` is enabled"))
 }
 
 /// A connection to PID 1.
@@ -101,7 +101,7 @@ impl Manager {
             .build()
             .await;
         Ok(Self(connection.context(
-            "connecting to the system bus; does `dbus.socket` run?",
+            "connecting to the system bus; is `dbus.socket` active?",
         )?))
     }
 
@@ -119,11 +119,11 @@ impl Manager {
     }
 }
 
-/// Calls a method that makes a job, and waits for that job to end.
+/// Calls a method that creates a job, and waits for that job.
 async fn job(method: &str, unit: &str) -> Result<()> {
     let manager = Manager::connect().await?;
     let mut messages = MessageStream::from(&manager.0);
-    // Before the call: a job may end before its reply is read.
+    // Before the call, because a job may end before its reply is read.
     let rule = format!("type='signal',sender='{NAME}',interface='{MANAGER}',member='JobRemoved'");
     let bus = Some("org.freedesktop.DBus");
     manager
@@ -141,7 +141,7 @@ async fn job(method: &str, unit: &str) -> Result<()> {
         .call(PATH, MANAGER, method, &(unit, "replace"))
         .await?;
     while let Some(message) = messages.next().await {
-        let message = message.context("listening to systemd")?;
+        let message = message.context("reading signals of systemd")?;
         if message
             .header()
             .member()
@@ -154,9 +154,9 @@ async fn job(method: &str, unit: &str) -> Result<()> {
         if ended == job {
             return match result.as_str() {
                 "done" | "skipped" => Ok(()),
-                result => bail!("its job ended as `{result}`; see `journalctl --unit {unit}`"),
+                result => bail!("the job ended with `{result}`; see `journalctl --unit {unit}`"),
             };
         }
     }
-    bail!("the bus closed the connection before the job had ended")
+    bail!("the bus closed the connection before the job ended")
 }

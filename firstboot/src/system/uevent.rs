@@ -1,4 +1,4 @@
-//! Waiting for disks and network cards: the kernel's own announcements, and udev's queue running empty.
+//! Waits for disks and network cards: kernel events, and udev's queue.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -12,7 +12,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 
-/// Hears of every disk and network card that appears, and of new media, from the moment it is made.
+/// Receives an event for every new disk, network card and medium from its creation on.
 #[derive(Debug)]
 pub struct DeviceEvents(std::os::fd::OwnedFd);
 
@@ -24,23 +24,23 @@ impl DeviceEvents {
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkKObjectUEvent,
         )
-        .context("opening the kernel's event socket")?;
-        // Group 1 is the kernel's own events; a device's node is there before its event is sent.
+        .context("opening the kernel event socket")?;
+        // Group 1 has the kernel's events; the device node exists before its event.
         bind(
             std::os::fd::AsRawFd::as_raw_fd(&socket),
             &NetlinkAddr::new(0, 1),
         )
-        .context("listening to the kernel's events")?;
+        .context("subscribing to kernel events")?;
         Ok(Self(socket))
     }
 
-    /// Blocks until a device is added or changed, without a limit.
+    /// Blocks until a device is added or changed.
     pub fn wait(&self) -> Result<()> {
         while !self.poll(PollTimeout::NONE)? {}
         Ok(())
     }
 
-    /// Like [`wait`](Self::wait), but not longer than until `end`; `false` when nothing came.
+    /// As [`wait`](Self::wait), but at most until `end`; `false` without an event.
     pub fn wait_until(&self, end: Instant) -> Result<bool> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -53,7 +53,7 @@ impl DeviceEvents {
         }
     }
 
-    /// Waits for one event; whether it was one of a disk or a card.
+    /// Waits for one event. Returns whether it is of a disk or a card.
     fn poll(&self, timeout: PollTimeout) -> Result<bool> {
         match poll(
             &mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)],
@@ -61,7 +61,7 @@ impl DeviceEvents {
         ) {
             Ok(0) | Err(Errno::EINTR) => return Ok(false),
             Ok(_) => {}
-            Err(error) => return Err(error).context("waiting for the kernel's events"),
+            Err(error) => return Err(error).context("waiting for kernel events"),
         }
         let mut buffer = [0; 8192];
         match recv(
@@ -71,14 +71,14 @@ impl DeviceEvents {
         ) {
             Ok(length) => Ok(is_new_device(&buffer[..length])),
             Err(Errno::EINTR | Errno::EAGAIN) => Ok(false),
-            // More events than the socket holds: one of them may have been ours.
+            // The socket overflowed: one of the lost events may be of a disk or a card.
             Err(Errno::ENOBUFS) => Ok(true),
-            Err(error) => Err(error).context("reading the kernel's events"),
+            Err(error) => Err(error).context("reading kernel events"),
         }
     }
 }
 
-/// An event is `ACTION@DEVPATH`, then `KEY=value` pairs, each ended by a NUL.
+/// An event is `ACTION@DEVPATH` and `KEY=value` pairs, each with a final NUL.
 fn is_new_device(event: &[u8]) -> bool {
     let mut parts = event.split(|byte| *byte == 0);
     let head = parts.next().unwrap_or_default();
@@ -86,9 +86,9 @@ fn is_new_device(event: &[u8]) -> bool {
         && parts.any(|part| part == b"SUBSYSTEM=block" || part == b"SUBSYSTEM=net")
 }
 
-/// Waits until udev has handled every device the kernel found at boot, or the deadline is over; says which.
+/// Waits until udev has handled every device of the boot. `false` after the deadline.
 ///
-/// udev keeps `/run/udev/queue` for as long as it is busy.
+/// `/run/udev/queue` exists while udev is busy.
 pub fn settle(deadline: Duration) -> Result<bool> {
     let (queue, end) = (Path::new("/run/udev/queue"), Instant::now() + deadline);
     let inotify =
@@ -97,7 +97,7 @@ pub fn settle(deadline: Duration) -> Result<bool> {
         .add_watch("/run/udev", AddWatchFlags::IN_DELETE)
         .is_err()
     {
-        return Ok(true); // no udev here
+        return Ok(true); // udev does not run
     }
     while queue.exists() {
         let left = end.saturating_duration_since(Instant::now());

@@ -1,7 +1,7 @@
-//! What firstboot itself has used so far, without the programs it ran and without what was in its process before it.
+//! CPU time and memory of firstboot, without its child processes.
 //!
-//! systemd prepares a service in the process that then becomes it, and `getrusage` counts on across `exec`: processor
-//! time, and the peak of memory too. So the time is counted from [`begin`], and the peak asked of this address space.
+//! systemd sets up a service in the process that then executes it, and `getrusage` continues across
+//! `exec`. So CPU time counts from [`begin`], and peak memory is that of this address space.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -10,17 +10,17 @@ use std::time::Duration;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
-/// Processor time of this process before its first instruction was ours.
+/// CPU time of this process before `main`.
 static BEFORE: OnceLock<Duration> = OnceLock::new();
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
-    /// Processor time, user and system.
+    /// CPU time, user and system.
     pub processor: Duration,
     pub peak_memory_kib: u64,
 }
 
-/// Counts from here; the first thing that `main` does.
+/// Starts counting; `main` calls it first.
 pub fn begin() {
     BEFORE.get_or_init(processor);
 }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_is_read_from_the_kernels_own_words() {
+    fn peak_memory_comes_from_proc_status() {
         let status =
             "Name:\tfirstboot\nVmPeak:\t   15720 kB\nVmHWM:\t    4792 kB\nVmRSS:\t    4700 kB\n";
         assert_eq!(peak_memory_kib(status), Some(4792));
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_before_does_not_count() {
+    fn cpu_time_before_begin_does_not_count() {
         let before = Duration::from_millis(20);
         let mut sum = 0_u64;
         while processor() < before {

@@ -1,4 +1,4 @@
-//! Fixtures as machines: a root with an image's files and one link.
+//! Test machines: a root with an image's files and one link.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(
@@ -55,7 +55,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Path, mode, inode, bytes of everything below.
+/// Mode, inode and bytes of every path below `root`.
 pub(crate) fn tree(root: &Path) -> BTreeMap<PathBuf, (u32, u64, Vec<u8>)> {
     let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_owned()]);
     while let Some(folder) = folders.pop() {
