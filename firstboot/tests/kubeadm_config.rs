@@ -65,10 +65,32 @@ fn join_as_master_for_v1beta2() {
 fn join_as_node_for_v1beta4() {
     let node = NodeConfig {
         role: Role::Node,
-        taints: Vec::new(),
+        taints: None,
         ..node()
     };
     insta::assert_snapshot!(configuration(&node, "1.33.1", "v1beta4"));
+}
+
+#[test]
+fn empty_taints_reach_kubeadm_as_an_empty_list() {
+    for (role, kubernetes, api, kind) in [
+        (Role::Master0, "1.20.2", "v1beta2", "InitConfiguration"),
+        (Role::Master, "1.33.1", "v1beta4", "JoinConfiguration"),
+    ] {
+        let taints = |taints| {
+            let node = NodeConfig {
+                role,
+                taints,
+                ..node()
+            };
+            let text = configuration(&node, kubernetes, api);
+            let documents = documents::parse("x", &text).unwrap();
+            let document = documents.iter().find(|one| one["kind"] == kind).unwrap();
+            document["nodeRegistration"].get("taints").cloned()
+        };
+        assert_eq!(taints(Some(Vec::new())), Some(serde_json::json!([])));
+        assert_eq!(taints(None), None, "kubeadm applies its own");
+    }
 }
 
 #[test]

@@ -31,9 +31,10 @@ pub struct NodeConfig {
     pub hosts: Vec<HostsEntry>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// As kubeadm and `kubectl taint` write them: `key=value:Effect` or `key:Effect`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub taints: Vec<String>,
+    /// As kubeadm and `kubectl taint` write them: `key=value:Effect` or `key:Effect`. `None` leaves the taints to
+    /// kubeadm, which taints a control plane; an empty list means no taints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taints: Option<Vec<String>>,
     #[serde(default)]
     pub kubernetes: Kubernetes,
 }

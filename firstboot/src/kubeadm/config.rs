@@ -241,14 +241,13 @@ fn register(
         flags.insert("node-labels".into(), labels.join(","));
     }
     arguments(section, "kubeletExtraArgs", &flags, api)?;
-    if !node.taints.is_empty() {
-        let mut taints = node
-            .taints
+    if let Some(given) = &node.taints {
+        let mut taints = given
             .iter()
             .map(|taint| parse_taint(taint))
             .collect::<Result<Vec<_>>>()?;
-        if node.role != Role::Node {
-            // kubeadm adds the control plane's taint only when none is named.
+        if node.role != Role::Node && !given.is_empty() {
+            // kubeadm adds the control plane's taint only without a list; an empty list means no taints.
             let minor = minor(image)?;
             if minor < 25 {
                 taints.push(

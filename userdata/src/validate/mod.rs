@@ -61,7 +61,7 @@ pub fn node(node: &NodeConfig) -> Vec<Problem> {
         found.extend(label_key(key).err().map(|invalid| invalid.at(&at)));
         found.extend(label_value(value).err().map(|invalid| invalid.at(&at)));
     }
-    for (i, text) in node.taints.iter().enumerate() {
+    for (i, text) in node.taints.iter().flatten().enumerate() {
         found.extend(
             taint(text)
                 .err()
