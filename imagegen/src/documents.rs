@@ -248,7 +248,7 @@ fn node_file(plan: &ClusterPlan, host: &HostPlan, hosts: Vec<HostsEntry>) -> Nod
         },
         hosts,
         labels: host.labels.clone(),
-        taints: (!host.taints.is_empty()).then(|| host.taints.clone()),
+        taints: host.taints.clone(),
         kubernetes: plan.kubernetes.clone(),
     }
 }

@@ -66,8 +66,8 @@ pub struct HostPlan {
     /// Lower case, with colons.
     pub mac: String,
     pub labels: BTreeMap<String, String>,
-    /// `key=value:Effect` or `key:Effect`.
-    pub taints: Vec<String>,
+    /// `key=value:Effect` or `key:Effect`. `None` leaves the taints to kubeadm; an empty list means no taints.
+    pub taints: Option<Vec<String>>,
 }
 
 impl ClusterPlan {

@@ -106,8 +106,8 @@ pub fn text(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> String
                 .collect();
             let _ = writeln!(out, "  {:<13} {}", "labels", list(&labels));
         }
-        if !host.taints.is_empty() {
-            let _ = writeln!(out, "  {:<13} {}", "taints", list(&host.taints));
+        if let Some(taints) = &host.taints {
+            let _ = writeln!(out, "  {:<13} {}", "taints", list(taints));
         }
         let _ = writeln!(out, "  {:<13} {}", "gets", list(&secrets(host)));
         for (number, step) in (1..).zip(steps(plan, host)) {

@@ -137,8 +137,10 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
         }
         f.take(&path, value::label_value(text));
     }
-    let taints = f.all(&at("taints"), &host.taints, |text| {
-        value::taint(text).map(|()| text.to_owned())
+    let taints = host.taints.as_ref().map(|taints| {
+        f.all(&at("taints"), taints, |text| {
+            value::taint(text).map(|()| text.to_owned())
+        })
     });
     HostPlan {
         name: name.to_owned(),

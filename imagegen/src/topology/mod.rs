@@ -125,8 +125,8 @@ pub struct HostTopology {
     pub mac: Option<String>,
     /// Labels of the Kubernetes node.
     pub labels: BTreeMap<String, String>,
-    /// `key=value:Effect` or `key:Effect`.
-    pub taints: Vec<String>,
+    /// `key=value:Effect` or `key:Effect`; `[]` for none. Without this key a master has kubeadm's control-plane taint.
+    pub taints: Option<Vec<String>>,
 }
 
 /// One text or a list of texts.

@@ -55,6 +55,22 @@ fn documents_seeds_and_keys_have_their_modes_and_digests() {
 }
 
 #[test]
+fn empty_taints_of_a_master_reach_its_document() {
+    let work = Work::new();
+    work.topology(&PROD.replace(
+        "mac: \"52:54:00:00:07:11\" }",
+        "mac: \"52:54:00:00:07:11\", taints: [] }",
+    ));
+    work.userdata();
+    let taints = |host| {
+        let document = work.document(host);
+        document.node.expect("a node file").taints
+    };
+    assert_eq!(taints("m0"), None, "kubeadm taints the control plane");
+    assert_eq!(taints("m1"), Some(Vec::new()));
+}
+
+#[test]
 fn second_run_writes_nothing_and_says_so() {
     let work = Work::new();
     assert!(work.userdata().contains("made documents"));
