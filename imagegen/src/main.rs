@@ -116,7 +116,7 @@ fn node_image_only(common: &Common, progress: &Progress) -> Result<()> {
 }
 
 fn validate(request: &Request) -> Result<()> {
-    let input = read(request)?;
+    let input = with_warnings(make::validate(request)?);
     println!(
         "{}: good: cluster `{}`, {} hosts",
         request.topology.display(),
@@ -241,11 +241,14 @@ fn man(dir: Option<&Path>) -> Result<()> {
 
 /// Reads the topology and tells its warnings.
 fn read(request: &Request) -> Result<Input> {
-    let input = make::read(request)?;
+    Ok(with_warnings(make::read(request)?))
+}
+
+fn with_warnings(input: Input) -> Input {
     for warning in &input.warnings {
         eprintln!("{warning}\n");
     }
-    Ok(input)
+    input
 }
 
 fn report(outcome: &Outcome, what: &str) {

@@ -4,6 +4,7 @@
 //! the image is begun, since they take milliseconds and it takes minutes.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -20,6 +21,7 @@ use crate::plan::{ClusterPlan, HostPlan};
 use crate::secret_scan::SecretIndex;
 use crate::seed;
 use crate::topology::check;
+use crate::topology::value::Invalid;
 
 const HOSTS: &str = "hosts";
 const PKI: &str = "pki";
@@ -70,8 +72,36 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Reads and judges the topology. Touches nothing.
+/// Reads and checks the topology. Writes nothing, and does not look for the package, which documents do not need.
 pub fn read(request: &Request) -> Result<Input> {
+    read_with(request, &|_| Ok(()))
+}
+
+/// [`read`], and a check that the package exists: a missing one is a finding at the topology's `package` key, or, if
+/// `--package` names it, an error.
+pub fn validate(request: &Request) -> Result<Input> {
+    let Some(path) = &request.package else {
+        return read_with(request, &|name| {
+            fs::metadata(beside(request, name))
+                .map(drop)
+                .map_err(|error| match error.kind() {
+                    ErrorKind::NotFound => Invalid::new(
+                        format!("the package `{name}` does not exist"),
+                        "write its path relative to this file, or remove the key for the default package",
+                    ),
+                    _ => Invalid::new(
+                        format!("the package `{name}` cannot be read: {error}"),
+                        "write the path of a readable package",
+                    ),
+                })
+        });
+    };
+    let input = read(request)?;
+    fs::metadata(path).with_context(|| format!("opening the package `{}`", path.display()))?;
+    Ok(input)
+}
+
+fn read_with(request: &Request, package: &dyn Fn(&str) -> Result<(), Invalid>) -> Result<Input> {
     let path = &request.topology;
     let bytes =
         fs::read(path).with_context(|| format!("reading the topology `{}`", path.display()))?;
@@ -81,7 +111,7 @@ pub fn read(request: &Request) -> Result<Input> {
             path.display()
         )
     })?;
-    let checked = check::read(&path.display().to_string(), text).map_err(Refused)?;
+    let checked = check::read_with(&path.display().to_string(), text, package).map_err(Refused)?;
     let place = |(line, column)| format!("{}:{line}:{column}", path.display());
     Ok(Input {
         package_place: checked.package_place.map(place),
@@ -93,17 +123,17 @@ pub fn read(request: &Request) -> Result<Input> {
 
 /// Where the package lies, if not embedded: as asked for, else as the topology says, beside the topology.
 pub fn package(request: &Request, plan: &ClusterPlan) -> Option<PathBuf> {
-    let beside = |name: &String| {
-        request
-            .topology
-            .parent()
-            .unwrap_or(Path::new(""))
-            .join(name)
-    };
+    let named = || plan.package.as_ref().map(|name| beside(request, name));
+    request.package.clone().or_else(named)
+}
+
+/// Relative paths in a topology start at its folder.
+fn beside(request: &Request, name: &str) -> PathBuf {
     request
-        .package
-        .clone()
-        .or_else(|| plan.package.as_ref().map(beside))
+        .topology
+        .parent()
+        .unwrap_or(Path::new(""))
+        .join(name)
 }
 
 /// The package as asked for, opened; `None` where it is the default one. What is wrong with one that the topology names

@@ -23,13 +23,22 @@ pub struct Checked {
     pub package_place: Option<(usize, usize)>,
 }
 
-/// Reads a topology; `name` is what errors call it.
+/// Reads a topology; errors call it `name`.
 pub fn read(name: &str, text: &str) -> Result<Checked, Diagnostics> {
+    read_with(name, text, &|_| Ok(()))
+}
+
+/// [`read`], and the finding of `package` about the value of that key. Looking at the disk is the caller's part.
+pub fn read_with(
+    name: &str,
+    text: &str,
+    package: &dyn Fn(&str) -> Result<(), Invalid>,
+) -> Result<Checked, Diagnostics> {
     let (parsed, mut found) = yaml::parse_leniently::<Topology>(name, text, false);
     let Some(parsed) = parsed else {
         return Err(found);
     };
-    let checked = check(&parsed);
+    let checked = check(&parsed, package);
     if found.0.is_empty() {
         return checked;
     }
@@ -42,8 +51,10 @@ pub fn read(name: &str, text: &str) -> Result<Checked, Diagnostics> {
     Err(found)
 }
 
-/// Judges a topology that could be read.
-pub fn check(parsed: &Parsed<Topology>) -> Result<Checked, Diagnostics> {
+fn check(
+    parsed: &Parsed<Topology>,
+    package_rule: &dyn Fn(&str) -> Result<(), Invalid>,
+) -> Result<Checked, Diagnostics> {
     let topology = &parsed.value;
     let mut findings = Findings::new(&parsed.spans);
     let f = &mut findings;
@@ -69,7 +80,7 @@ pub fn check(parsed: &Parsed<Topology>) -> Result<Checked, Diagnostics> {
                 "write a path, or leave the key out for the embedded package",
             );
         }
-        !text.is_empty()
+        !text.is_empty() && f.take("package", package_rule(text)).is_some()
     });
     let validity = topology.certificates.validity.as_deref().unwrap_or("100y");
     let validity_days = f.take("certificates.validity", value::validity_days(validity));

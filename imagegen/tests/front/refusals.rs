@@ -51,6 +51,43 @@ fn missing_package_is_reported_at_its_line() {
 }
 
 #[test]
+fn validate_reports_a_missing_package_at_its_key() {
+    let work = Work::new();
+    let output = work.run(&["validate", "-t", "cluster.yaml"]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("cluster.yaml:4:10")
+            && said.contains("the package `kube-1.20.2.tar.zst` does not exist"),
+        "{said}"
+    );
+
+    // Beside the topology, whatever the working directory is.
+    fs::create_dir(work.path("sub")).expect("a folder");
+    fs::rename(work.path("cluster.yaml"), work.path("sub/cluster.yaml")).expect("moving it");
+    fs::write(work.path("sub/kube-1.20.2.tar.zst"), "").expect("writing");
+    let output = work.run(&["validate", "-t", "sub/cluster.yaml"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+
+    let output = work.run(&["validate", "-t", "sub/cluster.yaml", "-p", "nowhere.tar"]);
+    assert_eq!(
+        refused(&work, &output, &["sub"]),
+        "imagegen: opening the package `nowhere.tar`: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn validate_reports_a_missing_package_beside_other_mistakes() {
+    let work = Work::new();
+    work.topology(&crate::work::PROD.replace("192.168.7.20/24", "192.168.7.300/24"));
+    let output = work.run(&["validate", "-t", "cluster.yaml"]);
+    let said = stderr(&output);
+    for part in ["does not exist", "not an address with prefix", "2 error(s)"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
 fn packages_that_are_broken_or_harmful_are_refused_by_name() {
     let whole = Raw::whole().bytes();
     let with = |name: &str, kind: tar::EntryType, link: &str| {
