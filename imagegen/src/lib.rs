@@ -8,10 +8,11 @@
 //! 3. [`package`] opens the offline package; [`image`] bakes it into `node.raw`.
 //! 4. [`output`] and [`manifest`] are the folder where all that appears whole or not at all; [`make`] is the story.
 //!
-//! [`cli`] and [`show`] face a person; [`vfat`] writes file systems. Debian trees, subprocesses, the cache and progress output are
+//! [`cli`] and [`show`] face a person. Debian trees, subprocesses, the cache and progress output are
 //! the crate `build-tools`, and the default package is built by the crate `default-package`.
 
 pub mod cli;
+pub mod digest;
 pub mod documents;
 pub mod image;
 pub mod kubeconfig;
@@ -26,4 +27,3 @@ pub mod secret_scan;
 pub mod seed;
 pub mod show;
 pub mod topology;
-pub mod vfat;

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use userdata::contract;
 
 use crate::documents::Document;
-use crate::vfat;
+use crate::image::vfat;
 
 /// Sizes are multiples of this; also the smallest. cloud-localds makes its seeds this size.
 const STEP: usize = 128 * 1024;

@@ -1,4 +1,4 @@
-//! The disk: partition table, ESP, root and hash tree, seed; a sparse file that is flashed or booted as it is.
+//! The disk image: partition table, ESP, root and hash tree, seed. A sparse file to flash or to boot.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -12,33 +12,32 @@ use gpt::partition_types::{OperatingSystem, Type};
 use userdata::contract;
 use uuid::{Uuid, uuid};
 
-use super::verity;
-use crate::vfat;
+use super::{verity, vfat};
 
 const MIB: u64 = 1 << 20;
 const SECTOR: u64 = 512;
 
-/// Room for two kernels of the largest kind, an update's beside the running one's.
+/// Two of the largest kernels: the running one and an update.
 const ESP_SIZE: u64 = 256 * MIB;
 const SEED_SIZE: u64 = 16 * MIB;
-/// What is left free after root in its slot, so that a later image may be larger.
+/// Free space after root in its slot, so that a later image can be larger.
 const SLOT_HEADROOM: u64 = 256 * MIB;
 
 const ESP_TYPE: Uuid = uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
 /// Discoverable Partitions Specification: root and its verity tree on x86-64.
 const ROOT_TYPE: Uuid = uuid!("4f68bce3-e8cd-4db1-96e7-fbcaf984b709");
 const VERITY_TYPE: Uuid = uuid!("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5");
-/// Microsoft basic data: what firmware, other systems and people expect a FAT volume to be.
+/// Microsoft basic data, the type that other systems expect of a FAT volume.
 const SEED_TYPE: Uuid = uuid!("ebd0a0a2-b9e5-4433-87c0-68b6b72699c7");
 
-/// What goes onto the disk.
+/// The contents of the disk.
 #[derive(Debug)]
 pub struct Parts<'a> {
     pub uki: &'a Path,
     pub root: &'a Path,
     pub verity: &'a Path,
     pub root_hash: &'a str,
-    /// Files of the seed partition; none where every host gets its document from elsewhere.
+    /// Files of the seed partition; none if every host gets its document from elsewhere.
     pub seed: &'a [(&'a str, &'a [u8])],
 }
 
@@ -92,7 +91,7 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
             verity_slot,
             true,
         ),
-        // systemd-sysupdate takes a partition of this name as free for the next version.
+        // systemd-sysupdate treats a partition of this name as free for the next version.
         slot("_empty", ROOT_TYPE, id("root-b"), root_slot, true),
         slot("_empty", VERITY_TYPE, id("verity-b"), verity_slot, true),
         slot(
@@ -212,7 +211,7 @@ fn copy_file(disk: &mut File, offset: u64, source: &Path) -> Result<()> {
     }
 }
 
-/// Writes `bytes` at `offset`, leaving blocks of zeros as holes.
+/// Writes `bytes` at `offset` and leaves blocks of zeros as holes.
 fn copy_bytes(disk: &mut File, offset: u64, bytes: &[u8]) -> Result<()> {
     const BLOCK: usize = 4096;
     for (number, block) in bytes.chunks(BLOCK).enumerate() {
@@ -223,4 +222,18 @@ fn copy_bytes(disk: &mut File, offset: u64, bytes: &[u8]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The part of the image's key that this module decides.
+pub(super) fn recipe() -> String {
+    let sizes = (ESP_SIZE, SEED_SIZE, SLOT_HEADROOM);
+    let types = [ESP_TYPE, ROOT_TYPE, VERITY_TYPE, SEED_TYPE];
+    let names = [
+        contract::ESP_PARTITION,
+        contract::ROOT_PARTITION,
+        contract::VERITY_PARTITION,
+        contract::SEED_PARTITION,
+        contract::SEED_LABEL,
+    ];
+    format!("{:?}", (sizes, types, names))
 }

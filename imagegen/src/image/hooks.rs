@@ -1,8 +1,9 @@
-//! The package's hook of build time: a program that changes the root before it is sealed.
+//! The package's build hook: a program that changes the root before it is sealed.
 //!
-//! It runs as root with the image's root as its root, once for an image and never on a node. What it finds is the same
-//! each time, so that an image with a hook is as reproducible as the hook itself: a fixed environment, host name and
-//! devices, no network, no process but its own. That is order, not a cage: whoever bakes a package trusts it.
+//! It runs as root in a chroot of the image's root, once per image and never on a node. Environment,
+//! host name and devices are fixed, there is no network and no other process, so an image with a hook
+//! is as reproducible as the hook itself. This is isolation for reproducibility, not a sandbox: who
+//! builds an image of a package trusts the package.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,19 +11,43 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-
-use super::archive::{Archive, Placed};
-use super::root::STATE;
-use crate::package::BUILD_HOOK;
 use build_tools::debian_tree;
 use build_tools::process;
 use build_tools::progress::Stage;
 
-/// Where the hook finds its package, read-only.
+use super::archive::{Archive, Placed};
+use super::root_files::STATE;
+use crate::package::BUILD_HOOK;
+
+/// The read-only package, as the hook sees it.
 const PACKAGE: &str = "/run/package";
 
-/// What the hook has around it, made in namespaces that vanish with it. `$1` is the root, `$2` the package.
-const SURROUNDINGS: &str = r#"set -e
+/// Options of tar for unpacking the root for the hook.
+const UNPACK: &[&str] = &[
+    "--extract",
+    "--numeric-owner",
+    "--same-owner",
+    "--preserve-permissions",
+    "--xattrs",
+    "--xattrs-include=*",
+];
+
+/// Options of tar for packing the root that the hook changed.
+const PACK: &[&str] = &[
+    "--create",
+    "--numeric-owner",
+    "--sort=name",
+    "--format=posix",
+    "--xattrs",
+    "--xattrs-include=*",
+    // SELinux labels of the build host are not part of the image.
+    "--xattrs-exclude=security.selinux",
+    "--pax-option=delete=atime,delete=ctime",
+];
+
+/// Sets up mounts and devices in namespaces that end with the hook. `$1` is the root, `$2` the package,
+/// `$3` the hook.
+const ENVIRONMENT: &str = r#"set -e
 umask 022
 echo firstlight >/proc/sys/kernel/hostname
 mount -t proc proc "$1/proc"
@@ -35,13 +60,13 @@ done
 mkdir "$1/run/package"
 mount --bind "$2" "$1/run/package"
 mount -o remount,bind,ro "$1/run/package"
-# What becomes /var on first boot.
+# This folder becomes /var on first boot.
 mount --bind "$1/STATE" "$1/var"
 exec setpriv --bounding-set=-mknod,-sys_boot,-sys_module,-sys_rawio,-sys_time -- chroot "$1" "/run/package/$3"
 "#;
 
-/// The root as the package's hook leaves it. `package` is the unpacked package, `tar` gives the program tar. A hook that
-/// fails is an error with its last words; `work` then holds what it left, and is for the caller to remove.
+/// Runs the hook of the unpacked `package` in `root` and returns the changed root. `tar` returns the
+/// command tar. The error of a failed hook has the hook's last output; the caller removes `work`.
 pub fn run(
     root: &Archive,
     package: &Path,
@@ -59,14 +84,8 @@ pub fn run(
     root.write(std::io::BufWriter::with_capacity(1 << 20, file))?;
     fs::create_dir(&folder).with_context(|| doing(&folder))?;
     let mut unpack = tar()?;
-    unpack.args(["--extract", "--numeric-owner", "--same-owner"]);
-    unpack.args([
-        "--preserve-permissions",
-        "--xattrs",
-        "--xattrs-include=*",
-        "--file",
-    ]);
-    process::run(unpack.arg(&before).arg("--directory").arg(&folder))?;
+    unpack.args(UNPACK).arg("--file").arg(&before);
+    process::run(unpack.arg("--directory").arg(&folder))?;
     remove(&before)?;
 
     stage.at(BUILD_HOOK);
@@ -77,24 +96,12 @@ pub fn run(
     .context("running the package's hook inside the root")?;
 
     let mut pack = tar()?;
-    pack.args([
-        "--create",
-        "--numeric-owner",
-        "--sort=name",
-        "--format=posix",
-    ]);
-    // The building host's labels are not the image's.
-    pack.args([
-        "--xattrs",
-        "--xattrs-include=*",
-        "--xattrs-exclude=security.selinux",
-    ]);
-    pack.args(["--pax-option=delete=atime,delete=ctime", "--file"]);
-    process::run(pack.arg(&after).arg("--directory").arg(&folder).arg("."))?;
+    pack.args(PACK).arg("--file").arg(&after);
+    process::run(pack.arg("--directory").arg(&folder).arg("."))?;
     fs::remove_dir_all(&folder).with_context(|| format!("removing `{}`", folder.display()))?;
 
     let file = File::open(&after).with_context(|| format!("opening `{}`", after.display()))?;
-    // Its contents are read as long as it is open.
+    // The open file still gives access to the contents.
     remove(&after)?;
     let mut changed = Archive::default();
     changed
@@ -113,13 +120,19 @@ fn hook(root: &Path, package: &Path) -> Command {
         "--ipc",
         "--uts",
     ]);
-    // What the hook leaves running ends with it.
+    // Background processes of the hook end with it.
     command.args(["--pid", "--fork", "--kill-child", "--", "sh", "-c"]);
-    command.arg(SURROUNDINGS.replace("STATE", STATE)).arg("sh");
+    command.arg(ENVIRONMENT.replace("STATE", STATE)).arg("sh");
     command.arg(root).arg(package).arg(BUILD_HOOK);
     debian_tree::set_environment(&mut command);
     command.env("FIRSTLIGHT_PACKAGE", PACKAGE);
     command
+}
+
+/// The part of the image's key that this module decides.
+pub(super) fn recipe() -> String {
+    let command = hook(Path::new("root"), Path::new("package"));
+    format!("{:?}", (UNPACK, PACK, command))
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -131,8 +144,9 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::PathBuf;
 
-    use super::*;
     use build_tools::progress::Progress;
+
+    use super::*;
 
     struct Bench {
         dir: tempfile::TempDir,
@@ -164,7 +178,7 @@ mod tests {
         }
     }
 
-    /// The smallest root that runs a shell: this host's own, with the libraries that it loads.
+    /// The smallest root that runs a shell: programs of this host with the libraries they load.
     fn root() -> Result<Archive> {
         let mut root = Archive::default();
         for (path, mode) in [
@@ -181,8 +195,8 @@ mod tests {
         for program in ["sh", "chmod", "id", "ls", "rm", "sleep", "uname"] {
             let path = PathBuf::from("/bin").join(program);
             root.host_file(&format!("bin/{program}"), 0o755, &path)?;
-            let said = process::output(Command::new("ldd").arg(&path))?;
-            for word in String::from_utf8_lossy(&said).split_whitespace() {
+            let output = process::output(Command::new("ldd").arg(&path))?;
+            for word in String::from_utf8_lossy(&output).split_whitespace() {
                 if word.starts_with('/') {
                     root.host_file(word.trim_start_matches('/'), 0o755, Path::new(word))?;
                 }
@@ -203,7 +217,7 @@ mod tests {
     fn may_run() -> bool {
         let may = nix::unistd::geteuid().is_root();
         if !may {
-            let reason = "hooks run in a changed root, which needs root";
+            let reason = "hooks run in a chroot, which needs root";
             assert!(
                 std::env::var_os("FIRSTLIGHT_NO_SKIP").is_none_or(|value| value != "1"),
                 "skipped: {reason}"
@@ -214,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_that_does_nothing_changes_nothing() -> Result<()> {
+    fn empty_hook_changes_nothing() -> Result<()> {
         if !may_run() {
             return Ok(());
         }
@@ -225,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_hook_does_is_in_the_root_and_the_same_each_time() -> Result<()> {
+    fn changes_of_a_hook_are_reproducible() -> Result<()> {
         if !may_run() {
             return Ok(());
         }
@@ -256,19 +270,19 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_that_fails_is_named_with_its_last_words() -> Result<()> {
+    fn failed_hook_is_reported_with_its_output() -> Result<()> {
         if !may_run() {
             return Ok(());
         }
         let bench = Bench::new("#!/bin/sh\necho working\necho 'no such firmware' >&2\nexit 7\n")?;
-        let said = format!("{:#}", bench.run(&root()?).expect_err("exit status 7"));
+        let output = format!("{:#}", bench.run(&root()?).expect_err("exit status 7"));
         assert_eq!(
-            said,
+            output,
             "running the package's hook inside the root: running `hooks/build`: exit status: 7\n  working\n  no such firmware"
         );
         let bench = Bench::new("#!/bin/sh\necho x >/run/package/x\n")?;
-        let said = format!("{:#}", bench.run(&root()?).expect_err("read-only"));
-        assert!(said.contains("Read-only file system"), "{said}");
+        let output = format!("{:#}", bench.run(&root()?).expect_err("read-only"));
+        assert!(output.contains("Read-only file system"), "{output}");
         Ok(())
     }
 }

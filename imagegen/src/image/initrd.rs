@@ -1,15 +1,14 @@
-//! The initrd: finds the verified root, makes and mounts state, and switches over. Built by dracut from the tools tree,
-//! for any machine and not for the building one.
+//! The initrd: finds the verified root, creates and mounts the state partition, and switches root.
+//! dracut builds it from the tools tree for any machine, not for the build host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-
 use build_tools::debian_tree::Tree;
 use build_tools::process;
 
-/// What the initrd brings besides dracut's modules: (path in the initrd, contents).
+/// Path and contents of files besides dracut's modules.
 const FILES: &[(&str, &str)] = &[
     (
         "usr/lib/systemd/system/sysroot-var.mount",
@@ -25,23 +24,34 @@ const FILES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Our own words in the initrd, by path: part of what decides an image's bytes.
-pub fn sources() -> impl Iterator<Item = (&'static str, &'static str)> {
-    FILES.iter().copied()
-}
+/// Units that the initrd waits for before it switches root.
+const REQUIRED: &[&str] = &["sysroot-var.mount", "sysroot-etc.mount"];
 
-/// Units that the initrd waits for before it hands over.
-const WANTED: &[&str] = &["sysroot-var.mount", "sysroot-etc.mount"];
+/// dracut's modules. `kernel-modules` has the drivers of all disks and their controllers.
+const MODULES: &str = "systemd systemd-initrd systemd-udevd systemd-modules-load \
+                       systemd-veritysetup systemd-repart kernel-modules dm fs-lib udev-rules \
+                       shutdown";
 
-/// dracut's modules. `kernel-modules` brings the drivers of all disks and their controllers.
-const MODULES: &str = "systemd systemd-initrd systemd-udevd systemd-modules-load systemd-veritysetup systemd-repart \
-                       kernel-modules dm fs-lib udev-rules shutdown";
+/// Kernel modules that udev does not load in time.
+const DRIVERS: &str = "erofs overlay ext4 dm-verity loop vfat nls_ascii nls_cp437 virtio_blk \
+                       virtio_pci virtio_scsi virtio_console sd_mod nvme ahci";
 
-/// Kernel modules by name, for what udev does not load by itself before it is needed.
-const DRIVERS: &str = "erofs overlay ext4 dm-verity loop vfat nls_ascii nls_cp437 virtio_blk virtio_pci virtio_scsi \
-                       virtio_console sd_mod nvme ahci";
+/// dracut's other options.
+const OPTIONS: &[&str] = &[
+    "--force",
+    "--quiet",
+    "--reproducible",
+    "--no-hostonly",
+    "--no-hostonly-cmdline",
+    "--no-early-microcode",
+    "--install",
+    "mkfs.ext4 mke2fs /etc/mke2fs.conf",
+    // zstd unpacks several times faster than xz: boot time counts more than a megabyte.
+    "--compress",
+    "zstd -15 -T1",
+];
 
-/// Builds the initrd for kernel `release` as `work/initrd`; returns its path.
+/// Builds the initrd for kernel `release` as `work/initrd` and returns its path.
 pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
     let extra = work.join("initrd-files");
     let system = extra.join("usr/lib/systemd/system");
@@ -55,7 +65,7 @@ pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
     }
     let wants = system.join("initrd-fs.target.requires");
     fs::create_dir_all(&wants).with_context(|| format!("creating `{}`", wants.display()))?;
-    for unit in WANTED {
+    for unit in REQUIRED {
         let link = wants.join(unit);
         if fs::symlink_metadata(&link).is_err() {
             std::os::unix::fs::symlink(format!("../{unit}"), &link)
@@ -64,14 +74,7 @@ pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
     }
 
     let mut dracut = tools.chroot(&[(work, "/tmp/work")], "dracut")?;
-    dracut.args([
-        "--force",
-        "--quiet",
-        "--reproducible",
-        "--no-hostonly",
-        "--no-hostonly-cmdline",
-        "--no-early-microcode",
-    ]);
+    dracut.args(OPTIONS);
     dracut.args([
         "--kver",
         release,
@@ -80,11 +83,13 @@ pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
         "--add-drivers",
         DRIVERS,
     ]);
-    dracut.args(["--install", "mkfs.ext4 mke2fs /etc/mke2fs.conf"]);
     dracut.args(["--include", "/tmp/work/initrd-files", "/"]);
-    // zstd unpacks several times faster than xz, and here every second of boot counts more than a megabyte.
-    dracut.args(["--compress", "zstd -15 -T1"]);
     dracut.arg("/tmp/work/initrd");
     process::run(&mut dracut)?;
     Ok(work.join("initrd"))
+}
+
+/// The part of the image's key that this module decides.
+pub(super) fn recipe() -> String {
+    format!("{:?}", (FILES, REQUIRED, MODULES, DRIVERS, OPTIONS))
 }

@@ -1,29 +1,32 @@
-//! The unified kernel image: kernel, initrd and a command line that names the root's hash, in one EFI program.
+//! The unified kernel image: one EFI program with kernel, initrd, and a command line that has the root
+//! hash.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-
 use build_tools::debian_tree::Tree;
 use build_tools::process;
 
-/// The kernel command line. `extra` comes from the topology and stands last, so that it wins where options conflict.
+/// The command line of every image, after `roothash=`.
+const CMDLINE: &[&str] = &[
+    "root=/dev/mapper/root rootfstype=erofs ro",
+    // A modified root must not run, not even with one damaged file.
+    "systemd.verity_root_options=panic-on-corruption panic=30",
+    // All partitions have explicit names; systemd must not guess any from its type.
+    "systemd.gpt_auto=0 rd.shell=0 loglevel=4",
+];
+
+/// The kernel command line. `extra`, from the topology, is last and so wins where options conflict.
 pub fn cmdline(root_hash: &str, console: &[String], extra: &[String]) -> String {
-    let mut words = vec![
-        // systemd finds root and hash tree by partition ids, which are the two halves of this hash.
-        format!("roothash={root_hash}"),
-        "root=/dev/mapper/root rootfstype=erofs ro".to_owned(),
-        // A root that was tampered with must not run, not even with one file missing.
-        "systemd.verity_root_options=panic-on-corruption panic=30".to_owned(),
-        // All partitions are named explicitly; nothing is to be guessed from types.
-        "systemd.gpt_auto=0 rd.shell=0 loglevel=4".to_owned(),
-    ];
+    // The ids of the partitions of root and hash tree are the two halves of this hash.
+    let mut words = vec![format!("roothash={root_hash}")];
+    words.extend(CMDLINE.iter().map(|&words| words.to_owned()));
     words.extend(console.iter().map(|device| format!("console={device}")));
     words.extend(extra.iter().cloned());
     words.join(" ")
 }
 
-/// Assembles `work/uki.efi` from the tools tree's kernel; returns its path.
+/// Builds `work/uki.efi` with the kernel of the tools tree and returns its path.
 pub fn build(
     tools: &Tree,
     release: &str,
@@ -52,12 +55,17 @@ pub fn build(
     Ok(uki)
 }
 
+/// The part of the image's key that this module decides.
+pub(super) fn recipe() -> String {
+    format!("{CMDLINE:?}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_topology_has_the_last_word() {
+    fn topology_arguments_are_last() {
         let line = cmdline("ab", &["ttyS0".into()], &["loglevel=7".into()]);
         assert!(line.starts_with("roothash=ab "), "{line}");
         assert!(line.ends_with("console=ttyS0 loglevel=7"), "{line}");

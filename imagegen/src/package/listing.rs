@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
-use build_tools::cache::hex;
+use crate::digest::{self, hex};
 
 /// One thing in a package. Folders are not kept: they are where files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,7 +183,7 @@ impl Listing {
             };
             hash.update(line.as_bytes());
         }
-        format!("sha256:{}", hex(&hash.finalize()))
+        digest::text(hash)
     }
 }
 

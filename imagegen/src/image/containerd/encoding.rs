@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_go_writes_them() {
+    fn numbers_and_times_have_go_encoding() {
         assert_eq!(uvarint(1), [1]);
         assert_eq!(uvarint(300), [0xac, 0x02]);
         assert_eq!(varint(3), [6]);

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest as _, Sha256};
 
 use super::index::Index;
 use super::{Image, Layer};
-use build_tools::cache::hex;
+use crate::digest;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -211,7 +210,7 @@ fn image(
             slice,
         });
     }
-    let config_digest = format!("sha256:{}", hex(&Sha256::digest(&config)));
+    let config_digest = digest::digest(&config);
     Ok(Image {
         references,
         config,
@@ -236,7 +235,7 @@ fn checked(index: &Index, digest: &str) -> Result<Vec<u8>> {
 }
 
 fn compare(name: &str, bytes: &[u8], wanted: &str) -> Result<()> {
-    let found = format!("sha256:{}", hex(&Sha256::digest(bytes)));
+    let found = digest::digest(bytes);
     ensure!(
         found == wanted,
         "`{name}` has the digest `{found}` and not `{wanted}`; the archive is damaged"

@@ -1,9 +1,10 @@
-//! Writing a bbolt database, the format of containerd's metadata: nested buckets of sorted keys.
+//! Writes a bbolt database, the format of containerd's metadata: nested buckets of sorted keys.
 //!
-//! Written whole, once, and the same bytes for the same buckets; there is no reader and no update here, because
-//! containerd itself takes over at boot. Every bucket gets a root page of its own (bbolt inlines small ones only to
-//! save space, and does so again when it first rewrites them). Format: go.etcd.io/bbolt `page.go`, `bucket.go`,
-//! `db.go`; all integers are little-endian.
+//! The writer exists because the known Rust port names no licence. It writes a database once and whole,
+//! with the same bytes for the same buckets; containerd itself reads and updates it after boot. Every
+//! bucket gets its own root page: bbolt inlines small buckets only to save space, and does so when it
+//! first rewrites them. Format: go.etcd.io/bbolt `page.go`, `bucket.go`, `db.go`; all integers are
+//! little-endian.
 
 use std::collections::BTreeMap;
 
@@ -33,14 +34,14 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Sets a value, replacing what stood under `key`.
+    /// Sets a value and replaces whatever `key` had.
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
         let key = key.into();
         self.buckets.remove(&key);
         self.values.insert(key, value.into());
     }
 
-    /// The bucket under `key`, made where there is none.
+    /// The bucket at `key`, created if missing.
     pub fn bucket(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
         let key = key.into();
         self.values.remove(&key);
@@ -58,8 +59,8 @@ impl Bucket {
     }
 }
 
-/// The database file that holds `root`. An error where a bucket has more keys, or more bytes, than one of bbolt's leaf
-/// pages can count: there are no branch pages here.
+/// The bytes of a database with `root`. A bucket must fit one leaf page, since the writer has no branch
+/// pages: more keys or bytes than bbolt can count in one page are an error.
 pub fn serialize(root: &Bucket) -> Result<Vec<u8>> {
     let mut pages = Pages { data: Vec::new() };
     let root_page = pages.write_bucket(root)?;
@@ -79,7 +80,7 @@ pub fn serialize(root: &Bucket) -> Result<Vec<u8>> {
     Ok(file)
 }
 
-/// Flags, key and value as a leaf page has them.
+/// Flags, key and value of an entry in a leaf page.
 type Element<'a> = (u32, &'a [u8], Vec<u8>);
 
 struct Pages {
@@ -87,7 +88,7 @@ struct Pages {
 }
 
 impl Pages {
-    /// Writes `bucket` below all that it holds; returns its page number.
+    /// Writes the buckets inside `bucket`, then `bucket`; returns its page number.
     fn write_bucket(&mut self, bucket: &Bucket) -> Result<u64> {
         let values = bucket.values.iter();
         let mut elements: Vec<Element<'_>> = values
@@ -110,7 +111,7 @@ impl Pages {
 
         let count = u16::try_from(elements.len()).with_context(|| {
             format!(
-                "containerd's metadata has {} keys in one bucket, and 65,535 fit into a page; bake fewer images",
+                "containerd's metadata has {} keys in one bucket, but a page holds at most 65,535; use fewer images",
                 elements.len()
             )
         })?;
@@ -156,7 +157,7 @@ fn meta(root: u64, sequence: u64, high_water: u64, transaction: u64) -> Vec<u8> 
     meta
 }
 
-/// FNV-1a, 64 bits: what bbolt protects its metas with.
+/// FNV-1a with 64 bits, bbolt's checksum of a meta page.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -164,7 +165,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 }
 
 fn number_of(value: usize) -> Result<u32> {
-    u32::try_from(value).context("containerd's metadata of one bucket is over 4 GiB")
+    u32::try_from(value).context("one bucket of containerd's metadata exceeds 4 GiB")
 }
 
 #[cfg(test)]
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_buckets_give_the_same_bytes_in_any_order() -> Result<()> {
+    fn bytes_do_not_depend_on_the_order_of_insertion() -> Result<()> {
         let mut forward = Bucket::default();
         forward.at(&["a", "b"]).put("k", "v");
         forward.put("z", "1");
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_values_and_buckets_stand_in_one_order() -> Result<()> {
+    fn values_and_buckets_are_sorted_together() -> Result<()> {
         let mut root = Bucket::default();
         root.put("a", "1");
         root.bucket("b");
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_a_value_or_a_bucket_and_the_later_one_counts() -> Result<()> {
+    fn later_entry_replaces_value_or_bucket_of_its_key() -> Result<()> {
         let mut root = Bucket::default();
         root.put("k", "v");
         root.bucket("k");
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_larger_than_a_page_spills_into_following_pages() -> Result<()> {
+    fn large_bucket_spans_several_pages() -> Result<()> {
         let mut root = Bucket::default();
         for i in 0..200 {
             root.put(format!("{i:04}"), vec![7; 100]);
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn more_keys_than_a_page_can_count_are_an_error() {
+    fn too_many_keys_are_an_error() {
         let mut root = Bucket::default();
         for i in 0..=u32::from(u16::MAX) {
             root.put(i.to_be_bytes(), "");

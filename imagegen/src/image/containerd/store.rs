@@ -1,29 +1,26 @@
-//! The package's images as containerd finds them: unpacked, named, and managed by its CRI plug-in.
+//! Writes the package's images as containerd stores them: unpacked, named, and managed by its CRI
+//! plug-in.
 //!
-//! Layers become read-only folders of the image root, under dm-verity; the state partition gets only containerd's two
-//! databases, the images' manifests and configurations, and one link per layer. So first boot imports nothing, and
-//! what containers run from is verified. containerd itself does not run here: its store is written as its own sources
-//! describe it (containerd 1.7 `metadata/buckets.go`, `snapshots/storage/bolt.go`), which makes it the same bytes
-//! each time.
-
-mod encoding;
-mod snapshots;
+//! Layers become read-only folders of the image root, protected by dm-verity. The state partition gets
+//! only containerd's two databases, the images' manifests and configurations, and one link per layer.
+//! So first boot imports nothing, and containers run from verified files. containerd does not run
+//! here: this module writes the store as containerd's sources define it (containerd 1.7
+//! `metadata/buckets.go`, `snapshots/storage/bolt.go`), which gives the same bytes each time.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use serde_json::json;
-use sha2::{Digest as _, Sha256};
-
-use self::encoding::{go_time, varint};
-use self::snapshots::Snapshots;
-use super::archive::Archive;
-use super::bolt::{self, Bucket};
-use build_tools::cache::hex;
 use build_tools::debian_tree::SOURCE_DATE_EPOCH;
+use serde_json::json;
+
+use super::bbolt::{self, Bucket};
+use super::encoding::{go_time, varint};
+use super::snapshots::Snapshots;
+use crate::digest::digest;
+use crate::image::archive::Archive;
 
 /// containerd's namespace for Kubernetes.
-const NAMESPACE: &str = "k8s.io";
+pub(super) const NAMESPACE: &str = "k8s.io";
 const SNAPSHOTTER: &str = "overlayfs";
 /// containerd's `metadata.dbVersion` in 1.6 and 1.7; newer ones migrate it.
 const METADATA_VERSION: i64 = 3;
@@ -32,16 +29,16 @@ const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// Where the layers lie in the image root.
+/// The folder of the layers in the image root.
 pub const LAYERS: &str = "usr/share/firstlight/images";
 
-/// One image to be put into the store.
+/// One image for the store.
 #[derive(Debug)]
 pub struct StoredImage {
     /// `repository:tag` names.
     pub references: Vec<String>,
     pub config: Vec<u8>,
-    /// Bottom first.
+    /// From the bottom up.
     pub layers: Vec<StoredLayer>,
 }
 
@@ -54,7 +51,7 @@ pub struct StoredLayer {
     pub tar: std::sync::Arc<std::fs::File>,
 }
 
-/// Puts `images` into `root`: layers under [`LAYERS`], the rest below `state` (what becomes `/var`).
+/// Adds `images` to `root`: layers below [`LAYERS`], the rest below `state`, which becomes `/var`.
 pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<()> {
     let mut snapshots = Snapshots::default();
     let mut blobs: BTreeMap<String, Blob> = BTreeMap::new();
@@ -75,7 +72,7 @@ pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<
         for reference in &image.references {
             names.insert(reference.clone(), target.clone());
         }
-        // The CRI plug-in finds an image by its id, which is the digest of its configuration.
+        // The CRI plug-in looks images up by id, which is the digest of the configuration.
         names.insert(config.digest.clone(), target);
 
         let mut labels = vec![(
@@ -89,8 +86,8 @@ pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<
             )
         }));
         blobs.insert(manifest.digest.clone(), manifest.labelled(labels));
-        // The link that keeps the unpacked layers from containerd's garbage collector.
-        let keeps = chain.map(|chain| {
+        // This label protects the unpacked layers from containerd's garbage collector.
+        let reference = chain.map(|chain| {
             (
                 format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"),
                 chain,
@@ -98,7 +95,7 @@ pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<
         });
         blobs.insert(
             config.digest.clone(),
-            config.labelled(keeps.into_iter().collect()),
+            config.labelled(reference.into_iter().collect()),
         );
     }
 
@@ -135,12 +132,12 @@ pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<
     root.file(
         &format!("{containerd}/io.containerd.metadata.v1.bolt/meta.db"),
         0o644,
-        bolt::serialize(&metadata(&names, &blobs, &snapshots))?,
+        bbolt::serialize(&metadata(&names, &blobs, &snapshots))?,
     );
     root.file(
         &format!("{snapshotter}/metadata.db"),
         0o600,
-        bolt::serialize(&snapshots.database())?,
+        bbolt::serialize(&snapshots.database())?,
     );
     Ok(())
 }
@@ -161,7 +158,7 @@ struct Blob {
 impl Blob {
     fn new(bytes: Vec<u8>) -> Self {
         Self {
-            digest: sha256(&bytes),
+            digest: digest(&bytes),
             bytes,
             labels: Vec::new(),
         }
@@ -170,10 +167,6 @@ impl Blob {
     fn labelled(self, labels: Vec<(String, String)>) -> Self {
         Self { labels, ..self }
     }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 
 fn manifest(image: &StoredImage, config: &Blob) -> Vec<u8> {
@@ -208,7 +201,7 @@ fn metadata(
         image
             .bucket("labels")
             .put("io.cri-containerd.image", "managed");
-        // Pinned: what is baked in cannot be had again, so no garbage collector may drop it.
+        // Pinned: there is no registry to pull a dropped image from.
         image
             .bucket("labels")
             .put("io.cri-containerd.pinned", "pinned");
@@ -241,8 +234,17 @@ fn metadata(
     root
 }
 
-fn dated(bucket: &mut Bucket) {
+pub(super) fn dated(bucket: &mut Bucket) {
     for key in ["createdat", "updatedat"] {
         bucket.put(key, go_time(SOURCE_DATE_EPOCH));
     }
+}
+
+/// The part of the image's key that this module decides.
+pub(in crate::image) fn recipe() -> String {
+    let types = (MANIFEST_TYPE, CONFIG_TYPE, LAYER_TYPE);
+    format!(
+        "{:?}",
+        (NAMESPACE, SNAPSHOTTER, METADATA_VERSION, LAYERS, types)
+    )
 }

@@ -1,13 +1,15 @@
-//! Layers as containerd's snapshots: each a read-only folder of the root, and its line in the snapshotter's database.
+//! Layers as containerd's snapshots: each is a read-only folder of the root and an entry in the
+//! snapshotter's database.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 
+use super::bbolt::Bucket;
 use super::encoding::{uvarint, varint};
-use super::{LAYERS, NAMESPACE, StoredLayer, dated, sha256};
+use super::store::{LAYERS, NAMESPACE, StoredLayer, dated};
+use crate::digest::digest;
 use crate::image::archive::{Archive, Placed};
-use crate::image::bolt::Bucket;
 
 /// containerd's `snapshots.KindCommitted`.
 const COMMITTED: u8 = 3;
@@ -39,7 +41,7 @@ impl Snapshots {
     ) -> Result<String> {
         let chain = match parent {
             None => layer.diff_id.clone(),
-            Some(parent) => sha256(format!("{parent} {}", layer.diff_id).as_bytes()),
+            Some(parent) => digest(format!("{parent} {}", layer.diff_id).as_bytes()),
         };
         if self.by_chain.contains_key(&chain) {
             return Ok(chain);
@@ -63,7 +65,7 @@ impl Snapshots {
         Ok(chain)
     }
 
-    /// The name by which the metadata database and the snapshotter know a snapshot of the namespace.
+    /// The name of a snapshot in the metadata database and in the snapshotter.
     pub(super) fn backend_name(&self, chain: &str) -> String {
         let id = self.by_chain.get(chain).map_or(0, |s| s.id);
         format!("{NAMESPACE}/{id}/{chain}")
@@ -98,7 +100,7 @@ impl Snapshots {
     }
 }
 
-/// Where a layer's entry goes below `folder`, with the whiteouts of the OCI image specification made overlayfs's own.
+/// Where a layer's entry goes below `folder`. OCI whiteouts become those of overlayfs.
 fn place(folder: &str, path: &str) -> Placed {
     let (parent, name) = path.rsplit_once('/').map_or(("", path), |(p, n)| (p, n));
     let inside = |name: &str| match parent {
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whiteouts_become_overlayfs_ones() {
+    fn oci_whiteouts_become_overlayfs_whiteouts() {
         assert_eq!(place("f", "etc/passwd"), Placed::At("f/etc/passwd".into()));
         assert_eq!(
             place("f", "etc/.wh.passwd"),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn sha(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    digest::hex(&Sha256::digest(bytes))
 }
 
 fn tar(entries: &[(String, Vec<u8>)]) -> Vec<u8> {

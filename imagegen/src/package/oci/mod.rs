@@ -1,7 +1,7 @@
-//! Reading image archives: what `docker save`, `ctr images export` and others write, plain or compressed.
+//! Reads image archives, plain or compressed, as `docker save` and `ctr images export` write them.
 //!
-//! Every byte that is given out was checked: descriptions against their digests when the archive is opened, layers
-//! against their `diff_id` while they are read. It does not unpack layers, and knows no registry.
+//! Every byte is verified: descriptions against their digests when an archive is opened, layers against
+//! their `diff_id` while they are read. This module neither unpacks layers nor uses a registry.
 
 mod describe;
 mod index;
@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::index::Slice;
 use super::stream;
-use build_tools::cache::hex;
+use crate::digest;
 
 /// The images of one archive.
 #[derive(Debug)]
@@ -29,34 +29,34 @@ pub struct ImageArchive {
 pub struct Image {
     /// Full names with tags, sorted: `k8s.gcr.io/pause:3.2`, `docker.io/library/nginx:1.19`.
     pub references: Vec<String>,
-    /// The image's configuration as its digest covers it.
+    /// The bytes of the image's configuration.
     pub config: Vec<u8>,
-    /// `sha256:…` of `config`.
+    /// Digest of `config`, `sha256:…`.
     pub config_digest: String,
-    /// Bottom first.
+    /// From the bottom up.
     pub layers: Vec<Layer>,
 }
 
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// `sha256:…` of the uncompressed tar, from the image's configuration.
+    /// Digest of the uncompressed tar, `sha256:…`, from the image's configuration.
     pub diff_id: String,
-    /// Digest of the layer as it lies in the archive, where the archive tells it (OCI).
+    /// Digest of the layer's bytes in the archive, if the archive has it (OCI).
     pub digest: Option<String>,
-    /// Bytes in the archive, maybe compressed.
+    /// Size in the archive in bytes, possibly compressed.
     pub size: u64,
     archive: Arc<File>,
     slice: Slice,
 }
 
 impl ImageArchive {
-    /// Reads the archive's list of entries and the descriptions in it, not the layers.
+    /// Reads the archive's entries and descriptions, but not its layers.
     pub fn open(path: &Path) -> Result<Self> {
         Self::read(path).with_context(|| format!("opening the image archive `{}`", path.display()))
     }
 
-    /// Reads the archive `name` of the package that is unpacked at `folder`; errors call it by that name, since the
-    /// folder is gone when they are read.
+    /// Reads the archive `name` of the package unpacked at `folder`. Errors use that name, because the
+    /// folder is temporary.
     pub fn of_package(folder: &Path, name: &str) -> Result<Self> {
         Self::read(&folder.join(name))
             .with_context(|| format!("opening the image archive `{name}` of the package"))
@@ -71,7 +71,7 @@ impl ImageArchive {
 }
 
 impl Layer {
-    /// The uncompressed tar. At its end the digest is compared; a layer that differs ends in an error, not in an end.
+    /// The uncompressed tar. A layer whose digest differs ends with an error.
     pub fn open(&self) -> Result<Box<dyn Read + Send>> {
         let bytes = io::BufReader::with_capacity(1 << 18, self.slice.reader(&self.archive));
         let inner = stream::decompress(bytes)
@@ -79,27 +79,27 @@ impl Layer {
         Ok(Box::new(Checked {
             inner,
             hash: Some(Sha256::new()),
-            wanted: self.diff_id.clone(),
+            expected: self.diff_id.clone(),
         }))
     }
 
-    /// Writes the whole uncompressed tar to `out`, checked; returns its bytes.
+    /// Writes the verified uncompressed tar to `out` and returns its size.
     pub fn copy_to(&self, out: &mut impl Write) -> Result<u64> {
         io::copy(&mut self.open()?, out)
             .with_context(|| format!("unpacking layer `{}`", self.diff_id))
     }
 }
 
-/// Compares what was read with a digest when the end is reached.
+/// A reader that compares the digest at the end.
 struct Checked<R> {
     inner: R,
     hash: Option<Sha256>,
-    wanted: String,
+    expected: String,
 }
 
 impl<R> fmt::Debug for Checked<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Checked({})", self.wanted)
+        write!(f, "Checked({})", self.expected)
     }
 }
 
@@ -113,11 +113,11 @@ impl<R: Read> Read for Checked<R> {
         } else if !buffer.is_empty()
             && let Some(hash) = self.hash.take()
         {
-            let found = format!("sha256:{}", hex(&hash.finalize()));
-            if found != self.wanted {
+            let found = digest::text(hash);
+            if found != self.expected {
                 let text = format!(
-                    "the layer's contents have the digest `{found}` and not `{}`; the archive is damaged",
-                    self.wanted
+                    "the layer has the digest `{found}` instead of `{}`; the archive is damaged",
+                    self.expected
                 );
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }

@@ -1,0 +1,220 @@
+//! The stages of an image in order.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use build_tools::cache::Cache;
+use build_tools::debian_tree::Tree;
+use build_tools::progress::Progress;
+use serde::{Deserialize, Serialize};
+
+use super::containerd::store::{self, StoredImage, StoredLayer};
+use super::root_files::STATE;
+use super::{kubeadm, ImageRequest, debian, disk, facts, hooks, initrd, root, uki, verity};
+use crate::package::oci::{Image, ImageArchive};
+use crate::package::{BUILD_HOOK, Package};
+
+/// A finished image, as the manifest records it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageReport {
+    /// Digest of the package, `sha256:…`.
+    pub package: String,
+    /// dm-verity's digest of the whole root; also on the kernel command line.
+    pub root_hash: String,
+    pub kernel_release: String,
+    /// Size of the compressed root in bytes.
+    pub root_size: u64,
+    /// Size of the unified kernel image in bytes.
+    pub uki_size: u64,
+    /// Each stage with its duration in milliseconds, in order.
+    pub stages: Vec<(String, u64)>,
+}
+
+/// Building runs chroot and mount, which need root.
+pub fn check_privilege() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "building a node image needs root: dracut and ukify run in a chroot, and mmdebstrap creates device nodes; \
+         run imagegen with sudo (`imagegen userdata` writes the documents without root)"
+    );
+    Ok(())
+}
+
+/// Builds the image at `out`, which must not exist; `work` is for intermediate files. After a failure
+/// `out` is missing or incomplete, and the caller removes it together with `work`.
+pub fn build(
+    request: &ImageRequest<'_>,
+    out: &Path,
+    work: &Path,
+    cache: &Cache,
+    progress: &Progress,
+) -> Result<ImageReport> {
+    let mut stages = Vec::new();
+    let mut took = |name: &str, time: Duration| {
+        stages.push((
+            name.to_owned(),
+            time.as_millis().try_into().unwrap_or(u64::MAX),
+        ));
+    };
+
+    let stage = progress.stage("package");
+    let package = work.join("package");
+    request.package.extract_to(&package)?;
+    let images = images(request.package, &package)?;
+    let facts = facts::image_file(
+        request.package,
+        &images,
+        kubeadm::phases(&package.join("bin/kubeadm"))?,
+    )?;
+    let images = spool(&images, work)?;
+    took("package", stage.done());
+
+    let tools = debian::tools(cache, request.plan.kernel, progress)?;
+    let base = debian::root(cache, progress)?;
+    let (release, modules) = kernel_modules(&tools)?;
+
+    let stage = progress.stage("root");
+    let mut composed = root::compose(&root::Inputs {
+        base: &base,
+        modules: &modules,
+        release: &release,
+        package: &package,
+        programs: request.programs,
+        facts: &facts,
+        work,
+    })?;
+    if request.package.contains(BUILD_HOOK) {
+        let stage = progress.stage("build hook");
+        composed = hooks::run(&composed, &package, &|| tools.program("tar"), work, &stage)?;
+        took("hook", stage.done());
+    }
+    store::write(&mut composed, STATE, &images)?;
+    let tar = work.join("root.tar");
+    let file = File::create(&tar).with_context(|| format!("creating `{}`", tar.display()))?;
+    composed.write(BufWriter::with_capacity(1 << 20, file))?;
+    took("root", stage.done());
+
+    let stage = progress.stage("compressed file system");
+    let root_image = work.join("root.erofs");
+    verity::erofs(&tools, &tar, &root_image)?;
+    std::fs::remove_file(&tar).with_context(|| format!("removing `{}`", tar.display()))?;
+    took("erofs", stage.done());
+
+    let stage = progress.stage("hash tree");
+    let hash_tree = work.join("root.verity");
+    let root_hash = verity::format(&tools, &root_image, &hash_tree)?;
+    took("verity", stage.done());
+
+    let stage = progress.stage("initrd");
+    let initrd = initrd::build(&tools, &release, work)?;
+    took("initrd", stage.done());
+
+    let stage = progress.stage("kernel image");
+    let cmdline = uki::cmdline(&root_hash, &request.plan.console, &request.plan.cmdline);
+    let os_release = composed.read("usr/lib/os-release")?;
+    let uki = uki::build(&tools, &release, &initrd, &cmdline, &os_release, work)?;
+    took("uki", stage.done());
+
+    let stage = progress.stage("disk image");
+    let seed: Vec<(&str, &[u8])> = request
+        .seed
+        .iter()
+        .map(|(n, b)| (n.as_str(), b.as_slice()))
+        .collect();
+    disk::write(
+        &disk::Parts {
+            uki: &uki,
+            root: &root_image,
+            verity: &hash_tree,
+            root_hash: &root_hash,
+            seed: &seed,
+        },
+        out,
+    )?;
+    took("disk", stage.done());
+
+    let size = |path: &Path| {
+        path.metadata()
+            .map(|m| m.len())
+            .with_context(|| format!("reading `{}`", path.display()))
+    };
+    Ok(ImageReport {
+        package: facts.package_digest.clone(),
+        root_hash,
+        kernel_release: release,
+        root_size: size(&root_image)?,
+        uki_size: size(&uki)?,
+        stages,
+    })
+}
+
+/// Every image of the package unpacked at `folder`, in the order of the archives' names.
+fn images(package: &Package, folder: &Path) -> Result<Vec<Image>> {
+    let mut names: Vec<&str> = package.images().collect();
+    names.sort_unstable();
+    let mut images = Vec::new();
+    for name in names {
+        images.extend(ImageArchive::of_package(folder, name)?.images);
+    }
+    Ok(images)
+}
+
+/// Uncompresses the layers into unnamed temporary files; a shared layer is written once.
+fn spool(images: &[Image], work: &Path) -> Result<Vec<StoredImage>> {
+    let mut known: BTreeMap<String, StoredLayer> = BTreeMap::new();
+    let mut stored = Vec::new();
+    for image in images {
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            let entry = match known.get(&layer.diff_id) {
+                Some(known) => known.clone(),
+                None => {
+                    let mut file =
+                        tempfile::tempfile_in(work).context("creating a temporary file")?;
+                    let size = layer.copy_to(&mut file)?;
+                    let made = StoredLayer {
+                        diff_id: layer.diff_id.clone(),
+                        size,
+                        tar: Arc::new(file),
+                    };
+                    known.insert(layer.diff_id.clone(), made.clone());
+                    made
+                }
+            };
+            layers.push(entry);
+        }
+        stored.push(StoredImage {
+            references: image.references.clone(),
+            config: image.config.clone(),
+            layers,
+        });
+    }
+    Ok(stored)
+}
+
+/// Release and modules folder of the only kernel in the tools tree.
+fn kernel_modules(tools: &Tree) -> Result<(String, PathBuf)> {
+    let folder = tools.path().join("usr/lib/modules");
+    let mut releases = Vec::new();
+    for entry in
+        std::fs::read_dir(&folder).with_context(|| format!("reading `{}`", folder.display()))?
+    {
+        let entry = entry.with_context(|| format!("reading `{}`", folder.display()))?;
+        releases.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    ensure!(
+        releases.len() == 1,
+        "`{}` has {} kernels, expected one",
+        folder.display(),
+        releases.len()
+    );
+    let release = releases.remove(0);
+    let modules = folder.join(&release);
+    Ok((release, modules))
+}

@@ -1,0 +1,88 @@
+//! The Debian trees of an image: the tools that build it, and Debian's part of its root.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use build_tools::cache::Cache;
+use build_tools::debian_tree::{Spec, Tree};
+use build_tools::progress::Progress;
+
+use super::root_files;
+use crate::plan::Kernel;
+
+const SUITE: &str = "trixie";
+
+/// What builds an image, besides the kernel.
+const TOOLS: &[&str] = &[
+    "erofs-utils",
+    "cryptsetup-bin",
+    "dmsetup",
+    "systemd-ukify",
+    "systemd-boot-efi",
+    "dracut-core",
+    "systemd",
+    "systemd-repart",
+    "systemd-cryptsetup",
+    "udev",
+    "e2fsprogs",
+    "kmod",
+    "zstd",
+    "binutils",
+    "cpio",
+];
+
+/// Folders of `/usr/share` that dpkg leaves out of the root.
+const EXCLUDED: &[&str] = &["man", "info", "locale", "lintian", "bash-completion"];
+
+impl Kernel {
+    fn package(self) -> &'static str {
+        match self {
+            Self::Generic => "linux-image-amd64",
+            Self::Cloud => "linux-image-cloud-amd64",
+        }
+    }
+}
+
+/// The tree with the tools that build an image and the kernel that boots it.
+pub fn tools(cache: &Cache, kernel: Kernel, progress: &Progress) -> Result<Tree> {
+    Tree::ensure(cache, &tools_spec(kernel), progress)
+}
+
+fn tools_spec(kernel: Kernel) -> Spec {
+    let mut spec = Spec::new("image tools", SUITE, "apt", TOOLS);
+    spec.packages.push(kernel.package().to_owned());
+    // The kernel depends on an initrd generator. dracut is the one this build uses.
+    spec.packages.push("dracut".to_owned());
+    spec
+}
+
+/// Debian's part of the root, as a tar file.
+pub(super) fn root(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    Tree::ensure_tar(cache, &root_spec(), progress)
+}
+
+fn root_spec() -> Spec {
+    let mut spec = Spec::new("image root", SUITE, "essential", root_files::PACKAGES);
+    spec.arguments = EXCLUDED
+        .iter()
+        .map(|folder| format!("--dpkgopt=path-exclude=/usr/share/{folder}/*"))
+        .chain([
+            "--dpkgopt=path-exclude=/usr/share/doc/*".to_owned(),
+            "--dpkgopt=path-include=/usr/share/doc/*/copyright".to_owned(),
+        ])
+        .collect();
+    spec
+}
+
+/// Makes both trees ahead of time. A failure is only logged: the build meets it again and reports it.
+pub fn prepare(cache: &Cache, kernel: Kernel, progress: &Progress) {
+    let trees = tools(cache, kernel, progress).and_then(|_| root(cache, progress));
+    if let Err(error) = trees {
+        log::debug!("preparing the Debian trees: {error:#}");
+    }
+}
+
+/// The part of the image's key that this module decides.
+pub(super) fn recipe(kernel: Kernel) -> String {
+    format!("{:?}", (tools_spec(kernel), root_spec()))
+}
