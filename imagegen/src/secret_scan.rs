@@ -126,7 +126,7 @@ impl SecretIndex {
             keys.insert(&self.service_account);
         }
         let search = Search {
-            ledger: self,
+            index: self,
             keys,
             certificates,
         };
@@ -160,7 +160,7 @@ fn key_der(pem: &str) -> Result<Vec<u8>> {
 }
 
 struct Search<'a> {
-    ledger: &'a SecretIndex,
+    index: &'a SecretIndex,
     keys: BTreeSet<&'a [u8]>,
     certificates: BTreeSet<&'a [u8]>,
 }
@@ -208,7 +208,7 @@ impl Search<'_> {
             return Ok(true);
         }
         if let Ok(pair) = KeyPair::try_from(der) {
-            let owner = self.ledger.owners.get(&pair.subject_public_key_info());
+            let owner = self.index.owners.get(&pair.subject_public_key_info());
             bail!(
                 "a private key that does not belong here: {}'s",
                 owner.map_or("a stranger", String::as_str)
@@ -218,7 +218,7 @@ impl Search<'_> {
             bail!("a private key that does not belong here: a stranger's");
         }
         if let Ok((_, certificate)) = X509Certificate::from_der(der) {
-            let owner = self.ledger.owners.get(certificate.public_key().raw);
+            let owner = self.index.owners.get(certificate.public_key().raw);
             bail!(
                 "a certificate that does not belong here: {}'s",
                 owner.map_or("a stranger", String::as_str)

@@ -1,4 +1,5 @@
-//! One folder of results on its way: what is the same stays the file it is, what a person put there stays too.
+//! The next state of one result folder. Unchanged files keep their inode; files that a person added
+//! stay.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -15,14 +16,14 @@ pub struct Tree {
     mode: u32,
     staged: PathBuf,
     current: PathBuf,
-    /// Paths whose bytes stay; linked over once it is known that anything changes.
-    same: BTreeSet<PathBuf>,
-    made: BTreeSet<PathBuf>,
+    /// Unchanged paths, hard-linked once anything else changes.
+    unchanged: BTreeSet<PathBuf>,
+    written: BTreeSet<PathBuf>,
     changed: bool,
 }
 
 impl Tree {
-    /// `current` is the folder as it is; the next state is made at `staged`.
+    /// The next state of the folder `current`, written at `staged`.
     pub(super) fn begin(name: &str, mode: u32, staged: PathBuf, current: PathBuf) -> Result<Self> {
         make_dir(&staged, mode)?;
         Ok(Self {
@@ -30,22 +31,22 @@ impl Tree {
             mode,
             staged,
             current,
-            same: BTreeSet::new(),
-            made: BTreeSet::new(),
+            unchanged: BTreeSet::new(),
+            written: BTreeSet::new(),
             changed: false,
         })
     }
 
-    /// A file of the new state.
-    pub fn put(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    /// Adds a file.
+    pub fn add(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         if is_same(&self.current.join(path), bytes, mode)? {
-            self.same.insert(path.to_owned());
+            self.unchanged.insert(path.to_owned());
             return Ok(());
         }
         self.changed = true;
         self.parent(path)?;
         write(&self.staged.join(path), bytes, mode)?;
-        self.made.insert(path.to_owned());
+        self.written.insert(path.to_owned());
         Ok(())
     }
 
@@ -54,42 +55,42 @@ impl Tree {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
         {
-            Some(parent) if !self.made.contains(parent) => {
+            Some(parent) if !self.written.contains(parent) => {
                 make_dir(&self.staged.join(parent), self.mode)?;
-                self.made.insert(parent.to_owned());
+                self.written.insert(parent.to_owned());
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    /// Completes the new state with what stays: what is the same, and what a person put there.
-    /// `ours` says which of the files that are no longer wanted may go.
+    /// Links the files that stay: unchanged ones, and all for which `ours` is false. Returns whether
+    /// the folder changes.
     pub(super) fn finish(mut self, ours: impl Fn(&Path) -> bool) -> Result<bool> {
-        let mut stays = std::mem::take(&mut self.same);
+        let mut kept = std::mem::take(&mut self.unchanged);
         for path in walk(&self.current)? {
-            if !stays.contains(&path) && !self.made.contains(&path) {
+            if !kept.contains(&path) && !self.written.contains(&path) {
                 if ours(&path) {
                     self.changed = true;
                 } else {
-                    stays.insert(path);
+                    kept.insert(path);
                 }
             }
         }
         if !self.changed {
             return Ok(false);
         }
-        for path in &stays {
+        for path in &kept {
             self.parent(path)?;
             let from = self.current.join(path);
             fs::hard_link(&from, self.staged.join(path))
-                .with_context(|| format!("keeping `{}`", from.display()))?;
+                .with_context(|| format!("linking `{}`", from.display()))?;
         }
         Ok(true)
     }
 }
 
-/// Files below `root`, as paths relative to it; none where it is not there.
+/// Files below `root` as relative paths; none if `root` is missing.
 fn walk(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![PathBuf::new()];
@@ -131,7 +132,7 @@ pub(super) fn is_same(path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
         }
         Ok(_) => Ok(false),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("looking at `{}`", path.display())),
+        Err(error) => Err(error).with_context(|| format!("reading `{}`", path.display())),
     }
 }
 
@@ -143,7 +144,7 @@ pub(super) fn make_dir(path: &Path, mode: u32) -> Result<()> {
         .with_context(|| format!("creating `{}`", path.display()))
 }
 
-/// Writes a new file, with holes where the bytes are zero: a seed disk is mostly empty.
+/// Writes a new file with holes for blocks of zeros: a seed disk is mostly empty.
 pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     const BLOCK: usize = 4096;
     let doing = || format!("writing `{}`", path.display());
@@ -153,7 +154,7 @@ pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         .mode(mode)
         .open(path)
         .with_context(doing)?;
-    // The mode of open() is narrowed by the umask.
+    // The umask narrows the mode of open().
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
         .with_context(doing)?;
     if bytes.len() < 16 * BLOCK {

@@ -416,13 +416,13 @@ fn what_may_not_be_read_or_written_is_named() {
 }
 
 #[test]
-fn a_topology_that_is_no_text_is_refused() {
+fn topology_that_is_not_utf8_is_refused() {
     let work = Work::new();
     fs::write(work.path("cluster.yaml"), b"name: \xff\xfe").expect("writing");
     let output = work.run(&["validate", "-t", "cluster.yaml"]);
     let said = refused(&work, &output, &["cluster.yaml"]);
     assert!(
-        said.contains("reading the topology `cluster.yaml`: it is not text in UTF-8"),
+        said.contains("reading the topology `cluster.yaml`: it is not UTF-8 text"),
         "{said}"
     );
     let output = work.run(&["validate", "-t", "."]);

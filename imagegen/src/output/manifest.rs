@@ -1,19 +1,18 @@
-//! The manifest: the digest of everything that went into an output folder and of everything that came out.
+//! The manifest: digests of all inputs and outputs of an output folder.
 //!
-//! It also marks a folder as ours. It decides nothing: what is up to date is found by comparing bytes.
+//! It also marks an output folder of imagegen. Only the image is looked up in it; whether any other
+//! output is up to date is decided by its bytes.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use userdata::contract::API_VERSION;
 
 use crate::image::ImageReport;
-use build_tools::cache::hex;
-use userdata::contract::API_VERSION;
 
 /// Its name in the output folder.
 pub const FILE: &str = "manifest.json";
@@ -26,11 +25,11 @@ pub struct Manifest {
     #[serde(rename = "apiVersion")]
     api_version: String,
     kind: String,
-    /// What was given: `topology`, `package`, …; `sha256:…`.
+    /// Digests of `topology`, `package` and others, and the image's key.
     pub inputs: BTreeMap<String, String>,
-    /// What was made, by its path in the folder; `sha256:…`.
+    /// Digests by path in the folder.
     pub outputs: BTreeMap<String, String>,
-    /// What is to be known of the node image besides its digest.
+    /// Figures of the node image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageReport>,
 }
@@ -48,7 +47,7 @@ impl Default for Manifest {
 }
 
 impl Manifest {
-    /// The manifest of `folder`, or `None` where there is none.
+    /// The manifest of `folder`, if it has one.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(FILE);
         let text = match fs::read(&path) {
@@ -76,38 +75,19 @@ impl Manifest {
         Ok(Some(manifest))
     }
 
-    /// As it is written.
+    /// The contents of the file.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec_pretty(self).context("writing the manifest")?;
         bytes.push(b'\n');
         Ok(bytes)
     }
 
-    /// Forgets the outputs at `path` and below it.
-    pub fn forget(&mut self, path: &str) {
+    /// Removes the outputs at `path` and below it.
+    pub fn remove_outputs(&mut self, path: &str) {
         self.outputs.retain(|output, _| {
             output
                 .strip_prefix(path)
                 .is_none_or(|rest| !(rest.is_empty() || rest.starts_with('/')))
         });
-    }
-}
-
-/// `sha256:…`
-pub fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(bytes)))
-}
-
-/// Of a file that may be large; `sha256:…`
-pub fn digest_file(path: &Path) -> Result<String> {
-    let doing = || format!("reading `{}`", path.display());
-    let mut file = fs::File::open(path).with_context(doing)?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).with_context(doing)? {
-            0 => return Ok(format!("sha256:{}", hex(&digest.finalize()))),
-            n => digest.update(&buffer[..n]),
-        }
     }
 }

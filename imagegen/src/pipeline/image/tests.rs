@@ -1,10 +1,14 @@
-//! The image stage with a builder that makes nothing: what is made again, what goes, what stays.
+//! The image stage with a builder that writes only a name: what it rebuilds, removes and keeps.
 
 use std::cell::Cell;
 
+use std::fs;
+
 use anyhow::bail;
 
+use super::super::read;
 use super::*;
+use crate::digest::digest;
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -15,7 +19,7 @@ struct Bench {
 impl Bench {
     fn new() -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let topology = include_str!("../../tests/topologies/prod.yaml");
+        let topology = include_str!("../../../tests/topologies/prod.yaml");
         fs::write(dir.path().join("cluster.yaml"), topology)?;
         Ok(Self {
             dir,
@@ -24,7 +28,7 @@ impl Bench {
         })
     }
 
-    /// Makes an image whose bytes are `key`, and its qcow2 where wanted; whether anything changed.
+    /// Updates to an image whose bytes are `key`; returns whether anything changed.
     fn image(&self, key: &str, qcow2: bool) -> Result<bool> {
         let input = read(&Request {
             topology: self.dir.path().join("cluster.yaml"),
@@ -53,8 +57,8 @@ impl Bench {
             fs::write(out, [b"qcow2 of ", fs::read(raw)?.as_slice()].concat())?;
             Ok(())
         };
-        let made = image(&input, &folder, key, build, qcow2.then_some(convert))?;
-        Ok(made.changed)
+        let outcome = update(&input, &folder, key, build, qcow2.then_some(convert))?;
+        Ok(outcome.changed)
     }
 
     fn done(&self) -> (u32, u32) {
@@ -74,11 +78,7 @@ impl Bench {
         found.sort();
         let manifest = Manifest::read(&self.dir.path().join("out"))?.unwrap_or_default();
         for (name, text) in &found {
-            assert_eq!(
-                manifest.outputs[name],
-                manifest::digest(text.as_bytes()),
-                "{name}"
-            );
+            assert_eq!(manifest.outputs[name], digest(text.as_bytes()), "{name}");
         }
         assert_eq!(manifest.outputs.len(), found.len());
         Ok(found)
@@ -92,13 +92,13 @@ fn files(of: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_qcow2_image_is_made_on_request_and_once() -> Result<()> {
+fn qcow2_image_is_made_on_request_and_once() -> Result<()> {
     let bench = Bench::new()?;
     assert!(bench.image("one", false)?);
     assert_eq!(bench.found()?, files(&[("node.raw", "one")]));
     assert!(
         bench.image("one", true)?,
-        "the image is there and its qcow2 is not"
+        "the image exists, its qcow2 form does not"
     );
     let both = files(&[("node.qcow2", "qcow2 of one"), ("node.raw", "one")]);
     assert_eq!((bench.found()?, bench.done()), (both.clone(), (1, 1)));
@@ -111,14 +111,14 @@ fn a_qcow2_image_is_made_on_request_and_once() -> Result<()> {
 }
 
 #[test]
-fn the_qcow2_of_an_earlier_image_never_stays() -> Result<()> {
+fn qcow2_of_an_earlier_image_is_removed() -> Result<()> {
     let bench = Bench::new()?;
     bench.image("one", true)?;
     bench.image("two", true)?;
     let both = files(&[("node.qcow2", "qcow2 of two"), ("node.raw", "two")]);
     assert_eq!(bench.found()?, both);
-    let said = format!("{:#}", bench.image("bad", true).expect_err("no space"));
-    assert_eq!((said.as_str(), bench.found()?), ("no space", both));
+    let error = format!("{:#}", bench.image("bad", true).expect_err("no space"));
+    assert_eq!((error.as_str(), bench.found()?), ("no space", both));
     bench.image("three", false)?;
     assert_eq!(bench.found()?, files(&[("node.raw", "three")]));
     Ok(())

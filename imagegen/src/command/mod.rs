@@ -1,0 +1,79 @@
+//! The commands: each reads its input, calls the library and prints the result.
+
+pub(crate) mod all;
+pub(crate) mod image;
+pub(crate) mod man;
+pub(crate) mod package;
+pub(crate) mod plan;
+pub(crate) mod schema;
+pub(crate) mod userdata;
+pub(crate) mod validate;
+
+use std::io::{ErrorKind, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Error, Result};
+use clap::CommandFactory as _;
+use clap::error::ErrorKind as UsageError;
+use imagegen::cli::{Cli, Common};
+use imagegen::pipeline::{self, Input, Outcome, Refused, Request};
+use yaml::Severity;
+
+/// A command without a topology is wrong usage: exit status 2.
+fn request(common: &Common) -> Request {
+    let Some(topology) = common.topology.clone() else {
+        let message = "no topology; give one with `--topology cluster.yaml`";
+        Cli::command()
+            .error(UsageError::MissingRequiredArgument, message)
+            .exit()
+    };
+    Request {
+        topology,
+        package: common.package.clone(),
+        output: common.output.clone(),
+    }
+}
+
+/// Reads the topology and prints its warnings.
+fn read(request: &Request) -> Result<Input> {
+    pipeline::read(request).map(print_warnings)
+}
+
+fn print_warnings(input: Input) -> Input {
+    for warning in &input.warnings {
+        eprintln!("{warning}\n");
+    }
+    input
+}
+
+fn report(outcome: &Outcome, what: &str) {
+    let (folder, hosts) = (outcome.folder.display(), outcome.hosts);
+    if outcome.changed {
+        println!("`{folder}`: made {what} ({hosts} hosts)");
+    } else {
+        println!("`{folder}`: {what} up to date, nothing to do ({hosts} hosts)");
+    }
+}
+
+/// Prints a whole text. A closed pipe (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("writing to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints an error and returns its exit status: 3 for an invalid topology, else 1.
+pub(crate) fn fail(error: &Error) -> ExitCode {
+    let Some(refused) = error.downcast_ref::<Refused>() else {
+        eprintln!("imagegen: {error:#}");
+        return ExitCode::FAILURE;
+    };
+    let findings = refused.0.0.iter();
+    let errors = findings.filter(|found| found.severity == Severity::Error);
+    let count = errors.count();
+    eprintln!("{refused}\n\nimagegen: the topology has {count} error(s); nothing was written");
+    ExitCode::from(3)
+}

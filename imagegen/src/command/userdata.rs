@@ -1,0 +1,16 @@
+//! `imagegen userdata`
+
+use anyhow::Result;
+use imagegen::cli::Common;
+use imagegen::output::Folder;
+use imagegen::pipeline;
+
+pub(super) const WHAT: &str = "documents, seeds and admin.conf";
+
+pub(crate) fn run(common: &Common) -> Result<()> {
+    let request = super::request(common);
+    let input = super::read(&request)?;
+    let folder = Folder::open(&pipeline::output(&request, &input.plan))?;
+    super::report(&pipeline::userdata(&input, &folder)?, WHAT);
+    Ok(())
+}

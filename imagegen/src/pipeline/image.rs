@@ -1,0 +1,145 @@
+//! The node image and its qcow2 form.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use build_tools::cache::Cache;
+use build_tools::process::side_by_side;
+use build_tools::progress::Progress;
+
+use super::input::open_package;
+use super::{IMAGE, Input, Outcome, QCOW2, Request};
+use crate::digest::digest_file;
+use crate::image::{self, ImageReport, ImageRequest};
+use crate::output::Folder;
+use crate::output::manifest::{self, Manifest};
+use crate::package::Package;
+
+/// What an image needs besides the topology, checked before the first write.
+#[derive(Debug)]
+pub struct ImageInputs {
+    programs: PathBuf,
+    /// `None` for the default package, which is built unless the cache has it.
+    package: Option<Package>,
+    qcow2: bool,
+}
+
+impl ImageInputs {
+    /// `programs` is the folder of the image's own programs, by default that of imagegen.
+    pub fn check(
+        request: &Request,
+        input: &Input,
+        programs: Option<&Path>,
+        qcow2: bool,
+    ) -> Result<Self> {
+        image::check_privilege()?;
+        Ok(Self {
+            programs: image::programs::folder(programs)?,
+            package: open_package(request, input)?,
+            qcow2,
+        })
+    }
+}
+
+/// Builds the node image unless it is up to date.
+pub fn image(
+    inputs: ImageInputs,
+    input: &Input,
+    folder: &Folder,
+    progress: &Progress,
+) -> Result<Outcome> {
+    let cache = Cache::open()?;
+    let package = match inputs.package {
+        Some(package) => package,
+        None => {
+            // Both take minutes the first time.
+            let (package, ()) = side_by_side(
+                || default_package::default_package(&cache, progress),
+                || image::prepare(&cache, input.plan.image.kernel, progress),
+            );
+            Package::open(&package?)?
+        }
+    };
+    let request = ImageRequest {
+        package: &package,
+        plan: &input.plan.image,
+        programs: &inputs.programs,
+        seed: Vec::new(),
+    };
+    let build = |out: &Path, work: &Path| image::build(&request, out, work, &cache, progress);
+    let convert = |raw: &Path, out: &Path| image::qcow2::convert(raw, out, &cache, progress);
+    let convert = inputs.qcow2.then_some(convert);
+    update(input, folder, &request.key()?, build, convert)
+}
+
+/// [`image`] with its two slow parts as arguments. An image with the same `key` and the digest that the
+/// manifest records stays. `build` writes the image to its first argument and may use the folder in its
+/// second; `convert`, if the user wants a qcow2 image, converts the first argument to the second. The
+/// qcow2 form of an earlier image is removed.
+fn update(
+    input: &Input,
+    folder: &Folder,
+    key: &str,
+    build: impl FnOnce(&Path, &Path) -> Result<ImageReport>,
+    convert: Option<impl FnOnce(&Path, &Path) -> Result<()>>,
+) -> Result<Outcome> {
+    let outcome = |changed| Outcome {
+        folder: folder.root().to_owned(),
+        hosts: input.plan.hosts.len(),
+        changed,
+    };
+    let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
+    let same_key = manifest
+        .inputs
+        .get("image")
+        .is_some_and(|before| before == key);
+    let built = same_key && is_intact(folder, &manifest, IMAGE)?;
+    let convert = match convert {
+        Some(_) if built && is_intact(folder, &manifest, QCOW2)? => None,
+        convert => convert,
+    };
+    if built && convert.is_none() {
+        return Ok(outcome(false));
+    }
+    let mut change = folder.change()?;
+    let image = if built {
+        folder.root().join(IMAGE)
+    } else {
+        let work = change.work_dir()?;
+        let image = change.add_large_file(IMAGE);
+        let report = build(&image, &work)?;
+        manifest.inputs.insert("image".to_owned(), key.to_owned());
+        manifest
+            .inputs
+            .insert("package".to_owned(), report.package.clone());
+        manifest.image = Some(report);
+        manifest
+            .outputs
+            .insert(IMAGE.to_owned(), digest_file(&image)?);
+        image
+    };
+    if let Some(convert) = convert {
+        let qcow2 = change.add_large_file(QCOW2);
+        convert(&image, &qcow2)?;
+        manifest
+            .outputs
+            .insert(QCOW2.to_owned(), digest_file(&qcow2)?);
+    } else if manifest.outputs.remove(QCOW2).is_some() {
+        change.remove_file(QCOW2);
+    }
+    change.add_file(manifest::FILE, &manifest.to_bytes()?, 0o644)?;
+    change.commit()?;
+    Ok(outcome(true))
+}
+
+/// Whether the output `name` exists with the digest in the manifest.
+fn is_intact(folder: &Folder, manifest: &Manifest, name: &str) -> Result<bool> {
+    let Some(digest) = manifest.outputs.get(name) else {
+        return Ok(false);
+    };
+    let path = folder.root().join(name);
+    Ok(path.is_file() && digest_file(&path)? == *digest)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! Reading and checking what the user gives.
+
+use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use yaml::{Diagnostic, Diagnostics};
+
+use crate::digest::digest;
+use crate::package::Package;
+use crate::plan::ClusterPlan;
+use crate::topology::check;
+use crate::topology::value::Invalid;
+
+/// What the user asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub topology: PathBuf,
+    /// Overrides the package of the topology.
+    pub package: Option<PathBuf>,
+    /// The default is `./<cluster name>`.
+    pub output: Option<PathBuf>,
+}
+
+/// A valid topology.
+#[derive(Debug)]
+pub struct Input {
+    pub plan: ClusterPlan,
+    pub warnings: Vec<Diagnostic>,
+    /// Digest of the topology's bytes.
+    pub(super) digest: String,
+    /// Position of the package in the topology: `cluster.yaml:4:10`.
+    package_place: Option<String>,
+}
+
+/// An invalid topology, with all findings.
+#[derive(Debug)]
+pub struct Refused(pub Diagnostics);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Reads and checks the topology, but not whether its package exists: documents need no package.
+pub fn read(request: &Request) -> Result<Input> {
+    read_with(request, &|_| Ok(()))
+}
+
+/// [`read`], and checks that the package exists. A missing package is a finding at the topology's
+/// `package` key, or an error if `--package` names it.
+pub fn validate(request: &Request) -> Result<Input> {
+    let Some(path) = &request.package else {
+        return read_with(request, &|name| {
+            fs::metadata(beside(request, name))
+                .map(drop)
+                .map_err(|error| match error.kind() {
+                    ErrorKind::NotFound => Invalid::new(
+                        format!("the package `{name}` does not exist"),
+                        "write its path relative to this file, or remove the key for the default package",
+                    ),
+                    _ => Invalid::new(
+                        format!("the package `{name}` cannot be read: {error}"),
+                        "write the path of a readable package",
+                    ),
+                })
+        });
+    };
+    let input = read(request)?;
+    fs::metadata(path).with_context(|| format!("opening the package `{}`", path.display()))?;
+    Ok(input)
+}
+
+fn read_with(request: &Request, package: &dyn Fn(&str) -> Result<(), Invalid>) -> Result<Input> {
+    let path = &request.topology;
+    let bytes =
+        fs::read(path).with_context(|| format!("reading the topology `{}`", path.display()))?;
+    let text = std::str::from_utf8(&bytes).with_context(|| {
+        format!(
+            "reading the topology `{}`: it is not UTF-8 text",
+            path.display()
+        )
+    })?;
+    let checked = check::read_with(&path.display().to_string(), text, package).map_err(Refused)?;
+    let place = |(line, column)| format!("{}:{line}:{column}", path.display());
+    Ok(Input {
+        package_place: checked.package_place.map(place),
+        plan: checked.plan,
+        warnings: checked.warnings,
+        digest: digest(&bytes),
+    })
+}
+
+/// The path of the package: `--package`, else the topology's; `None` for the default package.
+pub fn package(request: &Request, plan: &ClusterPlan) -> Option<PathBuf> {
+    let named = || plan.package.as_ref().map(|name| beside(request, name));
+    request.package.clone().or_else(named)
+}
+
+/// Resolves a path of the topology, which is relative to the topology's folder.
+fn beside(request: &Request, name: &str) -> PathBuf {
+    request
+        .topology
+        .parent()
+        .unwrap_or(Path::new(""))
+        .join(name)
+}
+
+/// Opens the package; `None` for the default package. An error with the topology's package has its
+/// position in the topology.
+pub(super) fn open_package(request: &Request, input: &Input) -> Result<Option<Package>> {
+    let Some(path) = package(request, &input.plan) else {
+        return Ok(None);
+    };
+    let opened = Package::open(&path);
+    match &input.package_place {
+        Some(place) if request.package.is_none() => opened.with_context(|| place.clone()),
+        _ => opened,
+    }
+    .map(Some)
+}
+
+/// The output folder.
+pub fn output(request: &Request, plan: &ClusterPlan) -> PathBuf {
+    request
+        .output
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(&plan.name))
+}

@@ -1,0 +1,101 @@
+//! PKI, documents, seeds and `admin.conf`.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use time::OffsetDateTime;
+
+use super::{ADMIN_CONF, HOSTS, Input, Outcome, PKI, SEED};
+use crate::digest::digest;
+use crate::documents::{Writer, admin_conf};
+use crate::output::Folder;
+use crate::output::manifest::{self, Manifest};
+use crate::pki::store::Pki;
+use crate::plan::HostPlan;
+use crate::secret_scan::SecretIndex;
+use crate::seed;
+
+/// Writes all of them or none. A second call with the same input changes nothing.
+pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
+    let plan = &input.plan;
+    let pki = Pki::prepare(
+        &folder.root().join(PKI),
+        plan,
+        OffsetDateTime::now_utc().date(),
+    )?;
+    let index = SecretIndex::new(plan, &pki)?;
+    let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
+    manifest
+        .inputs
+        .insert("topology".to_owned(), input.digest.clone());
+    for path in [PKI, HOSTS, ADMIN_CONF] {
+        manifest.remove_outputs(path);
+    }
+    let mut record = |path: String, bytes: &[u8]| manifest.outputs.insert(path, digest(bytes));
+    let mut change = folder.change()?;
+
+    // The PKI is first: a document must never exist without its CA.
+    let mut tree = change.tree(PKI, 0o700)?;
+    for (path, bytes) in pki.files()? {
+        tree.add(&path, &bytes, 0o600)?;
+        record(format!("{PKI}/{}", path.display()), &bytes);
+    }
+    let mut changed = change.add_tree(tree, |_| false)?;
+
+    let writer = Writer::new(plan, &pki)?;
+    let mut tree = change.tree(HOSTS, 0o755)?;
+    for host in &plan.hosts {
+        for (name, bytes, mode) in host_files(&writer, &index, host)? {
+            tree.add(&Path::new(&host.name).join(name), &bytes, mode)?;
+            record(format!("{HOSTS}/{}/{name}", host.name), &bytes);
+        }
+    }
+    changed |= change.add_tree(tree, is_host_file)?;
+
+    let admin = admin_conf(plan, &pki);
+    record(ADMIN_CONF.to_owned(), admin.as_bytes());
+    changed |= change.add_file(ADMIN_CONF, admin.as_bytes(), 0o600)?;
+    // The manifest is last, after everything that it lists.
+    changed |= change.add_file(manifest::FILE, &manifest.to_bytes()?, 0o644)?;
+    change.commit()?;
+    Ok(Outcome {
+        folder: folder.root().to_owned(),
+        hosts: plan.hosts.len(),
+        changed,
+    })
+}
+
+/// Name, contents and mode of the scanned document and of the seed disk of `host`.
+fn host_files(
+    writer: &Writer<'_>,
+    index: &SecretIndex,
+    host: &HostPlan,
+) -> Result<Vec<(&'static str, Vec<u8>, u32)>> {
+    let document = writer.document(host)?;
+    index.check(host, &document)?;
+    let seed =
+        seed::image(&document).with_context(|| format!("creating the seed of `{}`", host.name))?;
+    let mut files: Vec<_> = document
+        .files()
+        .into_iter()
+        .map(|(name, bytes)| {
+            (
+                name,
+                bytes.to_vec(),
+                if name == "user-data" { 0o600 } else { 0o644 },
+            )
+        })
+        .collect();
+    files.push((SEED, seed, 0o600));
+    Ok(files)
+}
+
+/// A file that is removed with its host. Anything else in `hosts/` belongs to the user and stays.
+fn is_host_file(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    path.components().count() == 2
+        && ["user-data", "meta-data", "network-config", SEED].contains(&name)
+}
