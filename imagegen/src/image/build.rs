@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::containerd::store::{self, StoredImage, StoredLayer};
 use super::root_files::STATE;
-use super::{kubeadm, ImageRequest, debian, disk, facts, hooks, initrd, root, uki, verity};
+use super::{ImageRequest, debian, disk, facts, hooks, initrd, kubeadm, root, uki, verity};
 use crate::package::oci::{Image, ImageArchive};
 use crate::package::{BUILD_HOOK, Package};
 
@@ -67,17 +67,14 @@ pub fn build(
     let package = work.join("package");
     request.package.extract_to(&package)?;
     let images = images(request.package, &package)?;
-    let facts = facts::image_file(
-        request.package,
-        &images,
-        kubeadm::phases(&package.join("bin/kubeadm"))?,
-    )?;
+    let mut facts = facts::image_file(request.package, &images)?;
     let images = spool(&images, work)?;
     took("package", stage.done());
 
     let tools = debian::tools(cache, request.plan.kernel, progress)?;
     let base = debian::root(cache, progress)?;
     let (release, modules) = kernel_modules(&tools)?;
+    facts.kubeadm_phases = kubeadm::phases(&package.join("bin/kubeadm"))?;
 
     let stage = progress.stage("root");
     let mut composed = root::compose(&root::Inputs {

@@ -24,11 +24,7 @@ const CONTROL_PLANE: &[&str] = &[
 ];
 
 /// The image file for `package`, whose images are `images`.
-pub fn image_file(
-    package: &Package,
-    images: &[Image],
-    kubeadm_phases: KubeadmPhases,
-) -> Result<ImageInfo> {
+pub fn image_file(package: &Package, images: &[Image]) -> Result<ImageInfo> {
     let version = package.kubernetes_version()?;
     let references: BTreeSet<String> = images
         .iter()
@@ -73,7 +69,8 @@ pub fn image_file(
             .map(|(addon, _)| (*addon).to_owned())
             .collect(),
         coredns_image: find(&references, "coredns").map(str::to_owned),
-        kubeadm_phases,
+        // Asked of the package's kubeadm while the image is built.
+        kubeadm_phases: KubeadmPhases::default(),
         images: references.iter().cloned().collect(),
         package_digest: package.digest(),
     })
