@@ -162,7 +162,7 @@ fn print_table(facts: &[Value], faults: &str, costs: bool) -> Vec<String> {
         for balancer in BALANCERS {
             let rounds = facts
                 .iter()
-                .filter(|fact| fact["fault"] == fault && fact["keeper"] == balancer);
+                .filter(|fact| fact["fault"] == fault && fact["balancer"] == balancer);
             let spread = Spread::of(rounds, field);
             let places = [(worst, spread.worst()), (median, spread.median())];
             for (limit, time) in places {

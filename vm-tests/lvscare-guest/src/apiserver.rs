@@ -1,7 +1,9 @@
-//! The fake apiserver's process: health over TLS, the EndpointSlice of `default/kubernetes` with list and watch, and on
-//! the same port plain text for clients whose cryptography would only cost emulated processor time.
+//! The fake apiserver: health over TLS, and list and watch of the EndpointSlice
+//! `default/kubernetes`.
 //!
-//! How it behaves is read from files in its folder at every request, so that it can be changed at an instant.
+//! On the same port it accepts plain text, because TLS of the test clients would only cost emulated
+//! processor time. It reads its behaviour from files at every request, so that a test can change
+//! it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -25,14 +27,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// The first byte of a client that wants its bytes back, and of one that wants only to know who answers.
+/// The first byte of a client: send all bytes back, or send only the name of the server.
 pub(crate) const ECHO: u8 = b'E';
-pub(crate) const WHO: u8 = b'W';
+pub(crate) const NAME: u8 = b'W';
 
-/// First byte of a TLS handshake.
+/// The first byte of a TLS handshake.
 const HANDSHAKE: u8 = 22;
 
-/// Where the testbed's list of apiservers lies, beside the folders of the apiservers: one address a line.
+/// The file with the addresses of the apiservers, one per line, beside their folders.
 pub(crate) const ENDPOINTS: &str = "endpoints";
 
 struct Server {
@@ -42,7 +44,7 @@ struct Server {
 
 pub(crate) async fn main(arguments: &[&str]) -> anyhow::Result<()> {
     let [folder, address, name] = arguments else {
-        bail!("folder, address, name: not {arguments:?}")
+        bail!("expected folder, address and name, not {arguments:?}")
     };
     let server = Arc::new(Server {
         folder: PathBuf::from(folder),
@@ -54,7 +56,7 @@ pub(crate) async fn main(arguments: &[&str]) -> anyhow::Result<()> {
         let (stream, _) = listener.accept().await?;
         let server = Arc::clone(&server);
         tokio::spawn(async move {
-            // A client's trouble is its own.
+            // An error of one client does not affect the others.
             let _ = server.serve(stream).await;
         });
     }
@@ -142,7 +144,7 @@ fn read(path: &Path) -> String {
         .to_owned()
 }
 
-/// The slice at every change of the list.
+/// Sends the EndpointSlice at every change of the file.
 fn watch(endpoints: PathBuf) -> UnsyncBoxBody<Bytes, Infallible> {
     let changes = stream::unfold(read(&endpoints), move |last| {
         let endpoints = endpoints.clone();

@@ -1,5 +1,4 @@
-//! The programs that lead a worker to the living masters: ours, and those it is measured against, each with the
-//! settings people use.
+//! The load balancers of a worker: lvscare and others, each with common settings.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -18,9 +17,9 @@ use crate::netns::Netns;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Lvscare,
-    /// One check a second, one second of patience, no second try.
+    /// One check per second, a timeout of one second, no retry.
     KeepalivedTuned,
-    /// As blogs and wikis have it.
+    /// The settings of blogs and wikis.
     KeepalivedCopied,
     /// kubespray's template.
     Haproxy,
@@ -39,7 +38,7 @@ impl Kind {
         }
     }
 
-    /// Does it write the kernel's table?
+    /// Whether it programs IPVS.
     pub(crate) fn uses_ipvs(self) -> bool {
         !matches!(self, Self::Haproxy | Self::Nginx)
     }
@@ -62,12 +61,12 @@ pub(crate) struct Balancer {
     masters: Vec<SocketAddr>,
     folder: PathBuf,
     child: Option<Child>,
-    /// More flags for ours.
+    /// More flags of lvscare.
     pub(crate) flags: Vec<String>,
 }
 
 impl Balancer {
-    /// Ready to be started; the same kernel settings for all that use IPVS.
+    /// Prepares a balancer. All that use IPVS get the same kernel settings.
     pub(crate) fn new(
         kind: Kind,
         netns: Netns,
@@ -79,7 +78,8 @@ impl Balancer {
         let folder = testbed.join(&netns.name);
         fs::create_dir_all(&folder)?;
         if kind.uses_ipvs() && kind != Kind::Lvscare {
-            // lvscare's route and settings, by hand: without them it would not even be a comparison.
+            // The route and settings that lvscare makes itself; without them a comparison is
+            // unfair.
             netns.run(Ipvs::open)?;
             for name in [
                 "conntrack",
@@ -105,7 +105,7 @@ impl Balancer {
         })
     }
 
-    /// Where its clients connect to.
+    /// The address to which clients connect.
     pub(crate) fn target(&self) -> SocketAddr {
         if self.kind.uses_ipvs() {
             self.net.service()
@@ -150,7 +150,7 @@ impl Balancer {
         Ok(())
     }
 
-    /// One of our commands for this worker, with no right but the one it needs.
+    /// A command of lvscare for this worker, with CAP_NET_ADMIN only.
     pub(crate) fn lvscare(&self, job: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set=-all,+net_admin", PROGRAM, job]);
@@ -162,7 +162,7 @@ impl Balancer {
         command
     }
 
-    /// Runs one of our commands to its end; its exit status.
+    /// Runs a command of lvscare to its end, and returns the exit status.
     pub(crate) fn run(&self, job: &str, more: &[&str]) -> anyhow::Result<i32> {
         let mut command = self.lvscare(job);
         let log = fs::File::options()
@@ -171,22 +171,22 @@ impl Balancer {
             .open(self.log())?;
         command.args(more).stdout(Stdio::null()).stderr(log);
         let status = self.netns.start(&mut command)?.wait()?;
-        status.code().context("it was killed")
+        status.code().context("the process was killed")
     }
 
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
-        let mut child = self.child.take().context("it does not run")?;
+        let mut child = self.child.take().context("the process does not run")?;
         child.kill()?;
         child.wait()?;
         Ok(())
     }
 
-    /// As kubelet and systemd stop it.
+    /// Stops the process with SIGTERM, as kubelet and systemd do.
     pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
-        let mut child = self.child.take().context("it does not run")?;
+        let mut child = self.child.take().context("the process does not run")?;
         kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
         let status = child.wait()?;
-        ensure!(status.success(), "it ended with {status}");
+        ensure!(status.success(), "the process ended with {status}");
         Ok(())
     }
 
@@ -200,7 +200,7 @@ impl Balancer {
         self.folder.join("log")
     }
 
-    /// Its processes.
+    /// The process and its descendants.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let mut family: Vec<u32> = self.child.iter().map(Child::id).collect();
         let mut all = Vec::new();
@@ -220,7 +220,7 @@ impl Balancer {
         family
     }
 
-    /// KiB of all its processes: resident, and with shared pages divided among those that share them.
+    /// KiB of all processes: resident set size and proportional set size.
     pub(crate) fn memory(&self) -> [u64; 2] {
         let sum = |file: &str, field: &str| {
             let of = |id: &u32| {
@@ -256,17 +256,17 @@ impl Balancer {
         Ok(path)
     }
 
-    fn keepalived(&self, pace: &str, patience: &str) -> anyhow::Result<Command> {
+    fn keepalived(&self, interval: &str, timeout: &str) -> anyhow::Result<Command> {
         let mut text = String::from("global_defs {\nrouter_id guest\n}\n");
         let service = self.net.service();
         text += &format!(
-            "virtual_server {} {} {{\n{pace}\nlb_algo rr\nlb_kind NAT\nprotocol TCP\n",
+            "virtual_server {} {} {{\n{interval}\nlb_algo rr\nlb_kind NAT\nprotocol TCP\n",
             service.ip(),
             service.port()
         );
         for master in &self.masters {
             text += &format!(
-                "real_server {} {} {{\nweight 1\nSSL_GET {{\nurl {{\npath /healthz\nstatus_code 200\n}}\n{patience}\n}}\n}}\n",
+                "real_server {} {} {{\nweight 1\nSSL_GET {{\nurl {{\npath /healthz\nstatus_code 200\n}}\n{timeout}\n}}\n}}\n",
                 master.ip(),
                 master.port()
             );
@@ -280,7 +280,7 @@ impl Balancer {
         command
             .arg("--checkers_pid")
             .arg(self.folder.join("checkers.pid"))
-            // Looked at even where nothing of BFD is configured.
+            // keepalived uses this file even without BFD in its configuration.
             .arg("--bfd_pid")
             .arg(self.folder.join("bfd.pid"));
         Ok(command)
@@ -334,7 +334,7 @@ impl Drop for Balancer {
     }
 }
 
-/// The numbers of `/proc/<id>/stat` after the program's name: state (as 0), parent, ...
+/// The numbers of `/proc/<id>/stat` after the name of the program: state (as 0), parent, ...
 fn stat(id: u32) -> Option<Vec<u64>> {
     let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     let rest = &text[text.rfind(')')? + 1..];

@@ -1,7 +1,9 @@
-//! The same faults for all balancers, round after round, in lines of JSON that `cargo bench` makes a table of.
+//! The same faults for all balancers in several rounds. The output is lines of JSON, from which
+//! `cargo bench` makes a table.
 //!
-//! First ours and keepalived tuned, which meet each fault at the same instant. Then those that take a minute for what
-//! these do in a second, each kind of fault in a testbed of its own, so that the rounds run side by side.
+//! lvscare and the tuned keepalived come first, with each fault at the same time. The others need a
+//! minute for what these do in a second, so each of their faults has a testbed of its own and all
+//! run in parallel.
 
 use std::time::{Duration, Instant};
 
@@ -9,31 +11,33 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::balancer::Kind;
-use crate::client::{Flow, Prober, Try, who};
+use crate::client::{Flow, Prober, Try, request};
 use crate::lossy_link::LossyLink;
 use crate::net::{Family, Net};
 use crate::report::ms;
 use crate::table::{Watcher, uses, uses_only};
 use crate::testbed::Testbed;
 
-/// Between two requests of the clients.
-const EVERY: Duration = Duration::from_millis(100);
+/// The time between two requests of a client.
+const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a fault of a fast round lasts once both have acted, and at most.
+/// The maximum length of a fault for fast balancers. It ends earlier when both have reacted.
 const FAST: Duration = Duration::from_secs(6);
-/// How long the slow ones are watched.
+/// The length of a fault for slow balancers.
 const SLOW: Duration = Duration::from_secs(40);
-/// How long a return is waited for.
+/// How long to wait until a server is used again.
 const RETURN: Duration = Duration::from_secs(60);
 
-/// `faults`: some of `kill,vanish,freeze,500,flush`. `rounds` of the two fast programs, and `slow` of the others. `lossy_link`:
-/// seconds in the bad network; with 0 neither that nor what the programs cost is measured.
+/// `faults` is a list of `kill,vanish,freeze,500,flush`, `rounds` the number of rounds of the two
+/// fast balancers, `slow` that of the others. `lossy_link` is the number of seconds in the bad
+/// network; 0 skips that and the cost of the balancers.
 pub(crate) fn main(faults: &str, rounds: &str, slow: &str, lossy_link: &str) -> anyhow::Result<()> {
     let (rounds, slow): (u32, u32) = (rounds.parse()?, slow.parse()?);
     let lossy_link = Duration::from_secs(lossy_link.parse()?);
     let mut fast = Lab::new(net(1), &[Kind::Lvscare, Kind::KeepalivedTuned])?;
     for fault in faults.split(',') {
-        // What depends most on where between two checks the fault falls is looked at twice as often.
+        // The result of `vanish` depends most on the time between two health checks, so it gets
+        // twice the rounds.
         let rounds = if fault == "vanish" {
             2 * rounds
         } else {
@@ -49,7 +53,7 @@ pub(crate) fn main(faults: &str, rounds: &str, slow: &str, lossy_link: &str) -> 
     }
     drop(fast);
     if slow > 0 {
-        side_by_side(faults, slow)?;
+        run_in_parallel(faults, slow)?;
     }
     if lossy_link.is_zero() {
         return Ok(());
@@ -66,17 +70,17 @@ pub(crate) fn main(faults: &str, rounds: &str, slow: &str, lossy_link: &str) -> 
     drop(lab);
     let bad = LossyLink::start(net(7), &all[..4])?;
     std::thread::sleep(lossy_link);
-    for (kind, falls) in bad.falls() {
+    for (kind, removals) in bad.removals() {
         println!(
             "{}",
-            json!({"storm": kind.name(), "falls": falls, "seconds": bad.seconds()})
+            json!({"storm": kind.name(), "falls": removals, "seconds": bad.seconds()})
         );
     }
     Ok(())
 }
 
-/// The slow ones, each fault in a testbed of its own. None of them would notice a flush.
-fn side_by_side(faults: &str, rounds: u32) -> anyhow::Result<()> {
+/// Runs the slow balancers, each fault in a testbed of its own. None of them repairs a flush.
+fn run_in_parallel(faults: &str, rounds: u32) -> anyhow::Result<()> {
     let kinds = [Kind::KeepalivedCopied, Kind::Haproxy, Kind::Nginx];
     let faults = faults.split(',').filter(|fault| *fault != "flush");
     let mut labs = Vec::new();
@@ -108,8 +112,9 @@ fn net(testbed: u8) -> Net {
     }
 }
 
-/// So that the rounds' faults fall everywhere between two checks, evenly: multiples of the golden ratio fill an interval.
-fn wait_between_two_checks(round: u32) {
+/// Spreads the faults of the rounds evenly over the interval between two health checks: multiples
+/// of the golden ratio fill an interval.
+fn vary_phase(round: u32) {
     std::thread::sleep(Duration::from_secs(1).mul_f64((f64::from(round) * 0.618).fract()));
 }
 
@@ -117,7 +122,7 @@ fn victim(round: u32) -> u8 {
     1 + (round % 3) as u8
 }
 
-/// A testbed with a client for each worker, and a watcher for each table.
+/// A testbed with a client for each worker and a watcher for each IPVS table.
 struct Lab {
     testbed: Testbed,
     tables: Vec<Option<Watcher>>,
@@ -138,7 +143,7 @@ impl Lab {
             probers.push(Prober::start(
                 &worker.netns,
                 worker.balancer.target(),
-                EVERY,
+                INTERVAL,
             ));
         }
         let lab = Self {
@@ -148,12 +153,12 @@ impl Lab {
         };
         let since = Instant::now();
         lab.wait_back(&[1, 2, 3], since, RETURN)
-            .context("at the start")?;
+            .context("waiting for all servers at the start")?;
         Ok(lab)
     }
 
-    /// A daemon of ours that has forgotten earlier rounds, which it would take for flapping; whoever meets a fault a
-    /// minute is another case than the one measured here.
+    /// Restarts lvscare. It delays the return of a flapping server, and would take the faults of
+    /// earlier rounds for flapping.
     fn refresh(&mut self) -> anyhow::Result<()> {
         let balancer = &mut self.testbed.ours().balancer;
         balancer.kill()?;
@@ -166,7 +171,7 @@ impl Lab {
         let victim = victim(round);
         let all = |weights: &crate::table::Weights| uses_only(weights, &[1, 2, 3]);
         for table in self.tables.iter().flatten() {
-            table.wait("all used before the fault", 2 * RETURN, all)?;
+            table.wait("all servers are used before the fault", 2 * RETURN, all)?;
         }
         let mut flows = Vec::new();
         for worker in &self.testbed.workers {
@@ -177,7 +182,7 @@ impl Lab {
                 Vec::new()
             });
         }
-        wait_between_two_checks(round);
+        vary_phase(round);
         let since = Instant::now();
         self.inject(fault, victim)?;
         let injected = Instant::now();
@@ -211,7 +216,7 @@ impl Lab {
             facts[0]["connect_ms"] = ms(out, last.filter(|_| failed.is_none()));
             facts[0]["connect_error"] = json!(failed);
         }
-        // Counted to the time of every balancer: what the fault itself took to happen, as a program that was started.
+        // The time of the injection itself, which is part of the time of every balancer.
         facts[0]["inject_ms"] = ms(since, Some(injected));
         drop(flows);
         self.heal(fault, victim)?;
@@ -223,13 +228,14 @@ impl Lab {
         Ok(())
     }
 
-    /// Three connections begun when the fault begins, one to each master: when the last is answered.
+    /// Opens three connections at the time of the fault, one to each server. Returns when each is
+    /// answered.
     fn connect(&self, since: Instant) -> Vec<std::thread::JoinHandle<Result<Instant, String>>> {
         let worker = &self.testbed.workers[0];
         let threads = (0..3).map(|_| {
             let (netns, target) = (worker.netns.clone(), worker.balancer.target());
             std::thread::spawn(move || {
-                let answered = netns.run(|| who(target, FAST.saturating_sub(since.elapsed())));
+                let answered = netns.run(|| request(target, FAST.saturating_sub(since.elapsed())));
                 let ended = Instant::now();
                 let failed = |error| format!("{error} after {:?}", ended - since);
                 answered.map(|_| ended).map_err(failed)
@@ -245,7 +251,7 @@ impl Lab {
             "vanish" => master.vanish(),
             "freeze" => master.freeze(),
             "500" => master.behave("500"),
-            other => bail!("no fault `{other}`"),
+            other => bail!("unknown fault `{other}`"),
         }
     }
 
@@ -263,8 +269,9 @@ impl Lab {
         let failures = self.probers[n].failures_since(since);
         let out = match &self.tables[n] {
             Some(table) => ms(since, table.first(since, |weights| !uses(weights, victim))),
-            // A proxy has no table: it is the last request that counts which failed, or was served by a server that
-            // asked for none. No such request is zero, one at the end is never.
+            // A proxy has no IPVS table. Its time ends with the last request that failed or that a
+            // draining server answered. Without such a request it is zero; with one at the end the
+            // server was never removed.
             None => {
                 let tries = self.probers[n].tries();
                 let bad = |one: &&Try| match one.by {
@@ -282,13 +289,13 @@ impl Lab {
             .map(|flow| ms(since, flow.ended().map(|(at, _)| at)))
             .collect();
         json!({
-            "fault": fault, "keeper": self.testbed.workers[n].balancer.kind.name(), "out_ms": out,
+            "fault": fault, "balancer": self.testbed.workers[n].balancer.kind.name(), "out_ms": out,
             "failed": failures.len(), "busy_ms": ends.first(), "idle_ms": ends.get(1),
             "window_ms": since.elapsed().as_millis() as u64,
         })
     }
 
-    /// When the worker's clients could be served by `master` again.
+    /// When `master` could serve the clients of the worker again.
     fn back(&self, n: usize, master: u8, since: Instant) -> Option<Instant> {
         match &self.tables[n] {
             Some(table) => table.first(since, |weights| uses(weights, master)),
@@ -296,11 +303,11 @@ impl Lab {
         }
     }
 
-    fn wait_back(&self, masters: &[u8], since: Instant, patience: Duration) -> anyhow::Result<()> {
-        let deadline = Instant::now() + patience;
+    fn wait_back(&self, masters: &[u8], since: Instant, timeout: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + timeout;
         for n in 0..self.testbed.workers.len() {
             for master in masters {
-                // One that never comes back is a fact.
+                // A server that never returns is a result, not an error.
                 while self.back(n, *master, since).is_none() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -309,9 +316,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Somebody flushes the table of both.
+    /// Flushes the IPVS tables of both workers.
     fn flush(&mut self, round: u32) -> anyhow::Result<()> {
-        wait_between_two_checks(round);
+        vary_phase(round);
         let since = Instant::now();
         for worker in &self.testbed.workers {
             worker.netns.call("ipvsadm -C")?;
@@ -321,19 +328,19 @@ impl Lab {
         std::thread::sleep(Duration::from_secs(4));
         for (n, worker) in self.testbed.workers.iter_mut().enumerate() {
             let states = self.tables[n].as_ref().map(|table| table.since(since));
-            // Gone first, and only then back.
+            // The table is repaired only after it was incomplete.
             let states = states.unwrap_or_default();
             let gone = states.iter().position(|(_, weights)| !all(weights));
             let back =
                 gone.and_then(|gone| states[gone..].iter().find(|(_, weights)| all(weights)));
-            // Repaired faster than it was looked at.
+            // The repair was faster than the watcher.
             let unseen = (gone.is_none() && states.last().is_some_and(|(_, weights)| all(weights)))
                 .then_some(flushed);
             let back = back.map(|(at, _)| *at).or(unseen);
             let balancer = worker.balancer.kind.name();
             println!(
                 "{}",
-                json!({"fault": "flush", "keeper": balancer, "out_ms": ms(since, back)})
+                json!({"fault": "flush", "balancer": balancer, "out_ms": ms(since, back)})
             );
             if back.is_none() {
                 worker.balancer.stop()?;
@@ -343,7 +350,7 @@ impl Lab {
         self.wait_back(&[1, 2, 3], Instant::now(), RETURN)
     }
 
-    /// Memory, threads, processor time and size of each, at rest.
+    /// Prints memory, threads, processor time and program size of each idle balancer.
     fn footprints(&self, time: Duration) -> anyhow::Result<()> {
         let ticks = || -> Vec<u64> {
             let workers = self.testbed.workers.iter();

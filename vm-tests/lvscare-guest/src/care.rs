@@ -1,4 +1,5 @@
-//! The daemon and plain apiservers, all on one address each of this machine: the shortest proof that it keeps a table.
+//! Checks that the daemon keeps its IPVS table, with plain HTTP servers on addresses of this
+//! machine.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -17,8 +18,8 @@ use lvscare::table::Actual;
 
 use crate::{PROGRAM, SERVICE, address, master, ok};
 
-/// A plain apiserver. Connections that asked something end with it; the others stay open for ever, as those of a
-/// vanished host do.
+/// A plain HTTP server. Killing it ends the connections that have sent a request; the others stay
+/// open, as those of a vanished host do.
 struct Master {
     dead: Arc<AtomicBool>,
     asked: Arc<Mutex<Vec<TcpStream>>>,
@@ -49,7 +50,7 @@ impl Master {
         })
     }
 
-    /// The port refuses and the connections that asked end, all within a moment.
+    /// Closes the port and ends the connections that have sent a request.
     fn kill(&mut self, n: u8) {
         self.dead.store(true, Ordering::SeqCst);
         // Wakes the listener, which then closes.
@@ -125,7 +126,7 @@ pub(crate) fn care(runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
     }
     ok("run-once: settings, route, service, all servers");
     get()?;
-    ok("a request through the virtual address is served");
+    ok("the virtual service serves a request");
 
     let mut daemon = lvscare(&["care"]).spawn()?;
     wait("all up", || {
@@ -133,20 +134,20 @@ pub(crate) fn care(runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
     })?;
     ensure!(
         status(runtime)?.counters.changes.is_empty(),
-        "the daemon changed what run-once had made"
+        "the daemon changed the table of run-once"
     );
-    ok("the daemon takes the table over without a change");
+    ok("the daemon takes over the table without a change");
 
     let mut idle = TcpStream::connect(SERVICE)?;
     let here = idle.local_addr()?;
     let through = connections::list(|_| true)?
         .into_iter()
         .find(|flow| flow.client == here)
-        .context("the flow is not listed")?;
+        .context("the connection is not listed")?;
     let victim = (1..=3)
         .find(|n| master(*n) == through.destination)
-        .context("to whom?")?;
-    // A connection still waiting to be accepted would end with the listener.
+        .context("the connection has an unknown server")?;
+    // A connection that is not accepted yet would end with the listener.
     let accepted = |held: &TcpStream| held.peer_addr().is_ok_and(|peer| peer == here);
     wait("accepted", || {
         Ok(silent
@@ -162,18 +163,18 @@ pub(crate) fn care(runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
     idle.set_read_timeout(Some(Duration::from_secs(5)))?;
     let error = idle.read(&mut [0]).err().map(|error| error.kind());
     println!(
-        "   killed master {victim}: out of the table after {left:?}, its idle flow ended after {:?}",
+        "   killed server {victim}: removed after {left:?}, its idle connection ended after {:?}",
         killed.elapsed()
     );
     ensure!(
         error == Some(ErrorKind::ConnectionAborted),
-        "the idle flow said {error:?}"
+        "the idle connection ended with {error:?}"
     );
-    ok("a killed server leaves the table, and an idle flow to it ends");
+    ok("a killed server is removed, and an idle connection to it ends");
     for _ in 0..9 {
         get()?;
     }
-    ok("all requests are served by the others");
+    ok("the others serve all requests");
 
     masters[usize::from(victim) - 1] = Master::start(victim, &silent)?;
     let back = Instant::now();
@@ -186,7 +187,7 @@ pub(crate) fn care(runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
     wait("repaired", || Ok(weights(&service)?.len() == 3))?;
     println!("   repaired after {:?}", wiped.elapsed());
     get()?;
-    ok("a service removed by another is put back with all its servers");
+    ok("a virtual service that another program removes is restored with all its servers");
 
     daemon.kill()?;
     daemon.wait()?;
@@ -200,8 +201,11 @@ pub(crate) fn care(runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
         "a restart changed the table"
     );
     idle.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-    ensure!(idle.read(&mut [0; 64])? > 0, "the flow did not survive");
-    ok("a daemon killed and started again changes nothing and ends no flow");
+    ensure!(
+        idle.read(&mut [0; 64])? > 0,
+        "the connection did not survive"
+    );
+    ok("a restarted daemon changes nothing and ends no connection");
 
     for (n, master) in (1..).zip(&mut masters) {
         master.kill(n);
@@ -212,10 +216,10 @@ pub(crate) fn care(runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
         "{:?}",
         weights(&service)
     );
-    ok("with all servers dead, all stay in the table");
+    ok("if all servers are dead, all stay in the table");
     masters[1] = Master::start(2, &silent)?;
     wait("one left", || Ok(weights(&service)? == [(2, 1)]))?;
-    ok("the first to return is used alone");
+    ok("only the first server to return is used");
 
     println!("{}", memory(&daemon)?);
     nix::sys::signal::kill(
@@ -228,17 +232,17 @@ pub(crate) fn care(runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
     ensure!(lvscare(&["--clean"]).status()?.success(), "clean failed");
     ensure!(
         Table::default().read(&service)? == Actual::default(),
-        "the service is still there"
+        "the virtual service still exists"
     );
     ensure!(
         TcpStream::connect_timeout(&address(SERVICE), Duration::from_secs(1)).is_err(),
-        "the route is still there"
+        "the route still exists"
     );
-    ok("clean removes the service and the route");
+    ok("--clean removes the virtual service and the route");
     Ok(())
 }
 
-/// The masters in the table, sorted, and their weights.
+/// The servers in the table, sorted, with their weights.
 fn weights(service: &Service) -> anyhow::Result<Vec<(u8, u32)>> {
     let found = Table::default().read(service)?.destinations;
     let mut weights = Vec::new();
@@ -273,7 +277,7 @@ fn get() -> anyhow::Result<()> {
 fn wait(what: &str, mut is: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is()? {
-        ensure!(Instant::now() < deadline, "waited in vain: {what}");
+        ensure!(Instant::now() < deadline, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Clients of a virtual server: one that asks again and again, and ones that hold a connection.
+//! Clients of a virtual service: one that sends requests, and ones with a persistent connection.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 
-use crate::apiserver::{ECHO, WHO};
+use crate::apiserver::{ECHO, NAME};
 use crate::netns::Netns;
 
-/// How long one request may take.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// The timeout of one request.
+const TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// One request.
 #[derive(Debug, Clone)]
 pub(crate) struct Try {
     pub(crate) at: Instant,
     pub(crate) ended: Instant,
-    /// Number of the master that answered.
+    /// The number of the server that answered.
     pub(crate) by: Result<u8, ErrorKind>,
 }
 
-/// Makes a new connection every so often, until dropped.
+/// Sends requests on new connections at an interval, until dropped.
 #[derive(Debug)]
 pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
@@ -40,7 +40,7 @@ impl Prober {
         netns.spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 let at = Instant::now();
-                let by = who(target, PATIENCE).map_err(|error| error.kind());
+                let by = request(target, TIMEOUT).map_err(|error| error.kind());
                 let ended = Instant::now();
                 lock(&tries).push(Try { at, ended, by });
                 std::thread::sleep(every.saturating_sub(ended - at));
@@ -53,7 +53,7 @@ impl Prober {
         lock(&self.tries).clone()
     }
 
-    /// Of requests made after `since`.
+    /// The failed requests since `since`.
     pub(crate) fn failures_since(&self, since: Instant) -> Vec<Try> {
         let mut tries = self.tries();
         tries.retain(|one| one.at >= since && one.by.is_err());
@@ -68,7 +68,7 @@ impl Prober {
             .count()
     }
 
-    /// The first answer of `master` to a request made after `since`.
+    /// When `master` first answered a request since `since`.
     pub(crate) fn first_of(&self, master: u8, since: Instant) -> Option<Instant> {
         let tries = self.tries();
         tries
@@ -84,15 +84,15 @@ impl Drop for Prober {
     }
 }
 
-/// One request: who answers?
-pub(crate) fn who(target: SocketAddr, patience: Duration) -> std::io::Result<u8> {
-    let mut stream = TcpStream::connect_timeout(&target, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.write_all(&[WHO])?;
+/// Sends one request. Returns the number of the server that answers.
+pub(crate) fn request(target: SocketAddr, timeout: Duration) -> std::io::Result<u8> {
+    let mut stream = TcpStream::connect_timeout(&target, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.write_all(&[NAME])?;
     name(&mut stream)
 }
 
-/// `m2\n`: 2.
+/// Reads `m2\n` as 2.
 fn name(stream: &mut TcpStream) -> std::io::Result<u8> {
     let mut line = [0; 3];
     stream.read_exact(&mut line)?;
@@ -102,7 +102,7 @@ fn name(stream: &mut TcpStream) -> std::io::Result<u8> {
     }
 }
 
-/// A held connection.
+/// A persistent connection.
 #[derive(Debug)]
 pub(crate) struct Flow {
     stop: Arc<AtomicBool>,
@@ -111,16 +111,16 @@ pub(crate) struct Flow {
 
 #[derive(Debug, Default, Clone)]
 struct State {
-    /// When it broke, and how.
+    /// When the connection ended, and the error.
     ended: Option<(Instant, ErrorKind)>,
-    /// Bytes that came back.
+    /// The number of echoed bytes.
     echoed: u64,
     last_echo: Option<Instant>,
 }
 
 impl Flow {
-    /// To this master, through the virtual server; tried until the scheduler chooses it. A busy one sends a byte every
-    /// 50 ms, an idle one waits.
+    /// Opens a connection to `master` through the virtual service, with retries until the scheduler
+    /// chooses it. A busy connection sends a byte every 50 ms, an idle one none.
     pub(crate) fn open(
         netns: &Netns,
         target: SocketAddr,
@@ -130,15 +130,15 @@ impl Flow {
         let (mut others, mut last) = (Vec::new(), None);
         for _ in 0..60 {
             let opened = netns.run(|| {
-                let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
+                let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
                 stream.write_all(&[ECHO])?;
                 let by = name(&mut stream)?;
                 std::io::Result::Ok((stream, by))
             });
             let (stream, by) = match opened {
                 Ok(opened) => opened,
-                // Nobody is led anywhere at the moment.
+                // No server is reachable at the moment.
                 Err(error) => {
                     last = Some(error);
                     std::thread::sleep(Duration::from_millis(200));
@@ -148,16 +148,17 @@ impl Flow {
             if by == master {
                 return Self::hold(stream, busy);
             }
-            // Held until then: least-connection schedulers would choose the same again.
+            // The connection stays open: a least-connection scheduler would choose its server
+            // again.
             others.push(stream);
         }
         let name = &netns.name;
-        bail!("{target} in `{name}`: never led to m{master}; last error: {last:?}")
+        bail!("{target} in `{name}`: the scheduler never chose m{master}; last error: {last:?}")
     }
 
     fn hold(mut stream: TcpStream, busy: bool) -> anyhow::Result<Self> {
         stream.set_nodelay(true)?;
-        // An idle one wakes up only to see whether it is still wanted.
+        // An idle connection wakes up only to see whether it was dropped.
         let wait = Duration::from_millis(if busy { 50 } else { 20 });
         stream.set_read_timeout(Some(wait))?;
         let flow = Self {
@@ -198,14 +199,17 @@ impl Flow {
         lock(&self.state).ended
     }
 
-    /// A busy one: bytes come back now.
+    /// Fails unless a busy connection receives bytes.
     pub(crate) fn works(&self) -> anyhow::Result<()> {
         let before = lock(&self.state).echoed;
         let deadline = Instant::now() + Duration::from_secs(10);
         while lock(&self.state).echoed == before {
             let ended = self.ended();
-            ensure!(ended.is_none(), "the flow ended: {ended:?}");
-            ensure!(Instant::now() < deadline, "nothing comes back on the flow");
+            ensure!(ended.is_none(), "the connection ended: {ended:?}");
+            ensure!(
+                Instant::now() < deadline,
+                "the connection receives no bytes"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())

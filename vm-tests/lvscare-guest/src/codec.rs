@@ -1,4 +1,4 @@
-//! What the codec writes, the kernel reads, and the other way round.
+//! Checks the IPVS codec: the kernel reads what it writes, and the other way round.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -25,7 +25,7 @@ pub(crate) fn codec() -> anyhow::Result<()> {
         let service = Service::tcp(address(service), "rr");
         ensure!(
             ipvs.service(service.identity)?.is_none(),
-            "there before it was made"
+            "the service exists already"
         );
         ipvs.new_service(&service)?;
         ensure!(
@@ -36,7 +36,7 @@ pub(crate) fn codec() -> anyhow::Result<()> {
         ensure!(
             ipvs.new_service(&service)
                 .is_err_and(|error| error.is_race()),
-            "made twice"
+            "the service was created twice"
         );
         let Identity::Address { address: vip, .. } = service.identity else {
             bail!("no address")
@@ -46,7 +46,7 @@ pub(crate) fn codec() -> anyhow::Result<()> {
         ensure!(
             ipvs.new_destination(service.identity, &server)
                 .is_err_and(|error| error.is_race()),
-            "added twice"
+            "the server was added twice"
         );
         ensure!(
             ipvs.destinations(vip)? == [server.clone()],
@@ -67,18 +67,18 @@ pub(crate) fn codec() -> anyhow::Result<()> {
         ipvs.set_service(&changed)?;
         ensure!(
             ipvs.service(service.identity)? == Some(changed),
-            "not changed"
+            "the service was not changed"
         );
         ipvs.delete_service(service.identity)?;
         ensure!(
             ipvs.delete_service(service.identity)
                 .is_err_and(|error| error.is_race()),
-            "deleted twice"
+            "the service was deleted twice"
         );
-        // The kernel ends the listing of a service that is not there as it ends an empty one.
+        // For a missing service the kernel returns an empty list, as for one without servers.
         ensure!(
             ipvs.destinations(vip)?.is_empty(),
-            "servers without a service"
+            "a missing service has servers"
         );
         ok(&format!("a service and its servers, {vip}"));
     }
@@ -100,9 +100,9 @@ pub(crate) fn codec() -> anyhow::Result<()> {
     ensure!(found == [foreign.clone(), marked.clone()], "{found:?}");
     let found = ipvs.destinations(address("10.96.0.1:443"))?;
     ensure!(found.len() == 2 && found.contains(&routed), "{found:?}");
-    ok("other tenants' services: marks, direct routing, a server on this node");
+    ok("foreign services: firewall marks, direct routing, a server on this node");
 
-    let begun = Instant::now();
+    let start = Instant::now();
     for n in 0..10_000u16 {
         let [high, low] = n.to_be_bytes();
         ipvs.new_service(&Service::tcp(
@@ -110,13 +110,13 @@ pub(crate) fn codec() -> anyhow::Result<()> {
             "rr",
         ))?;
     }
-    let (made, begun) = (begun.elapsed(), Instant::now());
+    let (made, start) = (start.elapsed(), Instant::now());
     ensure!(
         ipvs.services()?.len() == 10_002,
         "{}",
         ipvs.services()?.len()
     );
-    let (listed, begun) = (begun.elapsed(), Instant::now());
+    let (listed, start) = (start.elapsed(), Instant::now());
     let ours = Service::tcp(address(SERVICE), "rr");
     ipvs.new_service(&ours)?;
     ipvs.new_destination(
@@ -129,8 +129,8 @@ pub(crate) fn codec() -> anyhow::Result<()> {
         "{actual:?}"
     );
     println!(
-        "   10,000 services: made in {made:?}, listed in {listed:?}; ours made and read in {:?}",
-        begun.elapsed()
+        "   10,000 services: created in {made:?}, listed in {listed:?}; one more created and read in {:?}",
+        start.elapsed()
     );
     ok("a table with 10,000 foreign services");
     Ok(())

@@ -1,13 +1,13 @@
-//! Our worker and keepalived's (tuned), the same masters, the same fault at the same instant: what becomes of the table,
-//! of connections, and of connections under way.
+//! Checks of lvscare under faults, with keepalived (tuned) on another worker for comparison: the
+//! IPVS table, established connections, and connections in progress.
 //!
-//! Each claim starts from a network where all is well, and leaves one. Times are facts, not claims: the machine may be
-//! emulated and busy.
+//! Each check starts in a healthy network and leaves one. Times are measured and not checked,
+//! because the machine may be emulated and busy.
 
-mod masters;
+mod environment;
 mod node;
-mod surroundings;
-mod world;
+mod scenario;
+mod servers;
 
 use std::time::{Duration, Instant};
 
@@ -20,65 +20,80 @@ use crate::net::{Family, Net};
 use crate::report::{claim, ms};
 use crate::table::{Watcher, uses, uses_only};
 
-use masters::{all_down, all_draining, certificate, draining, frozen, killed, slow, vanished};
+use environment::{cleaned, firewall, foreign_services, members, on_control_plane};
 use node::{address_change, deleted, killed_in_a_loop, link_flap, takes_over, wiped};
-use surroundings::{cleaned, crowded, firewall, members, on_a_master};
-pub(crate) use world::World;
+pub(crate) use scenario::Scenario;
+use servers::{all_down, all_draining, certificate, draining, frozen, killed, slow, vanished};
 
-/// For what takes a second or two on a quiet machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout of events that take a second or two on an idle machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often the clients ask.
-const EVERY: Duration = Duration::from_millis(100);
+/// The time between two requests of a client.
+const INTERVAL: Duration = Duration::from_millis(100);
 
-type Prove = fn(&mut World) -> anyhow::Result<Value>;
+type Check = fn(&mut Scenario) -> anyhow::Result<Value>;
 
-const BESIDE_THE_STORM: [(&str, Prove); 18] = [
+const BESIDE_LOSSY_LINK: [(&str, Check); 18] = [
     ("a daemon takes over without a change", takes_over),
-    ("killed: out, and all requests served by the others", killed),
-    ("vanished: out, and its flows end, idle ones too", vanished),
+    ("killed: removed, and the others serve all requests", killed),
     (
-        "frozen: no new connections, and the old ones live on",
+        "vanished: removed, and its connections end, idle ones too",
+        vanished,
+    ),
+    (
+        "frozen: no new connections, and the old ones survive",
         frozen,
     ),
     (
-        "500 from readyz: no new connections, and the old ones live on",
+        "500 from readyz: no new connections, and the old ones survive",
         draining,
     ),
-    ("an expired certificate is no apiserver", |world| {
-        certificate(world, "expired")
-    }),
-    ("a stranger's certificate is no apiserver", |world| {
-        certificate(world, "stranger")
-    }),
-    ("slow answers are answers", slow),
     (
-        "a link that flaps deletes nobody and ends no flow",
+        "a server with an expired certificate is removed",
+        |scenario| certificate(scenario, "expired"),
+    ),
+    (
+        "a server with a certificate of another authority is removed",
+        |scenario| certificate(scenario, "foreign"),
+    ),
+    ("a server with slow answers stays", slow),
+    (
+        "a flapping link removes no server and ends no connection",
         link_flap,
     ),
-    ("a new node address is the new source", address_change),
-    ("a flushed table is put back", |world| {
-        wiped(world, "ipvsadm -C")
-    }),
-    ("a service deleted by another is put back", deleted),
     (
-        "all masters dead: none deleted, the first back is used",
+        "a new node address becomes the source address",
+        address_change,
+    ),
+    ("a flushed table is restored", |scenario| {
+        wiped(scenario, "ipvsadm -C")
+    }),
+    (
+        "a virtual service that another program deletes is restored",
+        deleted,
+    ),
+    (
+        "all servers dead: none is removed, and the first to return is used",
         all_down,
     ),
     ("500 from all: nothing changes", all_draining),
     (
-        "killed in a loop under load: no request fails, no flow ends",
+        "lvscare killed in a loop under load: no request fails, no connection ends",
         killed_in_a_loop,
     ),
-    ("behind a firewall that drops input", firewall),
-    ("members come and go with the EndpointSlice", members),
-    ("on a master: itself first, then the others", on_a_master),
+    ("works behind a firewall that drops input", firewall),
+    ("servers follow the EndpointSlice", members),
+    (
+        "on a control-plane host: its own apiserver first, then the others",
+        on_control_plane,
+    ),
 ];
 
-/// It keeps an emulated machine so busy that the masters in it answer late, which no balancer can tell from sickness.
-const ALONE: [(&str, Prove); 2] = [
-    ("beside 10,000 services of others", crowded),
-    ("stopping leaves the table, clean removes it", cleaned),
+/// These checks keep an emulated machine so busy that its servers answer late, which no balancer
+/// can tell from a failure.
+const ALONE: [(&str, Check); 2] = [
+    ("works beside 10,000 foreign services", foreign_services),
+    ("stopping leaves the table, --clean removes it", cleaned),
 ];
 
 pub(crate) fn main(family: &str) -> anyhow::Result<()> {
@@ -87,41 +102,41 @@ pub(crate) fn main(family: &str) -> anyhow::Result<()> {
         family: Family::parse(family)?,
     };
     let mut holds = true;
-    let mut world = None;
+    let mut scenario = None;
     holds &= claim(
-        "starts with NET_ADMIN alone and loads what it needs",
+        "starts with CAP_NET_ADMIN only and loads the modules it needs",
         || {
-            let (made, facts) = World::new(net)?;
-            world = Some(made);
+            let (made, facts) = Scenario::new(net)?;
+            scenario = Some(made);
             Ok(facts)
         },
     );
-    let mut world = world.context("nothing can be shown without a world")?;
-    let world = &mut world;
-    // Beside all that follows, in a network of its own.
+    let mut scenario = scenario.context("the other checks need the network")?;
+    let scenario = &mut scenario;
+    // In parallel with the following checks, in a network of its own.
     let lossy_link = LossyLink::start(
         Net { testbed: 2, ..net },
         &[Kind::Lvscare, Kind::KeepalivedTuned],
     )?;
-    for (name, prove) in BESIDE_THE_STORM {
-        holds &= prove_one(world, name, prove)?;
+    for (name, check) in BESIDE_LOSSY_LINK {
+        holds &= run_check(scenario, name, check)?;
     }
-    holds &= claim(lossy_link::CLAIM, || lossy_link.judge());
+    holds &= claim(lossy_link::CLAIM, || lossy_link.check());
     drop(lossy_link);
-    for (name, prove) in ALONE {
-        holds &= prove_one(world, name, prove)?;
+    for (name, check) in ALONE {
+        holds &= run_check(scenario, name, check)?;
     }
-    ensure!(holds, "not all claims hold");
+    ensure!(holds, "a check failed");
     Ok(())
 }
 
-/// Whether it held; the world is whole afterwards.
-fn prove_one(world: &mut World, name: &str, prove: Prove) -> anyhow::Result<bool> {
-    let held = claim(name, || prove(world));
+/// Runs a check and returns its result. Afterwards the network is healthy.
+fn run_check(scenario: &mut Scenario, name: &str, check: Check) -> anyhow::Result<bool> {
+    let held = claim(name, || check(scenario));
     if !held {
-        world.heal();
+        scenario.heal();
     }
-    world.settle()?;
+    scenario.settle()?;
     Ok(held)
 }
 
@@ -129,30 +144,34 @@ fn all(weights: &crate::table::Weights) -> bool {
     uses_only(weights, &[1, 2, 3])
 }
 
-/// No request of our worker failed since.
-fn no_failures(world: &World, since: Instant) -> anyhow::Result<usize> {
-    let failures = world.prober.failures_since(since);
+/// Fails if a request of the worker with lvscare has failed since `since`.
+fn no_failures(scenario: &Scenario, since: Instant) -> anyhow::Result<usize> {
+    let failures = scenario.prober.failures_since(since);
     ensure!(
         failures.is_empty(),
         "{} requests failed: {failures:?}",
         failures.len()
     );
-    Ok(world.prober.answered_since(since))
+    Ok(scenario.prober.answered_since(since))
 }
 
-/// Waits until our table no longer uses `master`, and says when both tables did not.
-fn falls(world: &World, since: Instant, master: u8) -> anyhow::Result<Value> {
+/// Waits until lvscare's table no longer uses `master`. Returns the times of both tables.
+fn removals(scenario: &Scenario, since: Instant, master: u8) -> anyhow::Result<Value> {
     let out = |weights: &crate::table::Weights| !uses(weights, master);
-    world.table.wait("out of our table", PATIENCE, out)?;
+    scenario
+        .table
+        .wait("removed from lvscare's table", TIMEOUT, out)?;
     // For comparison only.
-    let _ = world
-        .theirs
-        .wait("out of keepalived's", Duration::from_secs(4), out);
+    let _ = scenario.keepalived_table.wait(
+        "removed from keepalived's table",
+        Duration::from_secs(4),
+        out,
+    );
     let out = |watcher: &Watcher| {
         ms(
             since,
             watcher.first(since, |weights| !uses(weights, master)),
         )
     };
-    Ok(json!({"ours_ms": out(&world.table), "keepalived_ms": out(&world.theirs)}))
+    Ok(json!({"ours_ms": out(&scenario.table), "keepalived_ms": out(&scenario.keepalived_table)}))
 }

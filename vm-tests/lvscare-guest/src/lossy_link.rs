@@ -1,5 +1,5 @@
-//! A network that loses one packet in a hundred each way and delays the rest by up to a tenth of a second, out of order:
-//! nobody is dead in it, and nobody may be taken for dead.
+//! A network that loses one packet in a hundred in each direction, and delays and reorders the
+//! others by up to 0.1 s. All servers are healthy, so lvscare must not remove one.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::report::claim;
 use crate::table::{Watcher, uses_only};
 use crate::testbed::Testbed;
 
-pub(crate) const CLAIM: &str = "nobody is taken for dead in a bad network";
+pub(crate) const CLAIM: &str = "no healthy server is removed in a bad network";
 
 pub(crate) struct LossyLink {
     testbed: Testbed,
@@ -35,23 +35,23 @@ pub(crate) fn main(family: &str, seconds: &str) -> anyhow::Result<()> {
     let before = lossy_link.footprint();
     std::thread::sleep(Duration::from_secs(seconds.parse()?));
     let after = lossy_link.footprint();
-    ensure!(claim(CLAIM, || lossy_link.judge()), "{CLAIM}: no");
-    let steady = claim("nothing grows", || {
-        // One that has ended has none.
+    ensure!(claim(CLAIM, || lossy_link.check()), "failed: {CLAIM}");
+    let steady = claim("the number of descriptors does not grow", || {
+        // A process that has ended has no descriptors.
         ensure!(
             0 < after.0 && after.0 <= before.0,
-            "descriptors: {} and then {}",
+            "descriptors: {} before, {} after",
             before.0,
             after.0
         );
         Ok(json!({"descriptors": after.0, "rss_kib": [before.1, after.1]}))
     });
-    ensure!(steady, "it grows");
+    ensure!(steady, "the number of descriptors grows");
     Ok(())
 }
 
 impl LossyLink {
-    /// Everybody is up when it begins.
+    /// Starts the balancers, and degrades the links when all servers are up.
     pub(crate) fn start(net: Net, kinds: &[Kind]) -> anyhow::Result<Self> {
         let mut testbed = Testbed::new(net, kinds)?;
         let mut tables = Vec::new();
@@ -72,9 +72,9 @@ impl LossyLink {
                 uses_only(weights, &[1, 2, 3])
             })?;
         }
-        // keepalived adds its servers before it has checked them.
+        // keepalived adds its servers before the first health check.
         std::thread::sleep(Duration::from_secs(3));
-        testbed.spoil_cables()?;
+        testbed.degrade_links()?;
         Ok(Self {
             testbed,
             tables,
@@ -82,42 +82,46 @@ impl LossyLink {
         })
     }
 
-    /// How often each took a living server out.
-    pub(crate) fn falls(&self) -> Vec<(Kind, usize)> {
-        let mut falls = Vec::new();
+    /// How often each balancer has removed a healthy server.
+    pub(crate) fn removals(&self) -> Vec<(Kind, usize)> {
+        let mut removals = Vec::new();
         for (n, table) in &self.tables {
-            falls.push((
+            removals.push((
                 self.testbed.workers[*n].balancer.kind,
-                table.falls(self.since),
+                table.removals(self.since),
             ));
         }
         for worker in &self.testbed.workers {
             if worker.balancer.kind == Kind::Haproxy {
-                falls.push((
+                removals.push((
                     Kind::Haproxy,
-                    haproxy_falls(&worker.balancer.stats()).unwrap_or(0),
+                    haproxy_removals(&worker.balancer.stats()).unwrap_or(0),
                 ));
             }
         }
-        falls
+        removals
     }
 
     pub(crate) fn seconds(&self) -> f64 {
         self.since.elapsed().as_secs_f64()
     }
 
-    pub(crate) fn judge(&self) -> anyhow::Result<Value> {
-        let falls = self.falls();
-        let ours = falls.iter().find(|(kind, _)| *kind == Kind::Lvscare);
-        let named: serde_json::Map<_, _> = falls
+    pub(crate) fn check(&self) -> anyhow::Result<Value> {
+        let removals = self.removals();
+        let ours = removals.iter().find(|(kind, _)| *kind == Kind::Lvscare);
+        let named: serde_json::Map<_, _> = removals
             .iter()
-            .map(|(kind, falls)| (kind.name().to_owned(), json!(falls)))
+            .map(|(kind, removals)| (kind.name().to_owned(), json!(removals)))
             .collect();
-        ensure!(ours.is_some_and(|(_, falls)| *falls == 0), "{named:?}");
+        ensure!(
+            ours.is_some_and(|(_, removals)| *removals == 0),
+            "{named:?}"
+        );
         Ok(json!({"seconds": self.seconds(), "false_removals": named}))
     }
 
-    /// Descriptors and KiB of ours, at rest: a question that is under way has some of its own, for a moment.
+    /// Descriptors and KiB of the idle lvscare. The minimum counts, because a health request uses
+    /// more for a moment.
     fn footprint(&self) -> (usize, u64) {
         let balancer = &self.testbed.workers[0].balancer;
         let least = (0..50).map(|_| {
@@ -128,8 +132,8 @@ impl LossyLink {
     }
 }
 
-/// The column `chkdown` of HAProxy's statistics: times a server was found down.
-fn haproxy_falls(socket: &std::path::Path) -> Option<usize> {
+/// The column `chkdown` of HAProxy's statistics: how often a server was marked down.
+fn haproxy_removals(socket: &std::path::Path) -> Option<usize> {
     use std::io::{Read, Write};
     let mut stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
     stream.write_all(b"show stat\n").ok()?;

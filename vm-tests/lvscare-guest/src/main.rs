@@ -1,11 +1,13 @@
-//! What only a kernel with IPVS can show; run as the one program of a throw-away machine (vm-tests' `InitrdTest`).
+//! Tests lvscare with the IPVS of a kernel. It is the only program of a machine that is thrown away
+//! (`InitrdTest` of vm-tests).
 //!
-//! `codec` and `care` need the modules `ip_vs ip_vs_rr ip_vs_wlc nf_conntrack inet_diag tcp_diag`, this program static,
-//! and the static `lvscare` as `/bin/lvscare`. They flush nothing but assume that the whole table is their own: never
-//! run them on a host. Each proven claim is a line `ok ...`; the first false one ends the program.
+//! `codec` and `care` need the modules `ip_vs ip_vs_rr ip_vs_wlc nf_conntrack inet_diag tcp_diag`,
+//! and a static `lvscare` as `/bin/lvscare`. They assume that the complete IPVS table is theirs: do
+//! not run them on a host. Each passed check prints a line `ok ...`; the first failed one ends the
+//! program.
 //!
-//! `faults`, `storm` and `bench` also need Debian's programs (`vm_tests::lvscare_guest` has the list) and say what they
-//! found in lines of JSON.
+//! `faults`, `storm` and `bench` also need programs of Debian, which
+//! `vm_tests::initrd::lvscare_guest` lists. They print lines of JSON.
 
 mod apiserver;
 mod balancer;
@@ -54,12 +56,12 @@ fn main() -> anyhow::Result<()> {
         ["bench", faults, rounds, slow, lossy_seconds] => {
             bench::main(faults, rounds, slow, lossy_seconds)
         }
-        other => bail!("which test? Not {other:?}"),
+        other => bail!("unknown test {other:?}"),
     }
 }
 
-fn ok(claim: &str) {
-    println!("ok {claim}");
+fn ok(check: &str) {
+    println!("ok {check}");
 }
 
 fn address(text: &str) -> SocketAddr {
@@ -71,7 +73,7 @@ fn master(n: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n], 6443))
 }
 
-/// IPVS answers NEW_DEST with EINVAL while the local routing table is empty.
+/// Sets up loopback: IPVS answers NEW_DEST with EINVAL while the local routing table is empty.
 async fn lo_up() -> anyhow::Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     tokio::spawn(connection);

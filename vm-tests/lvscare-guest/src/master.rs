@@ -1,4 +1,4 @@
-//! One fake apiserver: a process of its own in a namespace of its own, and what can befall it.
+//! One fake apiserver, as a process in a namespace of its own, and its faults.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ impl Master {
         }
     }
 
-    /// Until it listens.
+    /// Starts the process and waits until it listens.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         self.behave("200")?;
         self.certificate("good")?;
@@ -65,15 +65,15 @@ impl Master {
         Ok(())
     }
 
-    /// As by the kernel when memory runs out: the port refuses, and connections end.
+    /// Kills the process, as the OOM killer does: the port is closed and connections end.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
-        let mut child = self.child.take().context("it does not run")?;
+        let mut child = self.child.take().context("the process does not run")?;
         child.kill()?;
         child.wait()?;
         Ok(())
     }
 
-    /// The kernel still accepts connections, and nobody answers.
+    /// Stops the process: the kernel accepts connections and no request is answered.
     pub(crate) fn freeze(&self) -> anyhow::Result<()> {
         self.signal(Signal::SIGSTOP)
     }
@@ -82,7 +82,7 @@ impl Master {
         self.signal(Signal::SIGCONT)
     }
 
-    /// The cable is pulled: nothing goes in or out, and no carrier is lost at the other ends.
+    /// Disconnects the host from the bridge. The other ends see no loss of carrier.
     pub(crate) fn vanish(&self) -> anyhow::Result<()> {
         self.switch.ip(&format!("link set m{} nomaster\n", self.n))
     }
@@ -92,17 +92,17 @@ impl Master {
             .ip(&format!("link set m{} master br0\n", self.n))
     }
 
-    /// What it answers with: `200`, `500`, or `slow` and milliseconds.
+    /// Sets the answer: `200`, `500`, or `slow` and milliseconds.
     pub(crate) fn behave(&self, behaviour: &str) -> anyhow::Result<()> {
         replace(&self.folder.join("behaviour"), behaviour)
     }
 
-    /// Which certificate new connections get: `good`, `expired`, `stranger`.
+    /// Sets the certificate of new connections: `good`, `expired` or `foreign`.
     pub(crate) fn certificate(&self, name: &str) -> anyhow::Result<()> {
         replace(&self.folder.join("certificate"), name)
     }
 
-    /// A planned restart.
+    /// Restarts the process with another certificate.
     pub(crate) fn restart_with(&mut self, certificate: &str) -> anyhow::Result<()> {
         if self.child.is_some() {
             self.kill()?;
@@ -112,7 +112,7 @@ impl Master {
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let child = self.child.as_ref().context("it does not run")?;
+        let child = self.child.as_ref().context("the process does not run")?;
         kill(Pid::from_raw(child.id().cast_signed()), signal)?;
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Drop for Master {
     }
 }
 
-/// Whole at once: it is being read.
+/// Replaces a file atomically, because other processes read it.
 pub(crate) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text)?;

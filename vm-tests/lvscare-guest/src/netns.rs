@@ -1,4 +1,5 @@
-//! Network namespaces: one for each host of a testbed, kept by an open descriptor and without a name in the file system.
+//! Network namespaces, one for each host of a testbed. An open descriptor keeps a namespace alive;
+//! it has no name in the file system.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,7 +17,7 @@ pub(crate) struct Netns {
 }
 
 impl Netns {
-    /// An empty one, with loopback up.
+    /// Creates an empty namespace with loopback up.
     pub(crate) fn new(name: &str) -> anyhow::Result<Self> {
         let made = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
@@ -25,16 +26,17 @@ impl Netns {
         let namespace = made.join().unwrap_or_else(|_| anyhow::bail!("panicked"));
         let netns = Self {
             name: name.to_owned(),
-            namespace: Arc::new(namespace.with_context(|| format!("making namespace `{name}`"))?),
+            namespace: Arc::new(namespace.with_context(|| format!("creating namespace `{name}`"))?),
         };
-        // Duplicate address detection would keep an IPv6 address unusable for two seconds.
+        // Duplicate address detection would delay IPv6 addresses by two seconds.
         netns.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0"))?;
         netns.run(|| std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0"))?;
         netns.ip("link set lo up\n")?;
         Ok(netns)
     }
 
-    /// Runs `work` in a thread that lives there: its sockets, files in `/proc/sys/net` and children belong there.
+    /// Runs `work` in a thread inside the namespace, with its sockets, `/proc/sys/net` and
+    /// children.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             setns(self.namespace.as_ref(), CloneFlags::CLONE_NEWNET)
@@ -45,7 +47,7 @@ impl Netns {
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// As `run`, for ever beside the others.
+    /// Like `run`, in the background.
     pub(crate) fn spawn(&self, work: impl FnOnce() + Send + 'static) {
         let namespace = Arc::clone(&self.namespace);
         std::thread::spawn(move || {
@@ -63,7 +65,7 @@ impl Netns {
     /// Runs a program that must succeed.
     pub(crate) fn call(&self, line: &str) -> anyhow::Result<()> {
         let mut words = line.split_whitespace();
-        let mut command = Command::new(words.next().context("no program")?);
+        let mut command = Command::new(words.next().context("the command is empty")?);
         self.feed(command.args(words), "")
             .with_context(|| format!("running `{line}` in `{}`", self.name))
     }
@@ -80,7 +82,7 @@ impl Netns {
             .with_context(|| format!("`nft` in `{}`", self.name))
     }
 
-    /// What `ip link ... netns` takes.
+    /// The path of the namespace for `ip link ... netns`.
     pub(crate) fn path(&self) -> String {
         format!(
             "/proc/{}/fd/{}",
@@ -99,12 +101,12 @@ impl Netns {
             stdin.write_all(input.as_bytes())?;
         }
         let output = child.wait_with_output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.success(),
             "{}: {}",
             output.status,
-            said.trim()
+            stderr.trim()
         );
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Certificates of the fake apiservers, as files: good ones, one that is over, and one of a stranger.
+//! Certificate files of the fake apiservers: valid, expired, and of a foreign authority.
 
 use std::fs;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use rcgen::{
 pub(crate) struct Pki {
     folder: PathBuf,
     ours: CertifiedIssuer<'static, KeyPair>,
-    strangers: CertifiedIssuer<'static, KeyPair>,
+    foreign: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Pki {
@@ -20,7 +20,7 @@ impl Pki {
         let pki = Self {
             folder: folder.to_path_buf(),
             ours: authority()?,
-            strangers: authority()?,
+            foreign: authority()?,
         };
         fs::write(pki.authority(), pki.ours.pem())?;
         Ok(pki)
@@ -30,7 +30,8 @@ impl Pki {
         self.folder.join("ca.crt")
     }
 
-    /// `good.pem`, `expired.pem` and `stranger.pem` for a server, in `folder`; each with its key.
+    /// Writes `good.pem`, `expired.pem` and `foreign.pem` of a server to `folder`, each with its
+    /// key.
     pub(crate) fn server(&self, folder: &Path, addresses: &[IpAddr]) -> anyhow::Result<()> {
         let mut good = CertificateParams::new(Vec::new())?;
         good.subject_alt_names
@@ -41,7 +42,7 @@ impl Pki {
         for (name, params, issuer) in [
             ("good", &good, &self.ours),
             ("expired", &expired, &self.ours),
-            ("stranger", &good, &self.strangers),
+            ("foreign", &good, &self.foreign),
         ] {
             let key = KeyPair::generate()?;
             let certificate = params.signed_by(&key, issuer)?;
@@ -51,7 +52,8 @@ impl Pki {
         Ok(())
     }
 
-    /// A kubelet's kubeconfig in `folder`, with a certificate the fake apiservers do not look at.
+    /// Writes a kubelet's kubeconfig to `folder`. The fake apiservers ignore its client
+    /// certificate.
     pub(crate) fn kubeconfig(&self, folder: &Path, server: &str) -> anyhow::Result<PathBuf> {
         let key = KeyPair::generate()?;
         let client = CertificateParams::new(Vec::new())?.signed_by(&key, &self.ours)?;

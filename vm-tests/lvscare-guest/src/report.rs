@@ -1,4 +1,4 @@
-//! What the guest found, one line of JSON each.
+//! Prints results, one line of JSON each.
 
 use std::fs;
 use std::path::Path;
@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-/// Runs one claim. `false`: it does not hold; the others are still worth knowing.
-pub(crate) fn claim(name: &str, prove: impl FnOnce() -> anyhow::Result<Value>) -> bool {
-    let begun = Instant::now();
-    let proved = prove();
-    let seconds = begun.elapsed().as_secs_f64();
-    let holds = proved.is_ok();
-    let line = match proved {
+/// Runs one check and prints its result. Returns `false` if it fails, so that the others can run.
+pub(crate) fn claim(name: &str, check: impl FnOnce() -> anyhow::Result<Value>) -> bool {
+    let start = Instant::now();
+    let result = check();
+    let seconds = start.elapsed().as_secs_f64();
+    let holds = result.is_ok();
+    let line = match result {
         Ok(facts) => json!({"claim": name, "holds": true, "facts": facts, "seconds": seconds}),
         Err(error) => {
             json!({"claim": name, "holds": false, "error": format!("{error:#}"), "seconds": seconds})
@@ -25,7 +25,7 @@ pub(crate) fn claim(name: &str, prove: impl FnOnce() -> anyhow::Result<Value>) -
     holds
 }
 
-/// The ends of all balancers' logs, for whoever looks into a failure.
+/// The ends of the logs of all balancers, as evidence of a failure.
 fn logs() -> Value {
     let mut ends = serde_json::Map::new();
     let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
@@ -41,7 +41,7 @@ fn logs() -> Value {
     Value::Object(ends)
 }
 
-/// Milliseconds from `since`; nothing where there is no end.
+/// Milliseconds from `since` to `end`; null without an end.
 pub(crate) fn ms(since: Instant, end: Option<Instant>) -> Value {
     end.map_or(Value::Null, |end| {
         let time = end.saturating_duration_since(since);

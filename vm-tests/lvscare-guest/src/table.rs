@@ -1,4 +1,4 @@
-//! A worker's table over time: who was in it when, and with which weight. Looked at every 20 ms.
+//! The history of a worker's IPVS table: servers and weights, read every 20 ms.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +11,12 @@ use lvscare::ipvs::{Identity, Ipvs};
 use crate::net::Net;
 use crate::netns::Netns;
 
-const EVERY: Duration = Duration::from_millis(20);
+const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Weights by the masters' numbers; `None`: the service is not there.
+/// Weights by the numbers of the servers; `None` if the virtual service does not exist.
 pub(crate) type Weights = Option<BTreeMap<u8, u32>>;
 
-/// Watches until dropped.
+/// Records the table until dropped.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     stop: Arc<AtomicBool>,
@@ -39,7 +39,7 @@ impl Watcher {
                     history.push((Instant::now(), weights));
                 }
                 drop(history);
-                std::thread::sleep(EVERY);
+                std::thread::sleep(INTERVAL);
             }
         });
         watcher
@@ -51,14 +51,14 @@ impl Watcher {
             .and_then(|(_, weights)| weights.clone())
     }
 
-    /// From `since` on, each state and when it came; the first is the one that was there.
+    /// The states since `since`, each with its time. The first is the state at `since`.
     pub(crate) fn since(&self, since: Instant) -> Vec<(Instant, Weights)> {
         let history = lock(&self.history);
         let first = history.iter().rposition(|(at, _)| *at <= since);
         history[first.unwrap_or(0)..].to_vec()
     }
 
-    /// When the table, from `since` on, first was as asked for.
+    /// When the table first met the condition since `since`.
     pub(crate) fn first(&self, since: Instant, is: impl Fn(&Weights) -> bool) -> Option<Instant> {
         self.since(since)
             .iter()
@@ -66,27 +66,27 @@ impl Watcher {
             .map(|(at, _)| (*at).max(since))
     }
 
-    /// Waits until it is.
+    /// Waits until the table meets the condition.
     pub(crate) fn wait(
         &self,
         what: &str,
-        patience: Duration,
+        timeout: Duration,
         is: impl Fn(&Weights) -> bool,
     ) -> anyhow::Result<()> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         while !is(&self.now()) {
             let now = self.now();
             ensure!(
                 Instant::now() < deadline,
-                "waited in vain: {what}; it is {now:?}"
+                "timed out: {what}; the table is {now:?}"
             );
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }
 
-    /// How often a used server was taken out or drained.
-    pub(crate) fn falls(&self, since: Instant) -> usize {
+    /// How often a used server was removed or drained.
+    pub(crate) fn removals(&self, since: Instant) -> usize {
         let history = self.since(since);
         let pairs = history.windows(2);
         pairs
@@ -106,7 +106,7 @@ impl Drop for Watcher {
     }
 }
 
-/// Is the master given new connections?
+/// Whether the server gets new connections.
 pub(crate) fn uses(weights: &Weights, master: u8) -> bool {
     weights
         .as_ref()
@@ -114,12 +114,12 @@ pub(crate) fn uses(weights: &Weights, master: u8) -> bool {
         .is_some_and(|weight| *weight > 0)
 }
 
-/// Exactly these masters are given new connections.
+/// Whether exactly these servers get new connections.
 pub(crate) fn uses_only(weights: &Weights, masters: &[u8]) -> bool {
     (1..=9).all(|n| uses(weights, n) == masters.contains(&n))
 }
 
-/// One look, with a connection to the kernel that is opened when there is none.
+/// Reads the table, and opens the connection to the kernel if necessary.
 pub(crate) fn read(ipvs: &mut Option<Ipvs>, net: Net) -> Weights {
     if ipvs.is_none() {
         *ipvs = Ipvs::open().ok();

@@ -1,6 +1,6 @@
-//! One network of masters and workers, all of them namespaces of this machine, joined by a bridge in another.
+//! A network of fake apiservers and workers. Each host and the bridge is a network namespace.
 //!
-//! Testbeds do not know of one another: each has its own masters, so that faults of one do not disturb another.
+//! Each testbed has its own servers, so that faults in one do not affect another.
 
 use std::fs;
 use std::net::IpAddr;
@@ -22,14 +22,14 @@ pub(crate) struct Testbed {
     folder: PathBuf,
 }
 
-/// A host with a balancer, and a pod on it.
+/// A host with a balancer.
 pub(crate) struct Worker {
     pub(crate) netns: Netns,
     pub(crate) balancer: Balancer,
 }
 
 impl Testbed {
-    /// Three masters that answer, and a worker for each kind of balancer.
+    /// Starts three servers, and adds a worker for each kind of balancer.
     pub(crate) fn new(net: Net, kinds: &[Kind]) -> anyhow::Result<Self> {
         let folder = PathBuf::from(format!("/run/c{}", net.testbed));
         let pki = Pki::new(&folder)?;
@@ -57,10 +57,10 @@ impl Testbed {
         &self.folder
     }
 
-    /// One more that answers.
+    /// Starts one more server.
     pub(crate) fn add_master(&mut self, n: u8) -> anyhow::Result<()> {
         let address = self.net.master(n);
-        let netns = self.plug(&format!("m{n}"), address.ip())?;
+        let netns = self.add_host(&format!("m{n}"), address.ip())?;
         let folder = self.folder.join(format!("m{n}"));
         fs::create_dir_all(&folder)?;
         self.pki
@@ -71,7 +71,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// What the cluster says its apiservers are.
+    /// Writes the addresses of the EndpointSlice.
     pub(crate) fn write_endpoints(&self, masters: &[u8]) -> anyhow::Result<()> {
         let lines: String = masters
             .iter()
@@ -88,7 +88,7 @@ impl Testbed {
         &mut self.workers[0]
     }
 
-    /// One more worker.
+    /// Adds a worker.
     pub(crate) fn add(&mut self, kind: Kind) -> anyhow::Result<()> {
         let n = u8::try_from(self.workers.len() + 1)?;
         self.add_worker(n, kind)
@@ -96,7 +96,7 @@ impl Testbed {
 
     fn add_worker(&mut self, n: u8, kind: Kind) -> anyhow::Result<()> {
         let address = self.net.worker(n);
-        let netns = self.plug(&format!("w{n}"), address)?;
+        let netns = self.add_host(&format!("w{n}"), address)?;
         let masters: Vec<_> = self.masters.iter().map(|master| master.address).collect();
         let balancer = Balancer::new(
             kind,
@@ -110,7 +110,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// A pod on worker `n`, behind the masquerade that network plugins make for what leaves their range.
+    /// Adds a pod to worker `n`, with the masquerade rule that network plugins add.
     pub(crate) fn add_pod(&self, n: u8) -> anyhow::Result<Netns> {
         let worker = &self.workers[usize::from(n) - 1].netns;
         let [near, far] = self.net.pod(n);
@@ -135,8 +135,8 @@ impl Testbed {
         Ok(pod)
     }
 
-    /// A host on the bridge.
-    fn plug(&self, name: &str, address: IpAddr) -> anyhow::Result<Netns> {
+    /// Adds a host to the bridge.
+    fn add_host(&self, name: &str, address: IpAddr) -> anyhow::Result<Netns> {
         let netns = Netns::new(name)?;
         self.switch.ip(&format!(
             "link add {name} type veth peer name eth0 netns {}\nlink set {name} master br0\nlink set {name} up\n",
@@ -149,8 +149,8 @@ impl Testbed {
         Ok(netns)
     }
 
-    /// What a bad cable does, on the way from each master and on the way to it.
-    pub(crate) fn spoil_cables(&self) -> anyhow::Result<()> {
+    /// Adds loss in both directions, and delay from the servers, to their links.
+    pub(crate) fn degrade_links(&self) -> anyhow::Result<()> {
         for master in &self.masters {
             master
                 .netns

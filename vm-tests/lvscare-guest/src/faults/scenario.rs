@@ -1,4 +1,4 @@
-//! One network in which our worker and keepalived's watch the same masters, and what can be asked of it.
+//! A network in which a worker with lvscare and one with keepalived use the same servers.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,35 +7,38 @@ use anyhow::{Context, ensure};
 use lvscare::status::{Grade, Status};
 use serde_json::{Value, json};
 
-use super::{EVERY, PATIENCE, all};
+use super::{INTERVAL, TIMEOUT, all};
 use crate::balancer::Kind;
-use crate::client::{Flow, Prober, who};
+use crate::client::{Flow, Prober, request};
 use crate::net::Net;
 use crate::netns::Netns;
 use crate::table::Watcher;
 use crate::testbed::Testbed;
 
-pub(crate) struct World {
+pub(crate) struct Scenario {
     pub(crate) testbed: Testbed,
-    /// Of our worker.
+    /// The IPVS table of the worker with lvscare.
     pub(crate) table: Watcher,
-    /// Of keepalived's.
-    pub(crate) theirs: Watcher,
+    /// The IPVS table of the worker with keepalived.
+    pub(crate) keepalived_table: Watcher,
     pub(crate) prober: Prober,
     pub(super) pod: Netns,
 }
 
-impl World {
+impl Scenario {
     pub(super) fn new(net: Net) -> anyhow::Result<(Self, Value)> {
         let modules = || std::fs::read_to_string("/proc/modules").unwrap_or_default();
-        ensure!(!modules().contains("ip_vs"), "IPVS is loaded already");
+        ensure!(!modules().contains("ip_vs"), "IPVS is already loaded");
         let mut testbed = Testbed::new(net, &[Kind::Lvscare])?;
         let status = testbed.ours().balancer.run("run-once", &[])?;
-        ensure!(status == 0, "run-once ended with {status}");
+        ensure!(status == 0, "run-once: exit status {status}");
         let loaded = modules();
-        ensure!(loaded.contains("ip_vs_rr "), "no scheduler: {loaded}");
+        ensure!(
+            loaded.contains("ip_vs_rr "),
+            "the scheduler is not loaded: {loaded}"
+        );
         let target = testbed.ours().balancer.target();
-        testbed.ours().netns.run(|| who(target, PATIENCE))?;
+        testbed.ours().netns.run(|| request(target, TIMEOUT))?;
         testbed.add(Kind::KeepalivedTuned)?;
         for worker in &mut testbed.workers {
             worker.balancer.start()?;
@@ -46,18 +49,20 @@ impl World {
             .iter()
             .map(|worker| worker.netns.clone())
             .collect();
-        let world = Self {
+        let scenario = Self {
             table: Watcher::start(&namespaces[0], net),
-            theirs: Watcher::start(&namespaces[1], net),
-            prober: Prober::start(&namespaces[0], target, EVERY),
+            keepalived_table: Watcher::start(&namespaces[1], net),
+            prober: Prober::start(&namespaces[0], target, INTERVAL),
             pod,
             testbed,
         };
-        world.table.wait("all in our table", PATIENCE, all)?;
-        world
-            .theirs
-            .wait("all in keepalived's table", PATIENCE, all)?;
-        Ok((world, json!({})))
+        scenario
+            .table
+            .wait("all servers in lvscare's table", TIMEOUT, all)?;
+        scenario
+            .keepalived_table
+            .wait("all servers in keepalived's table", TIMEOUT, all)?;
+        Ok((scenario, json!({})))
     }
 
     pub(super) fn target(&mut self) -> SocketAddr {
@@ -73,17 +78,18 @@ impl World {
         Flow::open(&netns, target, master, busy)
     }
 
-    /// Undoes what a claim that failed left behind.
+    /// Undoes the fault of a failed check.
     pub(super) fn heal(&mut self) {
         for n in 1..=3 {
             let master = self.testbed.master(n);
-            // One that has nothing to undo says so.
+            // Undoing a fault that is not there is an error, which does not matter.
             let _ = master.appear();
             let _ = master.restart_with("good");
         }
     }
 
-    /// Until all is well again everywhere, with a daemon that has forgotten its distrust.
+    /// Restarts lvscare, which then does not delay the return of a flapping server, and waits until
+    /// all servers are used.
     pub(super) fn settle(&mut self) -> anyhow::Result<()> {
         let balancer = &mut self.testbed.ours().balancer;
         if balancer.is_running() {
@@ -91,16 +97,16 @@ impl World {
         }
         balancer.start()?;
         self.table
-            .wait("all in our table again", 2 * PATIENCE, all)?;
-        self.theirs
-            .wait("all in keepalived's table again", 2 * PATIENCE, all)?;
-        let deadline = Instant::now() + PATIENCE;
+            .wait("all servers in lvscare's table again", 2 * TIMEOUT, all)?;
+        self.keepalived_table
+            .wait("all servers in keepalived's table again", 2 * TIMEOUT, all)?;
+        let deadline = Instant::now() + TIMEOUT;
         while !self
             .status()
             .is_ok_and(|status| status.grade() == Grade::AllUp)
         {
             let status = self.status();
-            ensure!(Instant::now() < deadline, "not all up again: {status:?}");
+            ensure!(Instant::now() < deadline, "a server is not up: {status:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
