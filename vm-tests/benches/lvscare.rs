@@ -227,7 +227,7 @@ fn print_table(facts: &[Value], faults: &str, costs: bool) -> Vec<String> {
         ),
     ];
     for (name, value, limit) in rows {
-        let cells = BALANCERS.map(|keeper| format!("{:.1}", value(keeper)));
+        let cells = BALANCERS.map(|balancer| format!("{:.1}", value(balancer)));
         println!("| {name} | {} |", cells.join(" | "));
         if limit.is_some_and(|limit| value(BALANCERS[0]) > limit) {
             exceeded.push(format!("{name}: {:.1}", value(BALANCERS[0])));

@@ -179,10 +179,10 @@ fn masters_join_as_learners_and_recover_lost_data() -> Result<()> {
         // The same while m1 is down: one of three is no quorum, and etcd does not list its members.
         drop((m1, m2));
         control_plane.lose_etcd("m2")?;
-        let said = masters.verdict("m2", false, false);
+        let decision = masters.verdict("m2", false, false);
         ensure!(
-            said.is_err() || matches!(said, Ok(Verdict::Wait(_))),
-            "{said:?}"
+            decision.is_err() || matches!(decision, Ok(Verdict::Wait(_))),
+            "{decision:?}"
         );
         let mut m1 = masters.start_again("m1")?;
         m1.wait("serve", || masters.etcd_of("m1", "m1")?.health())?;

@@ -48,14 +48,14 @@ fn build_hook_changes_or_stops_the_image() -> Result<()> {
             .output()
             .context("starting imagegen")
     };
-    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let stderr = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
 
     hook(
         &package,
         "#!/bin/sh\necho looking for firmware\necho 'none here' >&2\nexit 4\n",
     )?;
     let failed = image()?;
-    let text = said(&failed);
+    let text = stderr(&failed);
     ensure!(failed.status.code() == Some(1), "{text}");
     let wanted = "running the package's hook inside the root: running `hooks/build`: exit status: 4\n  looking for firmware\n  none here\n";
     ensure!(text.ends_with(wanted), "{text}");
@@ -63,11 +63,11 @@ fn build_hook_changes_or_stops_the_image() -> Result<()> {
 
     hook(&package, HOOK)?;
     let made = image()?;
-    ensure!(made.status.success(), "{}", said(&made));
+    ensure!(made.status.success(), "{}", stderr(&made));
     ensure!(
-        said(&made).contains("info: hooks/build: adapting\n"),
+        stderr(&made).contains("info: hooks/build: adapting\n"),
         "{}",
-        said(&made)
+        stderr(&made)
     );
     let raw = out.join("node.raw");
     let root = run_dir.folder().join("root.img");
@@ -96,7 +96,7 @@ fn build_hook_changes_or_stops_the_image() -> Result<()> {
     ensure!(
         String::from_utf8_lossy(&again.stdout).contains("nothing to do"),
         "{}",
-        said(&again)
+        stderr(&again)
     );
     run_dir.passed();
     Ok(())

@@ -160,7 +160,7 @@ impl Lab {
     /// Restarts lvscare. It delays the return of a flapping server, and would take the faults of
     /// earlier rounds for flapping.
     fn refresh(&mut self) -> anyhow::Result<()> {
-        let balancer = &mut self.testbed.ours().balancer;
+        let balancer = &mut self.testbed.lvscare_worker().balancer;
         balancer.kill()?;
         balancer.start()?;
         std::thread::sleep(Duration::from_secs(2));

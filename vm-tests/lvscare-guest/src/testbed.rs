@@ -84,7 +84,7 @@ impl Testbed {
         &mut self.masters[usize::from(n) - 1]
     }
 
-    pub(crate) fn ours(&mut self) -> &mut Worker {
+    pub(crate) fn lvscare_worker(&mut self) -> &mut Worker {
         &mut self.workers[0]
     }
 

@@ -106,19 +106,19 @@ impl Etcd {
         let body = self.folder.join("empty.json");
         fs::write(&body, "{}")?;
         let body = body.display().to_string();
-        let text = self.ask(&["create", "--raw=/v3/cluster/member/list", "-f", &body])?;
+        let text = self.request(&["create", "--raw=/v3/cluster/member/list", "-f", &body])?;
         parse(&text).with_context(|| format!("reading the answer of etcd, `{text}`"))
     }
 
     /// Fails with the answer of etcd unless it is healthy.
     pub fn check_health(&self) -> Result<()> {
-        let text = self.ask(&["get", "--raw=/health"])?;
+        let text = self.request(&["get", "--raw=/health"])?;
         let answer: serde_json::Value = serde_json::from_str(&text)?;
         anyhow::ensure!(answer["health"] == "true", "etcd answers {text}");
         Ok(())
     }
 
-    fn ask(&self, arguments: &[&str]) -> Result<String> {
+    fn request(&self, arguments: &[&str]) -> Result<String> {
         let path = |name: &str| self.folder.join(name).display().to_string();
         let mut command = Command::new(&self.kubectl);
         command

@@ -80,9 +80,9 @@ mod tests {
             .stdin(Stdio::null());
         let mut busy = busy.spawn()?;
         let outcome = CpuQuota::set(0.2, busy.id());
-        let (begun, before) = (Instant::now(), run_time(busy.id())?);
+        let (start, before) = (Instant::now(), run_time(busy.id())?);
         std::thread::sleep(Duration::from_secs(2));
-        let used = (run_time(busy.id())? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+        let used = (run_time(busy.id())? - before).as_secs_f64() / start.elapsed().as_secs_f64();
         busy.kill()?;
         busy.wait()?;
         match outcome {

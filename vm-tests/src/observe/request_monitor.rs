@@ -180,8 +180,8 @@ impl Report {
             if request.is_ok() {
                 since = None;
             } else {
-                let begun = *since.get_or_insert(request.from);
-                longest = longest.max(request.to - begun);
+                let start = *since.get_or_insert(request.from);
+                longest = longest.max(request.to - start);
             }
         }
         longest

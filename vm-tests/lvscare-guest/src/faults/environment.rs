@@ -15,9 +15,9 @@ use crate::report::ms;
 use crate::table::{self, Watcher, uses_only};
 
 pub(super) fn firewall(scenario: &mut Scenario) -> anyhow::Result<Value> {
-    let ours = scenario.ours();
+    let netns = scenario.netns();
     // Neighbour discovery is not a connection, and IPv6 does not work without it.
-    ours.nft(
+    netns.nft(
         "table inet strict { chain in { type filter hook input priority filter; policy drop; \
          ct state established,related accept; iif lo accept; meta l4proto icmpv6 accept; }; }\n",
     )?;
@@ -26,7 +26,7 @@ pub(super) fn firewall(scenario: &mut Scenario) -> anyhow::Result<Value> {
     std::thread::sleep(Duration::from_secs(3));
     flow.works()?;
     let served = no_failures(scenario, since);
-    ours.nft("delete table inet strict\n")?;
+    netns.nft("delete table inet strict\n")?;
     ensure!(all(&scenario.table.now()), "{:?}", scenario.table.now());
     Ok(json!({"served": served?}))
 }
@@ -39,7 +39,7 @@ pub(super) fn members(scenario: &mut Scenario) -> anyhow::Result<Value> {
     if scenario.testbed.masters.len() < 4 {
         scenario.testbed.add_master(4)?;
     }
-    let balancer = &mut scenario.testbed.ours().balancer;
+    let balancer = &mut scenario.testbed.lvscare_worker().balancer;
     let before = std::mem::replace(
         &mut balancer.flags,
         vec![
@@ -51,7 +51,7 @@ pub(super) fn members(scenario: &mut Scenario) -> anyhow::Result<Value> {
     balancer.start()?;
     let facts = change_members(scenario);
     scenario.testbed.write_endpoints(&[1, 2, 3])?;
-    scenario.testbed.ours().balancer.flags = before;
+    scenario.testbed.lvscare_worker().balancer.flags = before;
     let cached = std::fs::read_to_string(&cache).context("reading the cache");
     facts.and_then(|facts| Ok(json!({"times": facts, "cache": cached?})))
 }
@@ -115,32 +115,32 @@ pub(super) fn on_control_plane(scenario: &mut Scenario) -> anyhow::Result<Value>
 }
 
 pub(super) fn foreign_services(scenario: &mut Scenario) -> anyhow::Result<Value> {
-    let ours = scenario.ours();
+    let netns = scenario.netns();
     let others = |n: u16| {
         let [high, low] = n.to_be_bytes();
         std::net::SocketAddr::from(([10, 97, high, low], 443))
     };
-    ours.run(|| {
+    netns.run(|| {
         let mut ipvs = Ipvs::open()?;
         (0..10_000).try_for_each(|n| ipvs.new_service(&Service::tcp(others(n), "rr")))
     })?;
-    let before = scenario.testbed.ours().balancer.ticks();
+    let before = scenario.testbed.lvscare_worker().balancer.ticks();
     let since = Instant::now();
     std::thread::sleep(Duration::from_secs(3));
-    let balancer = &scenario.testbed.ours().balancer;
+    let balancer = &scenario.testbed.lvscare_worker().balancer;
     let busy = (balancer.ticks() - before) as f64 / 100.0 / since.elapsed().as_secs_f64();
     let [rss, _] = balancer.memory();
     let service = scenario.testbed.net.service();
     let since = Instant::now();
-    ours.run(|| Ipvs::open()?.delete_service(Identity::tcp(service)))?;
+    netns.run(|| Ipvs::open()?.delete_service(Identity::tcp(service)))?;
     let net = scenario.testbed.net;
-    while !all(&ours.run(|| table::read(&mut None, net))) {
+    while !all(&netns.run(|| table::read(&mut None, net))) {
         ensure!(since.elapsed() < TIMEOUT, "the service was not restored");
     }
     let repaired = ms(since, Some(Instant::now()));
-    let left = ours.run(|| Ipvs::open()?.services())?.len();
+    let left = netns.run(|| Ipvs::open()?.services())?.len();
     ensure!(left == 10_001, "{left} services");
-    ours.run(|| {
+    netns.run(|| {
         let mut ipvs = Ipvs::open()?;
         (0..10_000).try_for_each(|n| ipvs.delete_service(Identity::tcp(others(n))))
     })?;
@@ -148,13 +148,13 @@ pub(super) fn foreign_services(scenario: &mut Scenario) -> anyhow::Result<Value>
 }
 
 pub(super) fn cleaned(scenario: &mut Scenario) -> anyhow::Result<Value> {
-    let (ours, target) = (scenario.ours(), scenario.target());
-    let balancer = &mut scenario.testbed.ours().balancer;
+    let (netns, target) = (scenario.netns(), scenario.target());
+    let balancer = &mut scenario.testbed.lvscare_worker().balancer;
     balancer.stop()?;
     ensure!(all(&scenario.table.now()), "stopping changed the table");
-    let balancer = &mut scenario.testbed.ours().balancer;
+    let balancer = &mut scenario.testbed.lvscare_worker().balancer;
     let mut dry = balancer.lvscare("run-once");
-    let output = ours
+    let output = netns
         .start(dry.arg("--dry-run").stdout(Stdio::piped()))?
         .wait_with_output()?;
     ensure!(
@@ -163,17 +163,17 @@ pub(super) fn cleaned(scenario: &mut Scenario) -> anyhow::Result<Value> {
         String::from_utf8_lossy(&output.stdout)
     );
     ensure!(balancer.run("care", &["--clean"])? == 0, "clean failed");
-    let answered = ours.run(|| request(target, Duration::from_secs(2)));
+    let answered = netns.run(|| request(target, Duration::from_secs(2)));
     ensure!(answered.is_err(), "the virtual service still answers");
     ensure!(
-        ours.run(|| Ipvs::open()?.services())?.is_empty(),
+        netns.run(|| Ipvs::open()?.services())?.is_empty(),
         "a virtual service is left"
     );
     ensure!(
         balancer.run("status", &[])? == 3,
         "status does not report a missing setup"
     );
-    let output = ours.start(
+    let output = netns.start(
         balancer
             .lvscare("run-once")
             .arg("--dry-run")
@@ -189,7 +189,9 @@ pub(super) fn cleaned(scenario: &mut Scenario) -> anyhow::Result<Value> {
         "run-once failed"
     );
     ensure!(
-        ours.run(|| request(target, Duration::from_secs(2))).is_ok(),
+        netns
+            .run(|| request(target, Duration::from_secs(2)))
+            .is_ok(),
         "no answer"
     );
     // Leaves the network as it was.

@@ -24,7 +24,7 @@ pub(super) fn takes_over(scenario: &mut Scenario) -> anyhow::Result<Value> {
     );
     let wrong = scenario.metric("lvscare_sysctl_wrong")?;
     ensure!(wrong == 0.0, "{wrong} settings are wrong");
-    let balancer = &scenario.testbed.ours().balancer;
+    let balancer = &scenario.testbed.lvscare_worker().balancer;
     let (threads, [rss, pss]) = (balancer.threads(), balancer.memory());
     ensure!(threads == 1, "{threads} threads");
     Ok(json!({"rss_kib": rss, "pss_kib": pss}))
@@ -33,19 +33,19 @@ pub(super) fn takes_over(scenario: &mut Scenario) -> anyhow::Result<Value> {
 pub(super) fn link_flap(scenario: &mut Scenario) -> anyhow::Result<Value> {
     let flow = scenario.flow(1, true)?;
     let since = Instant::now();
-    let (ours, net) = (scenario.ours(), scenario.testbed.net);
-    ours.ip("link set eth0 down\n")?;
+    let (netns, net) = (scenario.netns(), scenario.testbed.net);
+    netns.ip("link set eth0 down\n")?;
     std::thread::sleep(Duration::from_secs(3));
     let weights = scenario.table.now();
     ensure!(
         weights.as_ref().is_some_and(|weights| weights.len() == 3),
         "with the link down: {weights:?}"
     );
-    ours.ip("link set eth0 up\n")?;
+    netns.ip("link set eth0 up\n")?;
     if net.family == Family::V6 {
         // The kernel removes IPv6 addresses with the link; here the test adds them again.
         let (address, prefix) = (net.worker(1), net.prefix());
-        ours.ip(&format!("addr replace {address}/{prefix} dev eth0\n"))?;
+        netns.ip(&format!("addr replace {address}/{prefix} dev eth0\n"))?;
     }
     let up = Instant::now();
     scenario
@@ -62,19 +62,19 @@ pub(super) fn link_flap(scenario: &mut Scenario) -> anyhow::Result<Value> {
 }
 
 pub(super) fn address_change(scenario: &mut Scenario) -> anyhow::Result<Value> {
-    let (ours, net) = (scenario.ours(), scenario.testbed.net);
+    let (netns, net) = (scenario.netns(), scenario.testbed.net);
     let (old, new, prefix) = (net.worker(1), net.host(99), net.prefix());
     let since = Instant::now();
-    ours.ip(&format!(
+    netns.ip(&format!(
         "addr add {new}/{prefix} dev eth0\naddr del {old}/{prefix} dev eth0\n"
     ))?;
     // In IPv4 the kernel removes the secondary address of a network with the primary one.
-    ours.ip(&format!("addr replace {new}/{prefix} dev eth0\n"))?;
+    netns.ip(&format!("addr replace {new}/{prefix} dev eth0\n"))?;
     let target = scenario.target();
     let deadline = Instant::now() + TIMEOUT;
     let source = loop {
         // The old route may disappear with its address before the new one exists.
-        let local = ours.run(|| -> std::io::Result<SocketAddr> {
+        let local = netns.run(|| -> std::io::Result<SocketAddr> {
             let socket = std::net::UdpSocket::bind(if target.is_ipv4() {
                 "0.0.0.0:0"
             } else {
@@ -89,14 +89,16 @@ pub(super) fn address_change(scenario: &mut Scenario) -> anyhow::Result<Value> {
         ensure!(Instant::now() < deadline, "the source address is {local:?}");
         std::thread::sleep(Duration::from_millis(10));
     };
-    ours.run(|| request(target, TIMEOUT))
+    netns
+        .run(|| request(target, TIMEOUT))
         .context("sending a request from the new address")?;
-    ours.ip(&format!(
+    netns.ip(&format!(
         "addr add {old}/{prefix} dev eth0\naddr del {new}/{prefix} dev eth0\n"
     ))?;
-    ours.ip(&format!("addr replace {old}/{prefix} dev eth0\n"))?;
+    netns.ip(&format!("addr replace {old}/{prefix} dev eth0\n"))?;
     std::thread::sleep(Duration::from_secs(1));
-    ours.run(|| request(target, TIMEOUT))
+    netns
+        .run(|| request(target, TIMEOUT))
         .context("sending a request from the old address")?;
     Ok(json!({"source_ms": source}))
 }
@@ -107,7 +109,7 @@ pub(super) fn wiped(scenario: &mut Scenario, how: &str) -> anyhow::Result<Value>
         std::thread::sleep(Duration::from_millis(pause));
         let before = scenario.metric("lvscare_foreign_wipes_total")?;
         let since = Instant::now();
-        scenario.ours().call(how)?;
+        scenario.netns().call(how)?;
         while scenario.metric("lvscare_foreign_wipes_total")? == before {
             ensure!(
                 since.elapsed() < TIMEOUT,
@@ -116,8 +118,8 @@ pub(super) fn wiped(scenario: &mut Scenario, how: &str) -> anyhow::Result<Value>
             std::thread::sleep(Duration::from_millis(5));
         }
         times.push(ms(since, Some(Instant::now())));
-        let (ours, net) = (scenario.ours(), scenario.testbed.net);
-        let weights = ours.run(|| table::read(&mut None, net));
+        let (netns, net) = (scenario.netns(), scenario.testbed.net);
+        let weights = netns.run(|| table::read(&mut None, net));
         ensure!(all(&weights), "restored as {weights:?}");
     }
     Ok(json!({"repaired_ms": times}))
@@ -126,28 +128,28 @@ pub(super) fn wiped(scenario: &mut Scenario, how: &str) -> anyhow::Result<Value>
 pub(super) fn deleted(scenario: &mut Scenario) -> anyhow::Result<Value> {
     let service = scenario.testbed.net.service();
     // With another virtual service, as kube-proxy has, the hooks of IPVS stay registered.
-    let ours = scenario.ours();
-    ours.run(|| {
+    let netns = scenario.netns();
+    netns.run(|| {
         let mut ipvs = Ipvs::open()?;
         ipvs.new_service(&Service::tcp(SocketAddr::new(service.ip(), 1), "rr"))
     })?;
     let facts = wiped(scenario, &format!("ipvsadm -D -t {service}"))?;
-    let found = ours.run(|| Ipvs::open()?.services())?;
+    let found = netns.run(|| Ipvs::open()?.services())?;
     ensure!(found.len() == 2, "{found:?}");
-    ours.run(|| Ipvs::open()?.delete_service(Identity::tcp(SocketAddr::new(service.ip(), 1))))?;
+    netns.run(|| Ipvs::open()?.delete_service(Identity::tcp(SocketAddr::new(service.ip(), 1))))?;
     Ok(facts)
 }
 
 pub(super) fn killed_in_a_loop(scenario: &mut Scenario) -> anyhow::Result<Value> {
     let (busy, idle) = (scenario.flow(1, true)?, scenario.flow(2, false)?);
-    let (ours, target) = (scenario.ours(), scenario.target());
+    let (netns, target) = (scenario.netns(), scenario.target());
     let load: Vec<_> = (0..3)
-        .map(|_| Prober::start(&ours, target, Duration::from_millis(20)))
+        .map(|_| Prober::start(&netns, target, Duration::from_millis(20)))
         .collect();
     let since = Instant::now();
     for pause in [50, 100, 200, 400, 700, 1000, 60, 300, 30, 1500] {
-        scenario.testbed.ours().balancer.kill()?;
-        scenario.testbed.ours().balancer.start()?;
+        scenario.testbed.lvscare_worker().balancer.kill()?;
+        scenario.testbed.lvscare_worker().balancer.start()?;
         std::thread::sleep(Duration::from_millis(pause));
     }
     let states = scenario.table.since(since);

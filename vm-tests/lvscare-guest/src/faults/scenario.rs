@@ -30,15 +30,18 @@ impl Scenario {
         let modules = || std::fs::read_to_string("/proc/modules").unwrap_or_default();
         ensure!(!modules().contains("ip_vs"), "IPVS is already loaded");
         let mut testbed = Testbed::new(net, &[Kind::Lvscare])?;
-        let status = testbed.ours().balancer.run("run-once", &[])?;
+        let status = testbed.lvscare_worker().balancer.run("run-once", &[])?;
         ensure!(status == 0, "run-once: exit status {status}");
         let loaded = modules();
         ensure!(
             loaded.contains("ip_vs_rr "),
             "the scheduler is not loaded: {loaded}"
         );
-        let target = testbed.ours().balancer.target();
-        testbed.ours().netns.run(|| request(target, TIMEOUT))?;
+        let target = testbed.lvscare_worker().balancer.target();
+        testbed
+            .lvscare_worker()
+            .netns
+            .run(|| request(target, TIMEOUT))?;
         testbed.add(Kind::KeepalivedTuned)?;
         for worker in &mut testbed.workers {
             worker.balancer.start()?;
@@ -66,15 +69,15 @@ impl Scenario {
     }
 
     pub(super) fn target(&mut self) -> SocketAddr {
-        self.testbed.ours().balancer.target()
+        self.testbed.lvscare_worker().balancer.target()
     }
 
-    pub(super) fn ours(&mut self) -> Netns {
-        self.testbed.ours().netns.clone()
+    pub(super) fn netns(&mut self) -> Netns {
+        self.testbed.lvscare_worker().netns.clone()
     }
 
     pub(super) fn flow(&mut self, master: u8, busy: bool) -> anyhow::Result<Flow> {
-        let (netns, target) = (self.ours(), self.target());
+        let (netns, target) = (self.netns(), self.target());
         Flow::open(&netns, target, master, busy)
     }
 
@@ -91,7 +94,7 @@ impl Scenario {
     /// Restarts lvscare, which then does not delay the return of a flapping server, and waits until
     /// all servers are used.
     pub(super) fn settle(&mut self) -> anyhow::Result<()> {
-        let balancer = &mut self.testbed.ours().balancer;
+        let balancer = &mut self.testbed.lvscare_worker().balancer;
         if balancer.is_running() {
             balancer.kill()?;
         }
@@ -129,7 +132,7 @@ impl Scenario {
     pub(super) fn fetch(&mut self, path: &str) -> anyhow::Result<String> {
         use std::io::{Read, Write};
         let request = format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n");
-        self.ours().run(|| {
+        self.netns().run(|| {
             let mut stream = std::net::TcpStream::connect("127.0.0.1:10354")?;
             stream.write_all(request.as_bytes())?;
             let mut text = String::new();

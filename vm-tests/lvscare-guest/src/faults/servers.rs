@@ -51,7 +51,7 @@ pub(super) fn vanished(scenario: &mut Scenario) -> anyhow::Result<Value> {
     // Connections in progress: at least one of three goes to the vanished server.
     let opening: Vec<_> = (0..3)
         .map(|_| {
-            let netns = scenario.ours();
+            let netns = scenario.netns();
             std::thread::spawn(move || {
                 let answered = netns.run(|| request(target, TIMEOUT));
                 (Instant::now(), answered.map_err(|error| error.kind()))

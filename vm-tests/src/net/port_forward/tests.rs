@@ -12,24 +12,24 @@ fn echo(cable: UnixDatagram) {
     let buffer = || tcp::SocketBuffer::new(vec![0; 8 * 1024]);
     let handle = inside.sockets.add(tcp::Socket::new(buffer(), buffer()));
     let _ = inside.sockets.get_mut::<tcp::Socket>(handle).listen(6443);
-    let mut begun = false;
+    let mut started = false;
     loop {
         let now = Instant::now();
         inside
             .interface
             .poll(now, &mut inside.cable, &mut inside.sockets);
         let socket = inside.sockets.get_mut::<tcp::Socket>(handle);
-        begun |= socket.may_recv();
+        started |= socket.may_recv();
         while socket.can_recv() && socket.can_send() {
             let room = socket.send_capacity() - socket.send_queue();
             let mut bytes = vec![0; room.min(1024)];
             let count = socket.recv_slice(&mut bytes).unwrap_or(0);
             let _ = socket.send_slice(&bytes[..count]);
         }
-        if begun && !socket.may_recv() && !socket.can_recv() {
+        if started && !socket.may_recv() && !socket.can_recv() {
             socket.close();
         }
-        if begun && !socket.is_open() {
+        if started && !socket.is_open() {
             return;
         }
         let mut polled = [PollFd::new(inside.cable.0.as_fd(), PollFlags::POLLIN)];
