@@ -18,8 +18,10 @@ use vm_tests::cluster::{Cluster, never_ready};
 use vm_tests::host::Host;
 use vm_tests::host::artifacts::{Output, Programs, topology};
 use vm_tests::host::run_dir::RunDir;
-use vm_tests::machine::journal::RecordMatch;
+use vm_tests::machine::journal::{Record, RecordMatch};
+use vm_tests::machine::vm::Vm;
 
+// One boot for all checks, because it takes minutes without KVM.
 #[test]
 fn waiting_master_reports_target_and_last_answer() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
@@ -41,7 +43,24 @@ fn waiting_master_reports_target_and_last_answer() -> Result<()> {
     let joining = RecordMatch::id(WAITING).field(field::STEP, "kubelet-start");
     let waiting = vm.wait_for(&joining, &never_ready(), Duration::from_secs(120))?;
 
-    // The journal.
+    let endpoint = check_journal(&waiting)?;
+    vm.wait_for_console(&format!("waiting for {endpoint}"), Duration::from_secs(5))?;
+    check_status(&vm, &endpoint)?;
+    check_status_of_all_hosts(&vm, &endpoint)?;
+    let local = cluster
+        .port_forward
+        .forward(0, SocketAddrV4::new(member.address, STATUS_PORT))?
+        .to_string();
+    write_credentials(&output, run_dir.folder())?;
+    check_status_server(run_dir.folder(), &local, &endpoint)?;
+    check_no_status_service_runs(&vm)?;
+    drop(vm);
+    run_dir.passed();
+    Ok(())
+}
+
+/// Checks target and last answer in the journal, and returns the target.
+fn check_journal(waiting: &Record) -> Result<String> {
     let endpoint = waiting.get(field::ENDPOINT).unwrap_or_default();
     assert_eq!(
         endpoint,
@@ -49,9 +68,11 @@ fn waiting_master_reports_target_and_last_answer() -> Result<()> {
     );
     let answer = waiting.get(field::ANSWER).unwrap_or_default();
     assert!(answer.starts_with("m0 (192.168.7.10:6443): "), "{answer}");
-    // The console.
-    vm.wait_for_console(&format!("waiting for {endpoint}"), Duration::from_secs(5))?;
-    // The status file and `firstboot status`.
+    Ok(endpoint.to_owned())
+}
+
+/// The status file, `firstboot status` and the status text of systemd.
+fn check_status(vm: &Vm, endpoint: &str) -> Result<()> {
     let status: Value = serde_json::from_str(&vm.shell(&format!("cat {STATUS_FILE}"))?)?;
     assert_eq!(status["waiting"]["endpoint"], endpoint);
     let text = vm.shell("firstboot status")?;
@@ -60,12 +81,15 @@ fn waiting_master_reports_target_and_last_answer() -> Result<()> {
             && text.contains("last answer: m0"),
         "{text}"
     );
-    // systemd.
     let text = vm.shell("systemctl show --property=StatusText firstboot.service")?;
     assert!(text.contains(endpoint), "{text}");
+    Ok(())
+}
 
-    // The table of all hosts, of which the others are unreachable.
+/// `firstboot status --all`: the other hosts are unreachable.
+fn check_status_of_all_hosts(vm: &Vm, endpoint: &str) -> Result<()> {
     let all = vm.run("firstboot status --all --timeout 10")?;
+    println!("firstboot status --all:\n{}", all.stdout);
     assert_eq!(all.status, 1, "{}", all.stderr);
     let line = |name: &str| {
         let found = all.stdout.lines().find(|line| line.starts_with(name));
@@ -84,43 +108,44 @@ fn waiting_master_reports_target_and_last_answer() -> Result<()> {
             all.stdout
         );
     }
+    Ok(())
+}
 
-    // Over the network, with openssl as the client: the host requires the administrator's
-    // certificate.
-    let local = cluster
-        .port_forward
-        .forward(0, SocketAddrV4::new(member.address, STATUS_PORT))?
-        .to_string();
+/// The status over the network, with openssl as the client. It requires the administrator's
+/// certificate.
+fn check_status_server(folder: &Path, address: &str, endpoint: &str) -> Result<()> {
+    let certificate = ["-cert", "admin.crt", "-key", "admin.key"];
+    let answer = openssl(folder, address, &certificate)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let report: Value = serde_json::from_str(body)?;
+    assert_eq!(report["status"]["host"], "m1");
+    assert_eq!(report["status"]["waiting"]["endpoint"], endpoint);
+    let answer = openssl(folder, address, &[])?;
+    assert_eq!(answer, "", "a client without a certificate gets no answer");
+    Ok(())
+}
+
+/// Each request starts a service by socket activation, which must not stay.
+fn check_no_status_service_runs(vm: &Vm) -> Result<()> {
+    let units = vm.shell("systemctl list-units --all --plain --no-legend 'firstboot-status@*'")?;
+    assert!(
+        !units.contains("running") && !units.contains("failed"),
+        "{units}"
+    );
+    Ok(())
+}
+
+/// Writes the credentials of the administrator's kubeconfig to files.
+fn write_credentials(output: &Output, folder: &Path) -> Result<()> {
     let conf = fs::read_to_string(output.admin())?;
     for (name, field) in [
         ("ca.crt", "certificate-authority-data"),
         ("admin.crt", "client-certificate-data"),
         ("admin.key", "client-key-data"),
     ] {
-        fs::write(run_dir.folder().join(name), decoded(&conf, field)?)?;
+        fs::write(folder.join(name), decoded(&conf, field)?)?;
     }
-    let answer = openssl(
-        run_dir.folder(),
-        &local,
-        &["-cert", "admin.crt", "-key", "admin.key"],
-    )?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-    let report: Value = serde_json::from_str(body)?;
-    assert_eq!(report["status"]["host"], "m1");
-    assert_eq!(report["status"]["waiting"]["endpoint"], endpoint);
-    let answer = openssl(run_dir.folder(), &local, &[])?;
-    assert_eq!(answer, "", "a client without a certificate gets no answer");
-    // Without a client no status service runs.
-    let running =
-        vm.shell("systemctl list-units --all --plain --no-legend 'firstboot-status@*'")?;
-    assert!(
-        !running.contains("running") && !running.contains("failed"),
-        "{running}"
-    );
-    println!("firstboot status --all:\n{}", all.stdout);
-    drop(vm);
-    run_dir.passed();
     Ok(())
 }
 
