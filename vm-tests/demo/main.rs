@@ -69,7 +69,7 @@ fn demo(cli: &Cli) -> Result<()> {
     say("building the image");
     let output = Output::make(&programs, &topology)?;
     interrupt::check()?;
-    say("checking whether KVM works");
+    say("preparing QEMU");
     let host = Host::ready()?;
     let mut run_dir = RunDir::new("demo")?;
     if cli.keep {

@@ -27,6 +27,7 @@
 //! | [`cluster`] | the machines of a topology, saved clusters, invariants of a healthy cluster |
 //! | [`observe`] | what clients on a worker see while something fails |
 //! | [`baseline`] | the same machines set up by scripts and kubeadm, for benchmarks |
+//! | [`stats`] | median, spread and ratio of benchmark rounds |
 
 pub mod baseline;
 pub mod cluster;

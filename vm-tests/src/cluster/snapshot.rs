@@ -53,6 +53,7 @@ pub fn save_master0(host: &Host, output: &Output, vm: Vm, disk: &DiskFile) -> Re
     host.cache().ensure(MASTER0_KIND, &key, save).map(drop)
 }
 
+/// Writes [`FIRST_BOOT_DIGEST`] and shuts the machine down.
 fn switch_off(vm: Vm) -> Result<()> {
     vm.shell(&format!("(\n{STATE_DIGEST}\n) >{FIRST_BOOT_DIGEST}"))?;
     vm.power_off()
@@ -129,6 +130,7 @@ fn restore(mut testbed: Testbed) -> Result<Testbed> {
     Ok(testbed)
 }
 
+/// Forms the cluster of `testbed` in a testbed of its own, and saves it.
 fn form(testbed: &Testbed) -> Result<()> {
     let host = Host::ready()?;
     let mut forming = Testbed::with(
@@ -144,6 +146,8 @@ fn form(testbed: &Testbed) -> Result<()> {
     Ok(())
 }
 
+/// Writes memory and disk of all machines to the new `folder`. They are paused meanwhile, all at
+/// the same time, so that the saved states match.
 fn write(testbed: &Testbed, folder: &Path) -> Result<()> {
     fs::create_dir(folder).with_context(|| format!("creating `{}`", folder.display()))?;
     testbed.running.values().try_for_each(|vm| vm.pause())?;
@@ -156,10 +160,12 @@ fn write(testbed: &Testbed, folder: &Path) -> Result<()> {
     written
 }
 
+/// The file of a machine in the folder of a saved cluster.
 fn saved(folder: &Path, name: &str, end: &str) -> PathBuf {
     folder.join(format!("{name}.{end}"))
 }
 
+/// The name of the topology's saved clusters in the cache.
 fn kind(testbed: &Testbed) -> String {
     let name = testbed.output.topology().file_stem().unwrap_or_default();
     format!("running-{}", name.to_string_lossy())
