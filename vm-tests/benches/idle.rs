@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use vm_tests::control_plane::{ControlPlane, MASTERS, THREE_MASTERS, bound, in_network};
+use vm_tests::control_plane::{ControlPlane, HOSTS, THREE_HOSTS, bound, in_network};
 use vm_tests::host::Host;
 use vm_tests::host::artifacts::Programs;
 use vm_tests::host::process::Server;
@@ -52,10 +52,10 @@ fn main() -> Result<()> {
     let program = Programs::build_static()?.join("lvscare");
     let tree = other_balancers(&host)?;
     let run_dir = RunDir::new("idle-bench")?;
-    let control_plane = ControlPlane::new(&run_dir, THREE_MASTERS)?;
-    in_network(&MASTERS, |network| {
+    let control_plane = ControlPlane::new(&run_dir, THREE_HOSTS)?;
+    in_network(&HOSTS, |network| {
         let mut servers = Vec::new();
-        for (name, address) in MASTERS {
+        for (name, address) in HOSTS {
             let cluster = format!("{name}=https://{address}:2380");
             servers.push(control_plane.etcd(network, name, &cluster, false)?);
             servers.push(control_plane.apiserver(network, name)?);
@@ -109,7 +109,7 @@ fn report(rows: &mut [(&str, Vec<f64>)]) -> Result<()> {
 }
 
 fn lvscare(control_plane: &ControlPlane, program: &Path) -> Result<f64> {
-    let servers = MASTERS.map(|(_, address)| format!("{address}:6443"));
+    let servers = HOSTS.map(|(_, address)| format!("{address}:6443"));
     let ca = control_plane.root("m0")?.join("etc/kubernetes/pki/ca.crt");
     let mut command = bound();
     command.arg(program).args(["care", "--discover=off"]);
@@ -125,7 +125,7 @@ fn lvscare(control_plane: &ControlPlane, program: &Path) -> Result<f64> {
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         ensure!(
-            text.matches(r#""class":"up""#).count() == MASTERS.len(),
+            text.matches(r#""class":"up""#).count() == HOSTS.len(),
             "a server is not up: {text}"
         );
         Ok(())
@@ -146,7 +146,7 @@ fn haproxy(control_plane: &ControlPlane, tree: &Path, name: &str, interval: &str
         socket.display()
     );
     let authority = folder.join("etc/kubernetes/pki/ca.crt");
-    for (name, address) in MASTERS {
+    for (name, address) in HOSTS {
         let authority = authority.display();
         text += &format!(
             " server {name} {address}:6443 check check-ssl verify required ca-file {authority}\n"
@@ -169,7 +169,7 @@ fn haproxy(control_plane: &ControlPlane, tree: &Path, name: &str, interval: &str
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         ensure!(
-            text.matches("L7OK").count() == MASTERS.len(),
+            text.matches("L7OK").count() == HOSTS.len(),
             "a server is not up: {text}"
         );
         Ok(())

@@ -23,7 +23,7 @@ const UPDATE_INTERVAL: Duration = Duration::from_millis(500);
 /// with three control-plane hosts and a worker on two idle cores: worker 183 s, master0 206 s, the
 /// others 288 s and 305 s.
 pub(crate) fn expected_time(cluster: &Cluster) -> Duration {
-    let masters = u32::try_from(cluster.masters().count()).unwrap_or(u32::MAX);
+    let masters = u32::try_from(cluster.control_plane().count()).unwrap_or(u32::MAX);
     match masters {
         0 | 1 => FIRST_MASTER,
         2.. => SECOND_MASTER + ETCD_JOIN * (masters - 2),
@@ -40,9 +40,9 @@ const ETCD_JOIN: Duration = Duration::from_secs(15);
 /// ready.
 pub(crate) fn until_ready(cluster: &Cluster, machines: &[Vm]) -> Result<()> {
     // A topology may list a worker first.
-    let master0 = cluster.masters().next().map(|master| master.address);
+    let master0 = cluster.control_plane().next().map(|master| master.address);
     let lines = cluster.members.iter().map(|member| {
-        let role = match (member.is_master, Some(member.address) == master0) {
+        let role = match (member.is_control_plane, Some(member.address) == master0) {
             (true, true) => "master0",
             (true, _) => "master",
             (false, _) => "node",

@@ -99,7 +99,7 @@ fn form(cli: &Cli, host: &Host, run_dir: &RunDir, output: &Output) -> Result<()>
 
     let mut all = cluster.members.iter().zip(&machines);
     let (_, first) = all
-        .find(|(member, _)| member.is_master)
+        .find(|(member, _)| member.is_control_plane)
         .context("the topology has no master")?;
     let kubeconfig = tour::kubeconfig(&cluster, output, run_dir.folder())?;
     let kubectl = kubectl::kubectl(host)?;
@@ -107,7 +107,7 @@ fn form(cli: &Cli, host: &Host, run_dir: &RunDir, output: &Output) -> Result<()>
     interrupt::check()?;
     tour::status(first)?;
     let mut all = cluster.members.iter().zip(&machines);
-    if let Some((_, node)) = all.find(|(member, _)| !member.is_master) {
+    if let Some((_, node)) = all.find(|(member, _)| !member.is_control_plane) {
         interrupt::check()?;
         tour::node(node)?;
     }

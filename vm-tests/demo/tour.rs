@@ -25,7 +25,7 @@ const WORKER_COMMANDS: [&str; 3] = [
 /// with a forwarded port for each control-plane host.
 pub(crate) fn kubeconfig(cluster: &Cluster, output: &Output, folder: &Path) -> Result<PathBuf> {
     let mut forwards = Vec::new();
-    for member in cluster.masters() {
+    for member in cluster.control_plane() {
         forwards.push((member.address.to_string(), cluster.apiserver(member)?));
     }
     let admin = output.admin();
@@ -106,7 +106,7 @@ pub(crate) fn manual(kubectl: &Path, kubeconfig: &Path, cluster: &Cluster, machi
         kubeconfig.display(),
         kubectl.display()
     ));
-    if cluster.masters().count() > 1 {
+    if cluster.control_plane().count() > 1 {
         say("              (`config get-contexts` lists a context for each control-plane host)");
     }
     for (at, vm) in machines.iter().enumerate() {

@@ -25,7 +25,7 @@ use crate::host::run_dir::RunDir;
 use crate::host::{NO_SKIP, is_skip_forbidden};
 
 /// A topology of three control-plane hosts.
-pub const THREE_MASTERS: &str = "\
+pub const THREE_HOSTS: &str = "\
 apiVersion: firstlight/v1
 kind: Cluster
 name: three
@@ -35,8 +35,8 @@ hosts:
 - { name: m2, role: master, address: 192.168.7.12/24, mac: \"52:54:00:00:07:12\" }
 ";
 
-/// The hosts of [`THREE_MASTERS`].
-pub const MASTERS: [(&str, Ipv4Addr); 3] = [
+/// The hosts of [`THREE_HOSTS`].
+pub const HOSTS: [(&str, Ipv4Addr); 3] = [
     ("m0", Ipv4Addr::new(192, 168, 7, 10)),
     ("m1", Ipv4Addr::new(192, 168, 7, 11)),
     ("m2", Ipv4Addr::new(192, 168, 7, 12)),
@@ -323,7 +323,7 @@ pub const ENDPOINT: &str = "192.168.7.10:6443";
 /// The path of the administrator's kubeconfig in the root of the host.
 pub const ADMIN: &str = "/etc/kubernetes/admin.conf";
 
-const ONE_MASTER: &str = "\
+const ONE_HOST: &str = "\
 apiVersion: firstlight/v1
 kind: Cluster
 name: one
@@ -337,7 +337,7 @@ pub fn with_apiserver(
     run_dir: &RunDir,
     test: impl FnOnce(&Root, [&Server; 2]) -> Result<()> + Send,
 ) -> Result<()> {
-    let control_plane = ControlPlane::new(run_dir, ONE_MASTER)?;
+    let control_plane = ControlPlane::new(run_dir, ONE_HOST)?;
     in_network(&[("m0", ADDRESS)], |network| {
         let cluster = format!("m0=https://{ADDRESS}:2380");
         let etcd = control_plane.etcd(network, "m0", &cluster, false)?;

@@ -90,7 +90,7 @@ fn lose_master(testbed: &Testbed, fault: &str, fail: impl FnOnce(&Vm) -> Result<
 }
 
 fn master_at(testbed: &Testbed, address: &str) -> Result<String> {
-    let mut masters = testbed.cluster.masters();
+    let mut masters = testbed.cluster.control_plane();
     let found = masters.find(|master| master.address.to_string() == address);
     Ok(found
         .with_context(|| format!("no control-plane host has the address {address}"))?

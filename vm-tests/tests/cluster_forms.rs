@@ -128,7 +128,7 @@ fn check_worker_access_through_vip(testbed: &Testbed) -> Result<()> {
         assert!(maps(&member.name, &member.address.to_string()), "{hosts}");
     }
     // On a control-plane host the domain is the host itself.
-    for master in testbed.cluster.masters() {
+    for master in testbed.cluster.control_plane() {
         let hosts = testbed
             .vm(&master.name)?
             .shell(&format!("grep {DOMAIN} /etc/hosts"))?;

@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, ensure};
 use firstboot::etcd::learner::Learner;
 use firstboot::etcd::membership::{self, Etcd, Member, Verdict, verdict};
 use firstboot::system::files::Root;
-use vm_tests::control_plane::{ControlPlane, HostNetwork, MASTERS, THREE_MASTERS, in_network};
+use vm_tests::control_plane::{ControlPlane, HOSTS, HostNetwork, THREE_HOSTS, in_network};
 use vm_tests::host::process::Server;
 use vm_tests::host::run_dir::RunDir;
 
 fn address(host: &str) -> Ipv4Addr {
-    let found = MASTERS.iter().find(|(name, _)| *name == host);
+    let found = HOSTS.iter().find(|(name, _)| *name == host);
     found.map_or(Ipv4Addr::UNSPECIFIED, |(_, address)| *address)
 }
 
@@ -125,8 +125,8 @@ impl Masters<'_> {
 #[test]
 fn masters_join_as_learners_and_recover_lost_data() -> Result<()> {
     let run_dir = RunDir::new("masters_join_etcd")?;
-    let control_plane = ControlPlane::new(&run_dir, THREE_MASTERS)?;
-    in_network(&MASTERS, |network| {
+    let control_plane = ControlPlane::new(&run_dir, THREE_HOSTS)?;
+    in_network(&HOSTS, |network| {
         let masters = Masters {
             control_plane: &control_plane,
             network,

@@ -149,7 +149,7 @@ pub fn join(master0: &Vm, member: &Member, vm: &Vm) -> Result<()> {
     let command = master0.shell(
         "kubeadm token create --print-join-command --kubeconfig /etc/kubernetes/admin.conf",
     )?;
-    let control_plane = if member.is_master {
+    let control_plane = if member.is_control_plane {
         format!(
             "--control-plane --certificate-key {CERTIFICATE_KEY} --apiserver-advertise-address {}",
             member.address

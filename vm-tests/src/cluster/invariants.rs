@@ -23,7 +23,7 @@ impl Testbed {
             self.vm(&member.name)?;
         }
         self.assert_one_etcd()?;
-        let masters = self.running_masters();
+        let masters = self.running_control_plane();
         let master = masters
             .first()
             .context("no control-plane host is running")?;
@@ -52,7 +52,7 @@ impl Testbed {
             .collect();
         let expected: BTreeSet<_> = self
             .cluster
-            .masters()
+            .control_plane()
             .map(|master| format!("https://{}:2379", master.address))
             .collect();
         ensure!(
@@ -104,7 +104,7 @@ impl Testbed {
     pub fn assert_one_etcd(&self) -> Result<()> {
         let expected: BTreeSet<_> = self
             .cluster
-            .masters()
+            .control_plane()
             .map(|master| {
                 (
                     master.name.clone(),
@@ -113,7 +113,7 @@ impl Testbed {
             })
             .collect();
         let mut first: Option<MemberList> = None;
-        for name in self.running_masters() {
+        for name in self.running_control_plane() {
             let etcd = self.etcd(&name)?;
             etcd.check_health()
                 .with_context(|| format!("reading the health of etcd on {name}"))?;

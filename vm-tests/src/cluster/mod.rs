@@ -59,7 +59,8 @@ pub struct Cluster {
 #[derive(Debug)]
 pub struct Member {
     pub name: String,
-    pub is_master: bool,
+    /// Whether the host has the role `master`, and not `node`.
+    pub is_control_plane: bool,
     pub address: Ipv4Addr,
     pub port: Port,
     /// The configuration for the next start; a test may change it.
@@ -104,8 +105,9 @@ impl Cluster {
             .with_context(|| format!("the topology has no host `{name}`"))
     }
 
-    pub fn masters(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(|member| member.is_master)
+    /// The control-plane hosts, in the order of the topology.
+    pub fn control_plane(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.is_control_plane)
     }
 
     pub fn member_mut(&mut self, name: &str) -> Result<&mut Member> {
@@ -117,7 +119,7 @@ impl Cluster {
 
     /// `address:port` of the apiservers of all control-plane hosts except `without`.
     pub fn apiservers(&self, without: &[&str]) -> BTreeSet<String> {
-        self.masters()
+        self.control_plane()
             .filter(|master| !without.contains(&master.name.as_str()))
             .map(|master| format!("{}:6443", master.address))
             .collect()
@@ -213,19 +215,19 @@ fn member(
 ) -> Result<Member> {
     let port = switch.port()?;
     let disk = fresh_disk(host, run_dir, &wanted.name, output)?;
-    let is_master = wanted.role == "master";
+    let is_control_plane = wanted.role == "master";
     let mut machine = Machine {
         disks: vec![disk, disk::seed(&output.seed(&wanted.name))],
         nics: vec![port.nic(&wanted.mac)],
         time_scale,
         ..Machine::new(&wanted.name, Boot::Uefi)
     };
-    if !is_master {
+    if !is_control_plane {
         machine.memory_mib = WORKER_MEMORY_MIB;
     }
     Ok(Member {
         name: wanted.name.clone(),
-        is_master,
+        is_control_plane,
         address: wanted.address()?,
         port,
         machine,

@@ -206,9 +206,9 @@ impl Testbed {
     }
 
     /// The names of the running control-plane hosts, in the order of the topology.
-    pub fn running_masters(&self) -> Vec<String> {
+    pub fn running_control_plane(&self) -> Vec<String> {
         self.cluster
-            .masters()
+            .control_plane()
             .map(|master| master.name.clone())
             .filter(|name| self.running.contains_key(name))
             .collect()
