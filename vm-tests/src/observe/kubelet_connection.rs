@@ -31,7 +31,8 @@ pub type History = Vec<(f64, BTreeSet<String>)>;
 impl<'a> KubeletConnection<'a> {
     /// Starts the script, and returns when kubelet is connected.
     pub fn start(node: &'a Vm, vip: &str) -> Result<Self> {
-        let vip = vip.replace('.', "\\.");
+        // No backslash, which systemd-run would have to escape.
+        let vip = vip.replace('.', "[.]");
         node.shell(&format!("rm -rf {FOLDER}"))?;
         let file = format!("{FOLDER}/seen");
         script::record_changes(node, UNIT, FOLDER, KUBELET_SERVERS, &[&vip], &file)
