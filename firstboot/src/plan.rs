@@ -83,7 +83,7 @@ fn machine(host: &Host, root: &Root) -> Steps {
         }));
     }
     // Users before files: a user may own a file.
-    if !host.users.is_empty() {
+    if !host.users.is_empty() || root.exists(users::SSHD_CONFIG) {
         steps.push(boxed(Users {
             root: root.clone(),
             users: host.users.clone(),

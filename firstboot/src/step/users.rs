@@ -17,7 +17,8 @@ use userdata::cloud_config::User as Account;
 /// Not in home directories, so that a later document replaces them.
 const KEYS: &str = "/etc/ssh/authorized_keys.d";
 const SSH: &str = "/etc/ssh";
-const SSHD_CONFIG: &str = "/etc/ssh/sshd_config.d/10-firstlight.conf";
+/// Exists while SSH is enabled.
+pub(crate) const SSHD_CONFIG: &str = "/etc/ssh/sshd_config.d/10-firstlight.conf";
 const SSHD_TEXT: &str = "# Written by firstboot: keys of the document.\n\
     AuthorizedKeysFile .ssh/authorized_keys /etc/ssh/authorized_keys.d/%u\n";
 
@@ -32,6 +33,9 @@ pub struct Users {
 
 impl fmt::Display for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.users.is_empty() {
+            return f.write_str("disable SSH and remove its keys");
+        }
         let names: Vec<_> = self.users.iter().map(|user| user.name.as_str()).collect();
         write!(f, "create users and SSH keys: {}", names.join(", "))
     }
@@ -43,6 +47,9 @@ impl Step for Users {
     }
 
     fn is_done(&self) -> Result<bool> {
+        if !self.stale_keys()?.is_empty() || self.is_ssh_stale() {
+            return Ok(false);
+        }
         for (path, text, mode) in self.files() {
             if !self
                 .root
@@ -71,6 +78,18 @@ impl Step for Users {
                 }
             }
         }
+        for user in self.stale_keys()? {
+            self.root.remove(format!("{KEYS}/{user}"))?;
+            log::info!("removed the SSH keys of `{user}`");
+        }
+        if self.is_ssh_stale() {
+            if self.root.is_machine() {
+                systemd::disable(SSH_UNIT)?;
+                systemd::stop(SSH_UNIT)?;
+            }
+            // Last, so that an interrupted try is repeated.
+            self.root.remove(SSHD_CONFIG)?;
+        }
         for (path, text, mode) in self.files() {
             self.root
                 .write(&path, text.as_bytes(), Attributes::mode(mode))?;
@@ -87,6 +106,23 @@ impl Step for Users {
 }
 
 impl Users {
+    /// Users with keys of an earlier document and none in this one.
+    fn stale_keys(&self) -> Result<Vec<String>> {
+        let mut names = self.root.list(KEYS)?;
+        names.retain(|name| {
+            !self
+                .users
+                .iter()
+                .any(|user| user.name == *name && !user.ssh_authorized_keys.is_empty())
+        });
+        Ok(names)
+    }
+
+    /// Whether an earlier document enabled SSH and this one has no keys.
+    fn is_ssh_stale(&self) -> bool {
+        !have_keys(&self.users) && self.root.exists(SSHD_CONFIG)
+    }
+
     /// Whether every host key is there. A power cut may have left an empty file.
     fn has_host_keys(&self) -> Result<bool> {
         for kind in HOST_KEY_TYPES {
@@ -229,6 +265,29 @@ mod tests {
             user("root", &["ssh-ed25519 A"])
         ]));
     }
+    #[test]
+    fn keys_that_the_document_no_longer_has_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let mut report = Reporter::silent(&root);
+        let mut apply = |users: Vec<Account>| {
+            let root = root.clone();
+            let step = Users { root, users };
+            assert!(!step.is_done().unwrap());
+            step.apply(&mut report).unwrap();
+            assert!(step.is_done().unwrap());
+        };
+        let (root_key, operator_key) = (["ssh-ed25519 A"], ["ssh-ed25519 B"]);
+        apply(vec![user("root", &root_key), user("operator", &operator_key)]);
+        assert_eq!(root.list(KEYS).unwrap(), ["operator", "root"]);
+        apply(vec![user("root", &[]), user("operator", &operator_key)]);
+        assert_eq!(root.list(KEYS).unwrap(), ["operator"]);
+        assert!(root.exists(SSHD_CONFIG));
+        apply(Vec::new());
+        assert_eq!(root.list(KEYS).unwrap(), [""; 0]);
+        assert!(!root.exists(SSHD_CONFIG));
+    }
+
     #[test]
     fn every_host_key_must_be_there_and_not_empty() {
         let dir = tempfile::tempdir().unwrap();

@@ -80,6 +80,20 @@ pub fn enable(unit: &str) -> Result<()> {
     .with_context(|| format!("enabling `{unit}`"))
 }
 
+/// Disables a unit; does not stop it.
+pub fn disable(unit: &str) -> Result<()> {
+    block_on(async {
+        let manager = Manager::connect().await?;
+        let persistent = false;
+        let _: Vec<(String, String, String)> = manager
+            .call(PATH, MANAGER, "DisableUnitFiles", &(vec![unit], persistent))
+            .await?;
+        let () = manager.call(PATH, MANAGER, "Reload", &()).await?;
+        Ok(())
+    })
+    .with_context(|| format!("disabling `{unit}`"))
+}
+
 pub fn is_enabled(unit: &str) -> Result<bool> {
     block_on(async {
         let manager = Manager::connect().await?;
