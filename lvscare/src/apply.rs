@@ -144,7 +144,8 @@ impl Table {
                 Ok(outcome.left == 0)
             }
             Err(error) => {
-                // The kernel resets them at their next packet: late, but a dead server must not stay.
+                // The kernel resets them at their next packet: late, but a dead server must not
+                // stay.
                 log::warn!(
                     "closing connections to {}: {error:#}; deleting the server anyway",
                     gone.address
@@ -182,7 +183,8 @@ fn drained(destination: &Destination) -> Destination {
 }
 
 /// Updates the route to `vip` with the given source, or the one this node uses towards `servers`.
-/// Returns the source and whether the route changed; `None` if no server is reachable and no route exists.
+/// Returns the source and whether the route changed; `None` if no server is reachable and no route
+/// exists.
 pub async fn put_route(
     handle: &Handle,
     vip: IpAddr,

@@ -1,7 +1,7 @@
-//! The command line: the original's flags in the original's spellings, and ours.
+//! The command line: the flags of the original lvscare in their spelling, and our own.
 //!
-//! Flags whose job no longer exists are accepted and named in a warning, so that old manifests run. Every flag may
-//! come from the environment as `CARE_<FLAG>`.
+//! Deprecated flags without effect are accepted with a warning, so that old manifests run. Every
+//! flag has an environment variable `CARE_<FLAG>`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -23,10 +23,10 @@ use crate::probe::connection::{HealthRequest, READYZ};
 use crate::settings::Settings;
 use crate::tls::{Tls, Trust};
 
-/// The cluster's authority, where kubeadm puts it.
+/// The cluster's CA certificate, where kubeadm writes it.
 const CA: &str = "/etc/kubernetes/pki/ca.crt";
 
-/// The kubelet's, and our memory of the cluster's list.
+/// kubelet's kubeconfig, and our cache of the discovered list.
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 const CACHE: &str = "/var/lib/lvscare/members.json";
 
@@ -74,7 +74,8 @@ pub struct Options {
     /// IPVS scheduler; with `fo` a server on this node is preferred
     #[arg(long, env = "CARE_SCHEDULER", default_value = "rr", global = true)]
     pub scheduler: String,
-    /// Source address of connections to the virtual server, instead of the one this node uses to reach the real ones
+    /// Source address of connections to the virtual server, instead of the one this node uses to
+    /// reach the real ones
     #[arg(long, env = "CARE_IP", global = true)]
     pub ip: Option<IpAddr>,
     /// Time between probes: seconds, or a number with ms, s, m or h
@@ -119,10 +120,11 @@ pub struct Options {
     /// Accept any certificate; any host that takes a server's address can then impersonate it
     #[arg(long, env = "CARE_HEALTH_INSECURE_SKIP_VERIFY", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", global = true)]
     pub health_insecure_skip_verify: bool,
-    /// Authorities the servers' certificates must come from
+    /// CA certificates for the servers' certificates
     #[arg(long, env = "CARE_CA", default_value = CA, global = true)]
     pub ca: PathBuf,
-    /// File with real servers, read again when it changes: `rs: [ip:port, ...]`, YAML or JSON; with `--rs` it is ignored
+    /// File with real servers, read again when it changes: `rs: [ip:port, ...]`, YAML or JSON; with
+    /// `--rs` it is ignored
     #[arg(long, env = "CARE_CONFIG", global = true)]
     pub config: Option<PathBuf>,
     /// Discover apiservers through the Kubernetes API: `auto` or `off`
@@ -169,7 +171,8 @@ pub struct Options {
 impl Options {
     pub fn service(&self) -> anyhow::Result<SocketAddr> {
         let service = self.vs.context("no virtual server; set `--vs ip:port`")?;
-        // The transmit path refuses to send a 127/8 source off the machine (`crosses_local_route_boundary`).
+        // The transmit path drops packets with a 127/8 source that leave the machine
+        // (`crosses_local_route_boundary`).
         ensure!(
             !service.ip().is_loopback(),
             "`--vs {service}` is loopback, and IPVS cannot forward from there"
@@ -279,7 +282,7 @@ impl Options {
     }
 }
 
-/// `5` (seconds), `500ms`, `1m30s`: the original's and Go's ways.
+/// `5` (seconds), as in the original lvscare, or `500ms` and `1m30s`, as in Go.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no duration; write 5, 500ms, 5s, 1m30s or 2h");
     if let Ok(seconds) = text.parse() {

@@ -1,7 +1,8 @@
 //! The daemon: an event loop that reconciles the kernel's table every 500 ms and on every event.
 //!
-//! The daemon keeps no state that a restart needs: the kernel's table is the state. Every failure is
-//! retried after 500 ms; only a signal ends the daemon, which leaves the table and route in place.
+//! The daemon keeps no state that a restart needs: the kernel's table is the state. Every failure
+//! is retried after 500 ms; only a signal ends the daemon, which leaves the table and route in
+//! place.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -35,7 +36,8 @@ const ROUNDS_PER_CHECK: u32 = 2;
 /// Delay after a race or an external change, which often come in groups.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Seconds without a round after which SIGALRM ends the process, for kubelet or systemd to restart it.
+/// Seconds without a round after which SIGALRM ends the process, for kubelet or systemd to restart
+/// it.
 const WATCHDOG: u32 = 10;
 
 /// `EX_SOFTWARE`: the main loop was stuck.

@@ -1,6 +1,6 @@
 //! Keeps one IPVS virtual server of this node pointing at the apiservers that are healthy.
 //!
-//! The program is `main.rs`; this library is its parts, so that tests and the guest's self-test can use them.
+//! `main.rs` is the program; this library has its parts, for tests and vm-tests/lvscare-guest.
 
 pub mod apply;
 pub mod cli;

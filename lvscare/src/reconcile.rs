@@ -202,7 +202,7 @@ impl Reconciler {
             Ok(actual) => actual,
             Err(error) => {
                 self.publish(&Actual::default(), now);
-                // Another program was writing.
+                // Another program changed the table.
                 return if error.is_race() {
                     Ok(true)
                 } else {

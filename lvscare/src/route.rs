@@ -1,8 +1,8 @@
-//! The one route that makes the virtual address work: `local <VIP> dev lo table local src <this node>`.
+//! The route of the virtual IP: `local <VIP> dev lo table local src <this node>`.
 //!
-//! Local, so that packets to it reach IPVS and nothing ever leaves for it; with a source, because IPVS rewrites
-//! only the destination and a socket has chosen its source before that. No device carries the address, and there
-//! is no netfilter rule.
+//! Local, so that packets reach IPVS and never leave the node. With a source, because IPVS rewrites
+//! only the destination, after the socket has chosen its source. No device has the address, and
+//! there is no netfilter rule.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,8 +15,8 @@ use netlink_packet_route::route::{
 use nix::errno::Errno;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-/// Our mark on the route, so that it can be told from others' (`ip route show table local proto 76`).
-/// Not in the kernel's list of well-known numbers.
+/// The protocol number of our route, to distinguish it from others (`ip route show table local
+/// proto 76`). Not one of the kernel's well-known numbers.
 const PROTOCOL: u8 = 76;
 
 /// `RT_TABLE_LOCAL`.
@@ -25,8 +25,8 @@ const TABLE_LOCAL: u8 = 255;
 /// The loopback device is number 1 in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// The source this node would use to reach each of `servers`, by majority; the earlier one among equals.
-/// `None` if no server can be reached at all.
+/// The source that this node uses towards most of `servers`; in a tie the first. `None` if no
+/// server is reachable.
 pub async fn source_towards(handle: &Handle, servers: &[IpAddr]) -> anyhow::Result<Option<IpAddr>> {
     let mut sources = Vec::new();
     for &server in servers {
@@ -37,28 +37,28 @@ pub async fn source_towards(handle: &Handle, servers: &[IpAddr]) -> anyhow::Resu
     Ok(majority(&sources))
 }
 
-/// The source of our route to `vip`, if it is there and as we make it.
+/// The source of our route to `vip`; `None` if it is missing or differs.
 pub async fn current(handle: &Handle, vip: IpAddr) -> anyhow::Result<Option<IpAddr>> {
-    // The entry itself and not what the kernel would make of it; a constant cost, unlike listing the table.
+    // The entry itself, not the resolved route; at constant cost, unlike a dump.
     let Some(route) = look_up(handle, vip, RouteFlags::FibMatch).await? else {
         return Ok(None);
     };
     let header = &route.header;
-    // The table is not asked for: without policy rules the kernel keeps the local table inside the main one, and
-    // says so here.
+    // The table is not compared: without policy rules the kernel keeps local routes in the main
+    // table and reports that.
     let is_ours = header.kind == RouteType::Local
         && header.protocol == RouteProtocol::from(PROTOCOL)
         && header.destination_prefix_length == full_prefix(vip);
     Ok(if is_ours { source_of(&route) } else { None })
 }
 
-/// Makes the route, in place of an older one of ours.
+/// Creates the route or replaces our previous one.
 pub async fn put(handle: &Handle, vip: IpAddr, source: IpAddr) -> anyhow::Result<()> {
     let mut request = handle.route().add(ours(vip, Some(source))?);
     if vip.is_ipv4() {
         request = request.replace();
     } else {
-        // For IPv6 the kernel compares more than the destination and would add a second route beside the first.
+        // For IPv6 the kernel compares more than the destination and would add a second route.
         remove(handle, vip).await?;
     }
     request
@@ -67,7 +67,7 @@ pub async fn put(handle: &Handle, vip: IpAddr, source: IpAddr) -> anyhow::Result
         .with_context(|| format!("routing `{vip}` to this host with source `{source}`"))
 }
 
-/// Removes the route; fine if there is none.
+/// Removes the route if it exists.
 pub async fn remove(handle: &Handle, vip: IpAddr) -> anyhow::Result<()> {
     match handle.route().del(ours(vip, None)?).execute().await {
         Err(rtnetlink::Error::NetlinkError(error)) if is(&error, &[Errno::ESRCH]) => Ok(()),
@@ -101,7 +101,7 @@ async fn look_up(
     let mut request = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(address, full_prefix(address))?
         .build();
-    // The builder's table, type and protocol are for making routes; a question has none.
+    // The builder sets table, type and protocol, which a query must not have.
     request.header.table = 0;
     request.header.kind = RouteType::Unspec;
     request.header.protocol = RouteProtocol::Unspec;
@@ -113,7 +113,7 @@ async fn look_up(
     }
 }
 
-/// No route, a route that refuses, or no IPv6 at all.
+/// No route, a prohibiting route, or no IPv6.
 const UNREACHABLE: [Errno; 7] = [
     Errno::ENETUNREACH,
     Errno::EHOSTUNREACH,

@@ -17,14 +17,14 @@ use crate::settings::Settings;
 use crate::table::changes;
 use crate::{route, sysctl};
 
-/// Between two rounds of waiting.
+/// Pause between two rounds.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How long a server has to answer. Longer than the daemon would wait: there is no second question, and a machine that
-/// is starting has much else to do.
+/// Probe timeout. Longer than the daemon's, because there is no second probe and a starting machine
+/// is busy.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How often a race with another writer is lost before it is an error.
+/// Number of races with other writers before an error.
 const RACES: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +35,13 @@ pub enum Outcome {
     NoneUp,
 }
 
-/// Sets everything up. With `wait`, retries until a server is up or the time is over.
+/// Sets up sysctls, route and service. With `wait`, retries until a server is up or the time is
+/// over.
 pub async fn run(settings: &Settings, wait: Option<Duration>) -> anyhow::Result<Outcome> {
     let members = Members::new(settings.sources.clone())?.list(Instant::now());
     let handle = open()?;
     let mut table = Table::default();
-    // Loads `ip_vs` if need be; its settings exist only then.
+    // Loads `ip_vs`, without which its sysctls do not exist.
     let info = table.info().context("opening IPVS")?;
     log::debug!(
         "IPVS {:#x}, {} connection buckets",
@@ -85,7 +86,7 @@ pub async fn run(settings: &Settings, wait: Option<Duration>) -> anyhow::Result<
     }
 }
 
-/// What `run` would change now, in words.
+/// The changes that `run` would make, as text.
 pub async fn dry_run(settings: &Settings) -> anyhow::Result<Vec<String>> {
     let members = Members::new(settings.sources.clone())?.list(Instant::now());
     let handle = open()?;
@@ -127,7 +128,7 @@ pub async fn dry_run(settings: &Settings) -> anyhow::Result<Vec<String>> {
 
 /// Removes our service and our route, and nothing else.
 pub async fn clean(service: &crate::ipvs::Service, vip: std::net::IpAddr) -> anyhow::Result<()> {
-    // The route first: once the service is gone, a connection to a local address is refused by this host itself.
+    // The route first: without the service this host would refuse connections to the local address.
     route::remove(&open()?, vip).await?;
     match Table::default().remove(service) {
         // Without IPVS there is no service.
@@ -136,7 +137,7 @@ pub async fn clean(service: &crate::ipvs::Service, vip: std::net::IpAddr) -> any
     }
 }
 
-/// A connection to rtnetlink, served by the runtime we are in.
+/// A connection to rtnetlink on the current runtime.
 fn open() -> anyhow::Result<Handle> {
     let (connection, handle, _) = rtnetlink::new_connection().context("opening rtnetlink")?;
     tokio::spawn(connection);
@@ -145,7 +146,7 @@ fn open() -> anyhow::Result<Handle> {
 
 /// One round over all servers at the same time.
 async fn probe(settings: &Settings, members: &[(std::net::SocketAddr, u32)]) -> (Pool, Outcome) {
-    // There is no second round to wait for: the first verdict counts.
+    // The first verdict counts, because there is no second round.
     let thresholds = Thresholds {
         rise: 1,
         fall: 1,

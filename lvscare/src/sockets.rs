@@ -1,8 +1,8 @@
 //! Closes connections of this host to dead servers, so that their owners get an error immediately.
 //!
-//! Idle ones (a kubelet's watch) would hang indefinitely, busy ones until the TCP timeout of 15 minutes.
-//! Sockets of pods live in other network namespaces and cannot be reached from here; for those the kernel answers
-//! their next packet with a reset once the server is deleted (`expire_nodest_conn`).
+//! Idle ones (a kubelet's watch) would hang indefinitely, busy ones until the TCP timeout of 15
+//! minutes. Sockets of pods are in other network namespaces, out of reach; the kernel resets them
+//! at their next packet once the server is deleted (`expire_nodest_conn`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -21,7 +21,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::ipvs::connections::{self, Connection, Phase};
 
-/// In one go, so that a server with thousands of clients does not stop the checks of the others.
+/// Limit of one call, so that a server with thousands of clients does not delay the checks of
+/// others.
 const AT_ONCE: usize = 1000;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,11 +34,12 @@ pub struct Outcome {
     pub destroyed: usize,
     /// Connections beyond the limit of one call: call again.
     pub left: usize,
-    /// Open flows of others (pods), which the kernel resets at their next packet once the server is deleted.
+    /// Open connections of pods, which the kernel resets at their next packet once the server is
+    /// deleted.
     pub foreign: usize,
 }
 
-/// Ends this host's connections through `service` to `destination`; at most a thousand at once.
+/// Closes this host's connections through `service` to `destination`; at most a thousand at once.
 /// Needs `CAP_NET_ADMIN` and a kernel with `INET_DIAG_DESTROY`.
 pub fn destroy(service: SocketAddr, destination: SocketAddr) -> anyhow::Result<Outcome> {
     let flows = connections::list(|flow| {
@@ -50,23 +52,23 @@ pub fn destroy(service: SocketAddr, destination: SocketAddr) -> anyhow::Result<O
     destroy_each(&flows, |flow| diag.destroy(flow.client, flow.service))
 }
 
-/// Loads the kernel module for closing sockets in advance, because loading takes a second. An error means
-/// that this kernel cannot close sockets.
+/// Loads the kernel module for closing sockets in advance, because loading takes a second. An error
+/// means that this kernel cannot close sockets.
 pub fn prepare(service: SocketAddr) -> anyhow::Result<()> {
-    // From port 0 there is no connection.
+    // No connection has port 0.
     let nobody = SocketAddr::new(service.ip(), 0);
     Diag::open()?.destroy(nobody, service).map(drop)
 }
 
-/// One still opening is not touched: the kernel sends its next SYN to another server. An ended one shows as over
-/// the next time, so that every call meets others.
+/// Skips opening connections: the kernel sends the next SYN to another server. Closed ones show as
+/// closed in the next call, so that every call finds others.
 fn destroy_each(
     flows: &[Connection],
     mut end: impl FnMut(&Connection) -> anyhow::Result<bool>,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     for (n, flow) in flows.iter().enumerate() {
-        // What is looked up in vain costs microseconds and does not count.
+        // A lookup without a socket takes microseconds and does not count.
         if outcome.destroyed == AT_ONCE {
             outcome.left = flows.len() - n;
             break;
@@ -97,7 +99,8 @@ impl Diag {
         Ok(Self(socket))
     }
 
-    /// Aborts the TCP socket from `local` to `remote`: its owner gets ECONNABORTED. `false`: there is none here.
+    /// Aborts the TCP socket from `local` to `remote`: its owner gets ECONNABORTED. `false`: no
+    /// such socket on this host.
     pub fn destroy(&self, local: SocketAddr, remote: SocketAddr) -> anyhow::Result<bool> {
         let request = InetRequest {
             family: if local.is_ipv4() { AF_INET } else { AF_INET6 },
@@ -110,7 +113,7 @@ impl Diag {
                 source_address: local.ip(),
                 destination_address: remote.ip(),
                 interface_id: 0,
-                // Any socket with these ends.
+                // Any socket with these addresses.
                 cookie: [0xff; 8],
             },
         };
@@ -138,8 +141,8 @@ impl Diag {
     }
 }
 
-/// The code of an acknowledgement. Read by hand: the message inside is our own request, of which the library
-/// only reads answers.
+/// The code of an acknowledgement. Parsed by hand: it contains our request, and the library parses
+/// only responses.
 fn errno(answer: &[u8]) -> anyhow::Result<Option<Errno>> {
     let message = NetlinkBuffer::new_checked(answer)?;
     let code = message
@@ -150,7 +153,7 @@ fn errno(answer: &[u8]) -> anyhow::Result<Option<Errno>> {
     Ok((code != 0).then(|| Errno::from_raw(code)))
 }
 
-/// Could `ip` be the near end of a connection on this host? Asked before a server is preferred as our own.
+/// Whether `ip` is a local address of this host, which makes a server the preferred one.
 pub fn is_local(ip: IpAddr) -> bool {
     std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
@@ -195,7 +198,7 @@ mod tests {
             match diag.destroy(stuck.local_addr().unwrap(), remote) {
                 Ok(found) => assert!(found, "{listen}"),
                 Err(error) => {
-                    // Without the right or the kernel's option there is nothing to see here, and CI says which.
+                    // Skip without the privilege or kernel option; CI rejects skips.
                     eprintln!("skipped: {error:#}");
                     assert!(std::env::var_os("CI").is_none(), "{error:#}");
                     return;

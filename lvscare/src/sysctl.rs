@@ -1,14 +1,14 @@
-//! The IPVS settings this program relies on, in `/proc/sys/net/ipv4/vs` of its network namespace.
+//! The IPVS sysctls that lvscare relies on, in `/proc/sys/net/ipv4/vs` of its network namespace.
 //!
-//! They exist only once `ip_vs` is loaded, and a pod cannot write them: the image and `run-once` set them, the
-//! daemon only warns.
+//! They exist once `ip_vs` is loaded, and a pod cannot write them: the image and `run-once` set
+//! them, the daemon only warns.
 
 use std::fs;
 use std::path::Path;
 
 const FOLDER: &str = "/proc/sys/net/ipv4/vs";
 
-/// Name, wanted value, and what goes wrong with another.
+/// Name, expected value, and the effect of any other.
 const WANTED: [(&str, &str, &str); 4] = [
     (
         "conntrack",
@@ -32,7 +32,7 @@ const WANTED: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// A setting that is not as it should be.
+/// A sysctl with an unexpected value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {
     pub name: &'static str,
@@ -46,7 +46,7 @@ pub fn check() -> Vec<Wrong> {
     check_in(Path::new(FOLDER))
 }
 
-/// Sets them, and returns those still wrong.
+/// Sets them and returns those that still differ.
 pub fn set() -> Vec<Wrong> {
     set_in(Path::new(FOLDER))
 }
@@ -74,7 +74,7 @@ fn check_in(folder: &Path) -> Vec<Wrong> {
 
 fn set_in(folder: &Path) -> Vec<Wrong> {
     for wrong in check_in(folder) {
-        // Read-only in a pod: what matters is what is there afterwards.
+        // Read-only in a pod: only the value afterwards matters.
         let _ = fs::write(folder.join(wrong.name), wrong.wanted);
     }
     check_in(folder)

@@ -64,8 +64,8 @@ impl Change {
     }
 }
 
-/// The changes in an order that refuses no connection: the service (never recreated), additions, and
-/// only then removals.
+/// The changes in an order that refuses no connection: the service (never recreated), additions,
+/// and only then removals.
 ///
 /// Removes nothing if no usable server is desired: an empty table helps no client.
 pub fn changes(desired: &Desired, actual: &Actual) -> Vec<Change> {
@@ -116,7 +116,7 @@ fn same_settings(desired: &Service, found: &Service) -> bool {
 }
 
 fn same_destination(desired: &Destination, found: &Destination) -> bool {
-    // The kernel shows a server on this very node as LOCALNODE, whatever was asked for.
+    // The kernel reports a server on this node as LOCALNODE, whatever was requested.
     let local = Forwarding(1);
     (found.forwarding == desired.forwarding || found.forwarding == local)
         && found.weight == desired.weight
@@ -160,7 +160,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// What the kernel does with one change; a refusal is a panic.
+    /// Applies one change as the kernel does; panics where it returns an error.
     pub(crate) fn apply(table: &mut Actual, change: &Change) {
         match change {
             Change::NewService(service) => {
@@ -182,7 +182,7 @@ pub(crate) mod tests {
                     .iter_mut()
                     .find(|found| found.address == new.address)
                     .expect("ENOENT");
-                // Its connections are the kernel's to count.
+                // The kernel counts connections.
                 let (active, inactive) = (found.active_connections, found.inactive_connections);
                 *found = new.clone();
                 (found.active_connections, found.inactive_connections) = (active, inactive);

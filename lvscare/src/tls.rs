@@ -1,6 +1,6 @@
 //! TLS configurations with server certificate checks.
 //!
-//! TLS is rustls with ring, the provider always named: a second one in the build must not be able to take over.
+//! rustls with ring. Always names the provider, so that a second one in the build changes nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ pub enum Trust {
     Anyone,
 }
 
-/// Makes TLS configurations, anew when the authority's file changes.
+/// Creates TLS configurations, again when the CA file changes.
 #[derive(Debug)]
 pub struct Tls {
     trust: Trust,
@@ -38,8 +38,8 @@ impl Tls {
         }
     }
 
-    /// The configuration for the next connection. A file that cannot be read is an error each time it is asked
-    /// for, and heals by itself.
+    /// The configuration for the next connection. An unreadable file is an error of each call until
+    /// it is readable.
     pub fn config(&self) -> anyhow::Result<Arc<ClientConfig>> {
         let modified = match &self.trust {
             Trust::Authority(path) => std::fs::metadata(path)
@@ -47,7 +47,7 @@ impl Tls {
                 .ok(),
             Trust::Anyone => None,
         };
-        // One thread: a poisoned lock cannot be, and would do no harm.
+        // Single-threaded: the lock is never poisoned.
         let mut made = self
             .made
             .lock()
@@ -74,7 +74,7 @@ fn make(trust: &Trust) -> anyhow::Result<ClientConfig> {
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
     };
     let mut config = builder.with_no_client_auth();
-    // A resumed session would not look at the certificate again.
+    // A resumed session would not verify the certificate again.
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
@@ -112,7 +112,7 @@ fn authorities(path: &Path) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// Accepts any certificate, but still wants the other side to hold its key.
+/// Accepts any certificate, but verifies that the peer has its key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

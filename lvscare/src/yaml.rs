@@ -1,6 +1,6 @@
-//! YAML, and with it JSON, as one tree of values.
+//! YAML and JSON as one tree of values.
 //!
-//! The one place that touches the YAML library; what a value means is its reader's business.
+//! The only place that uses the YAML library.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,10 +8,10 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::de::DeserializeOwned;
 
-/// Longer files are none of ours.
+/// Size limit of a file.
 const LONGEST: u64 = 1024 * 1024;
 
-/// Reads `path`. The error names it, and line and column where the text is at fault.
+/// Reads `path`. The error has path, line and column.
 pub fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let reading = || format!("reading `{}`", path.display());
     let mut text = Vec::new();
@@ -27,7 +27,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
 }
 
 fn parse<T: DeserializeOwned>(text: &[u8]) -> anyhow::Result<T> {
-    // One instance of the YAML reader for all types: it is the larger of the two by far.
+    // One instance of the YAML reader for all types, because it is large.
     let value: serde_json::Value = serde_yaml::from_slice(text)?;
     Ok(serde_json::from_value(value)?)
 }

@@ -1,5 +1,5 @@
-//! The daemon's process: how it lives and how it ends. In a network namespace of its own, with or without IPVS in the
-//! kernel; apiservers in this process. Needs root; skips with the reason elsewhere, which CI does not accept.
+//! The daemon as a process: resources, signals and exit status. Runs in a network namespace, with
+//! or without IPVS, with apiservers in this process. Needs root; skips otherwise, which CI rejects.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test arranges files and runs programs as it likes"
@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 
 const STATUS: &str = "127.0.0.1:10354";
 
-/// Runs a test in a thread and a namespace of its own, with three apiservers on its loopback.
+/// Runs a test in its own thread and network namespace, with three apiservers on loopback.
 fn in_a_node(test: impl FnOnce(&Authority, &str) + Send + 'static) {
     let thread = std::thread::spawn(move || {
         let lo = |_| {
@@ -36,7 +36,7 @@ fn in_a_node(test: impl FnOnce(&Authority, &str) + Send + 'static) {
             assert!(std::env::var_os("CI").is_none(), "{error:#}");
             return;
         }
-        // Its own thread serves while the test blocks.
+        // A separate thread serves while the test blocks.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -100,7 +100,7 @@ impl Daemon {
             .count()
     }
 
-    /// The open files between requests: a request that has just ended still counts for a moment.
+    /// The open files between requests; a request that has just ended still counts for a moment.
     fn idle_open_files(&self) -> usize {
         let samples = (0..20).map(|_| {
             std::thread::sleep(Duration::from_millis(20));
@@ -109,7 +109,7 @@ impl Daemon {
         samples.min().unwrap()
     }
 
-    /// Its exit status; a test that waits for ever tells nothing.
+    /// The exit status; `None` after a timeout.
     fn ended(&mut self) -> Option<i32> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -170,12 +170,12 @@ fn daemon_has_one_thread_no_leaks_and_stops_on_sigterm() {
 #[test]
 fn stuck_daemon_is_ended_by_the_watchdog() {
     in_a_node(|authority, servers| {
-        // As some starters of processes leave it to their children.
+        // As inherited from some parent processes.
         let mut blocked = SigSet::empty();
         blocked.add(Signal::SIGALRM);
         blocked.thread_block().unwrap();
         let mut daemon = Daemon::start(authority, servers);
-        // To the watchdog a stopped process and a loop that no longer turns are the same.
+        // The watchdog cannot distinguish a stopped process from a stuck loop.
         daemon.signal(Signal::SIGSTOP);
         std::thread::sleep(Duration::from_secs(11));
         daemon.signal(Signal::SIGCONT);

@@ -1,4 +1,5 @@
-//! The live list, from an apiserver in this process: real TLS with client certificates, list, watch, and what goes wrong.
+//! Discovery from an apiserver in this process: TLS with client certificates, list, watch and
+//! failures.
 
 #[allow(dead_code, reason = "`probe` uses the rest")]
 mod apiserver;
@@ -29,8 +30,8 @@ const PACE: Intervals = Intervals {
     answer_timeout: Duration::from_secs(10),
 };
 
-/// One answer: to a request whose path and query hold this text, a status, and pieces of a body. A body whose last
-/// piece is empty stays open.
+/// One response: text that path and query contain, status, and chunks of the body. A body whose
+/// last chunk is empty stays open.
 type Answer = (&'static str, u16, Vec<String>);
 
 struct Cluster {
@@ -41,14 +42,14 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// An apiserver that wants a certificate, gives these answers in this order and the last for ever, and a
-    /// discovery that asks it.
+    /// An apiserver that requires a client certificate and gives these responses in order, the last
+    /// one repeatedly, and a discovery that uses it.
     async fn start(answers: Vec<Answer>) -> Self {
         let authority = Authority::new();
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let acceptor = TlsAcceptor::from(authority.server_that_wants_clients("api.example"));
+        let acceptor = TlsAcceptor::from(authority.server_with_client_certificates("api.example"));
         let asked = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(serve(
             listener,
@@ -74,7 +75,8 @@ impl Cluster {
         cluster
     }
 
-    /// As kubeadm writes it, with the certificate and key in one file beside it, as kubelet keeps them.
+    /// As kubeadm writes it, with the certificate and key in one file beside it, as kubelet keeps
+    /// them.
     fn write_kubeconfig(&self, issuer: &Authority) {
         let pem = self.folder.path().join("current.pem");
         std::fs::write(pem, issuer.client("system:node:worker-1", "system:nodes")).unwrap();
@@ -86,7 +88,7 @@ impl Cluster {
             self.authority.file().display()
         );
         let path: PathBuf = self.folder.path().join("kubelet.conf");
-        // Whole at once: it is being read.
+        // Atomically, because it is being read.
         std::fs::write(path.with_extension("new"), text).unwrap();
         std::fs::rename(path.with_extension("new"), path).unwrap();
     }
@@ -98,7 +100,7 @@ impl Cluster {
             .expect("the discovery ended")
     }
 
-    fn asked(&self) -> Vec<String> {
+    fn requests(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
 }
@@ -136,7 +138,7 @@ async fn serve(
 }
 
 fn respond(path: &str, (expected, status, pieces): Answer) -> Response<BoxBody<Bytes, Infallible>> {
-    // A wrong question shows as an answer that nobody can use.
+    // An unexpected request gets an unusable response.
     let status = if path.contains(expected) { status } else { 418 };
     let open = pieces.last().is_some_and(String::is_empty);
     let body = if pieces.len() == 1 {
@@ -145,7 +147,7 @@ fn respond(path: &str, (expected, status, pieces): Answer) -> Response<BoxBody<B
         let pieces = futures_util::stream::iter(pieces)
             .filter(|piece| std::future::ready(!piece.is_empty()))
             .then(|piece| async {
-                // Each in a packet of its own.
+                // Each in its own packet.
                 tokio::task::yield_now().await;
                 Ok(Frame::data(Bytes::from(piece)))
             });
@@ -220,7 +222,7 @@ async fn list_is_followed_by_each_change_for_any_framing() {
     assert_eq!(cluster.next().await, servers([1]));
     assert_eq!(cluster.next().await, servers([1, 2]));
     assert_eq!(cluster.next().await, servers([2, 3]));
-    let asked = cluster.asked();
+    let asked = cluster.requests();
     assert_eq!(asked.len(), 2, "{asked:?}");
     assert!(asked[1].ends_with("&resourceVersion=7"), "{asked:?}");
 }
@@ -243,7 +245,7 @@ async fn expired_version_in_status_or_event_lists_again() {
 }
 
 #[tokio::test]
-async fn a_watch_that_ends_is_taken_up_again() {
+async fn ended_watch_is_restarted() {
     let mut cluster = Cluster::start(vec![
         (LIST, 200, list([1])),
         (
@@ -265,7 +267,7 @@ async fn a_watch_that_ends_is_taken_up_again() {
 }
 
 #[tokio::test]
-async fn before_1_21_the_beta_is_asked() {
+async fn before_1_21_the_beta_is_requested() {
     let mut cluster = Cluster::start(vec![
         (LIST, 404, vec!["404 page not found".to_owned()]),
         (BETA, 200, list([1])),
@@ -281,7 +283,7 @@ async fn before_1_21_the_beta_is_asked() {
 }
 
 #[tokio::test]
-async fn without_the_right_to_watch_the_list_is_polled() {
+async fn list_is_polled_without_watch_permission() {
     let mut cluster = Cluster::start(vec![
         (LIST, 200, list([1])),
         (WATCH, 403, vec!["{}".to_owned()]),
@@ -339,15 +341,15 @@ async fn rotated_certificate_is_used_for_the_next_connection() {
         (LIST, 200, list([2])),
     ])
     .await;
-    // Not of the cluster's authority: the server ends the handshake.
+    // Of another CA: the server ends the handshake.
     cluster.write_kubeconfig(&Authority::new());
     tokio::time::sleep(Duration::from_millis(500)).await;
     while cluster.lists.try_recv().is_ok() {}
-    let before = cluster.asked().len();
+    let before = cluster.requests().len();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(cluster.asked().len(), before, "nobody gets in with it");
+    assert_eq!(cluster.requests().len(), before, "nobody gets in with it");
     cluster.write_kubeconfig(&cluster.authority);
-    while cluster.asked().len() <= before {
+    while cluster.requests().len() <= before {
         cluster.next().await;
     }
 }

@@ -1,4 +1,5 @@
-//! What a watch says of apiservers in every kind of trouble. Real sockets and real TLS on loopback.
+//! Verdicts of the health checker for healthy and faulty apiservers, over sockets and TLS on
+//! loopback.
 
 #[allow(dead_code, reason = "`discover` uses the rest")]
 mod apiserver;
@@ -49,7 +50,7 @@ async fn verdict_of(behaviour: Behaviour) -> Verdict {
 }
 
 #[tokio::test]
-async fn statuses_are_told_apart() {
+async fn each_status_has_its_verdict() {
     for status in [200, 302, 401, 403, 404] {
         assert_eq!(
             verdict_of(Behaviour::Status(status)).await,
@@ -95,7 +96,7 @@ async fn closed_port_is_refused() {
 
 #[tokio::test]
 async fn unreachable_host_is_silent() {
-    // A full backlog drops SYNs, as a vanished host does.
+    // A full backlog drops SYNs, like an unreachable host.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(0).unwrap();
@@ -134,7 +135,7 @@ async fn server_closing_the_connection_is_sick() {
 async fn invalid_certificate_is_sick_with_a_cause() {
     let ours = Authority::new();
     for (name, server) in [
-        // Both have the same name, as the authorities of two clusters of kubeadm do.
+        // Both have the same name, as the CAs of two kubeadm clusters do.
         (
             "BadSignature",
             Apiserver::start(&Authority::new(), Behaviour::Status(200)).await,
@@ -164,7 +165,7 @@ async fn invalid_certificate_is_sick_with_a_cause() {
 }
 
 #[tokio::test]
-async fn an_authority_put_in_place_later_is_read() {
+async fn ca_file_created_later_is_read() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let server = Apiserver::start(&theirs, Behaviour::Status(200)).await;
     let mut checker = checker(server.address, &ours);
@@ -205,7 +206,7 @@ async fn persistent_connection_is_renewed_after_its_age_limit() {
     let mut checker = HealthChecker::new(server.address, READYZ, health_request(trust), timing);
     assert_eq!(checker.round().await.verdict, Verdict::Up);
     tokio::time::sleep(2 * timing.renew).await;
-    // As when the server's certificate is no longer the authority's: only a new connection finds out.
+    // As if the server's certificate had expired: only a new connection detects it.
     Authority::new().replace(&authority);
     let verdict = checker.round().await.verdict;
     assert!(matches!(verdict, Verdict::Sick { .. }), "{verdict:?}");
@@ -276,7 +277,7 @@ async fn closed_connection_is_reported_immediately() {
 }
 
 #[tokio::test]
-async fn a_server_without_readyz_is_asked_for_healthz() {
+async fn server_without_readyz_is_probed_by_healthz() {
     let authority = Authority::new();
     let server = Apiserver::start(&authority, Behaviour::OnlyHealthz).await;
     let mut checker = checker(server.address, &authority);

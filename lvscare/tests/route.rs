@@ -1,5 +1,5 @@
-//! The route in network namespaces of our own, judged by iproute2. Needs root and `ip`; skips with the reason
-//! elsewhere, which CI does not accept.
+//! The route in test network namespaces, verified with iproute2. Needs root and `ip`; skips
+//! otherwise, which CI rejects.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test arranges files and runs programs as it likes"
@@ -24,7 +24,7 @@ fn ip(arguments: &str) -> anyhow::Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Two networks: the masters are on the second, and the default route leads into the first.
+/// Two networks: the servers are in the second, and the default route is in the first.
 fn node() -> anyhow::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     for line in [
@@ -45,7 +45,7 @@ fn node() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each test runs in a thread and a namespace of its own.
+/// Each test runs in its own thread and network namespace.
 fn in_a_node(test: impl AsyncFnOnce(rtnetlink::Handle) + Send + 'static) {
     let thread = std::thread::spawn(move || {
         if let Err(error) = node() {
@@ -98,7 +98,7 @@ fn source_is_the_address_towards_the_apiservers() {
 }
 
 #[test]
-fn a_changed_address_changes_the_source() {
+fn changed_address_changes_the_source() {
     in_a_node(async |handle| {
         let [vip, old, new] = addresses(["10.103.97.2", "198.51.100.20", "198.51.100.21"]);
         let masters = ["198.51.100.10:6443".parse().unwrap()];
@@ -140,7 +140,7 @@ fn route_stays_when_no_apiserver_is_reachable() {
 }
 
 #[test]
-fn ipv6_has_one_route_too_and_it_goes_when_told() {
+fn ipv6_route_is_unique_and_removable() {
     in_a_node(async |handle| {
         let [vip, own, other] = addresses(["fd97::2", "fd00::20", "fd00::21"]);
         let masters = ["[fd00::10]:6443".parse().unwrap()];

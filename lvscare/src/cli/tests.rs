@@ -1,4 +1,4 @@
-//! Command lines, old and new, and what is refused.
+//! Old, new and invalid command lines.
 
 use super::*;
 

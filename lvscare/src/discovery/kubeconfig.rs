@@ -1,7 +1,7 @@
-//! Who we are to the apiserver: the kubelet's kubeconfig, with its rotating certificate.
+//! The client identity: kubelet's kubeconfig with its rotating certificate.
 //!
-//! Read anew for each connection: kubelet replaces its certificate behind the same name. Only certificates, no tokens
-//! and no helper programs: kubelet has none.
+//! Read for each connection, because kubelet replaces the file behind the same name. Only client
+//! certificates: kubelet uses no tokens and no exec plugins.
 
 use std::path::{Path, PathBuf};
 
@@ -70,10 +70,10 @@ struct User {
     client_key_data: Option<String>,
 }
 
-/// What a connection needs. Holds a private key: never shown.
+/// The data for a connection. Contains a private key: never print it.
 pub struct Access {
     pub config: ClientConfig,
-    /// Whom the server's certificate must name.
+    /// The name in the server's certificate.
     pub name: ServerName<'static>,
 }
 

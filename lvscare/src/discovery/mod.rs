@@ -29,22 +29,23 @@ pub mod slice;
 use kubeconfig::Access;
 use slice::{Event, Lines};
 
-/// The slice of the service `kubernetes` has its name. The selector is what lets a role with `resourceNames` allow a
-/// list (kubernetes.io, "Referring to resources"); before 1.21 there is only the beta.
+/// The slice of the service `kubernetes` has its name. The field selector lets a role with
+/// `resourceNames` allow a list (kubernetes.io, "Referring to resources"); before 1.21 there is
+/// only the beta.
 const SLICES: [&str; 2] = ["v1", "v1beta1"];
 const SELECTOR: &str = "fieldSelector=metadata.name%3Dkubernetes";
 const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
 
 const LONGEST: usize = 1024 * 1024;
 
-/// How long each part may take.
+/// Intervals and timeouts.
 #[derive(Debug, Clone, Copy)]
 pub struct Intervals {
-    /// Between two lists without a watch.
+    /// Interval between two lists without a watch.
     pub poll: Duration,
-    /// After something failed, and between two watches.
+    /// Delay after a failure, and between two watches.
     pub retry: Duration,
-    /// For a connection, and for a whole answer that is no watch.
+    /// Timeout of a connection, and of a complete response other than a watch.
     pub answer_timeout: Duration,
 }
 
@@ -58,8 +59,8 @@ impl Default for Intervals {
     }
 }
 
-/// `timeoutSeconds` of a watch. Ending watches regularly rebalances them across recovered apiservers
-/// and picks up a rotated certificate before the old one expires.
+/// `timeoutSeconds` of a watch. Ending watches regularly rebalances them across recovered
+/// apiservers and picks up a rotated certificate before the old one expires.
 const WATCH: u64 = 300;
 
 /// A watch without data for this long is dead: the server ends a live one sooner.

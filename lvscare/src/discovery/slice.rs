@@ -1,13 +1,13 @@
-//! What an apiserver says of the addresses of all apiservers: EndpointSlices, Endpoints, and a watch's events.
+//! Parses the addresses of all apiservers: EndpointSlices, Endpoints and watch events.
 //!
-//! Pure: bytes in, addresses out. Unknown fields are passed over.
+//! Pure: bytes in, addresses out. Unknown fields are ignored.
 
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
-/// A longer line is not about a handful of apiservers.
+/// No list of apiservers has a longer line.
 const LONGEST: usize = 1024 * 1024;
 
 #[derive(Debug, Default, Deserialize)]
@@ -71,11 +71,11 @@ struct Address {
     ip: String,
 }
 
-/// What a list of slices holds.
+/// A list of slices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     pub servers: Vec<SocketAddr>,
-    /// Where a watch goes on.
+    /// The resource version at which a watch starts.
     pub version: String,
 }
 
@@ -83,9 +83,9 @@ pub struct Listed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Servers(Vec<SocketAddr>),
-    /// Nothing about members: a bookmark, or the slice was deleted, which makes no apiserver go away.
+    /// No change of members: a bookmark, or a deleted slice, which removes no apiserver.
     Nothing,
-    /// What we know is too old to go on from.
+    /// The resource version is too old for a watch.
     Expired,
 }
 
@@ -150,7 +150,7 @@ fn servers(slice: &Slice) -> impl Iterator<Item = SocketAddr> {
     join(addresses.map(String::as_str), ports)
 }
 
-/// Readiness is not looked at: whether one is up, we find out ourselves.
+/// Ignores readiness: lvscare probes the servers itself.
 fn join<'a>(
     addresses: impl Iterator<Item = &'a str>,
     ports: &[Port],
@@ -166,7 +166,7 @@ fn join<'a>(
         .into_iter()
 }
 
-/// Cuts a stream into lines, however it comes.
+/// Splits a stream of chunks into lines.
 #[derive(Debug, Default)]
 pub struct Lines(Vec<u8>);
 
@@ -180,7 +180,7 @@ impl Lines {
         Ok(())
     }
 
-    /// The next whole line, without its end. Empty ones are passed over.
+    /// The next complete line, without its end. Skips empty ones.
     pub fn take(&mut self) -> Option<Vec<u8>> {
         loop {
             let end = self.0.iter().position(|byte| *byte == b'\n')?;

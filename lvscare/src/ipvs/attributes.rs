@@ -1,21 +1,21 @@
 //! IPVS netlink attributes, one enum per nesting level.
 //!
-//! Bytes to values and back, nothing more: an attribute this file does not know, or knows by another length,
-//! is kept as `Other` and comes out again as it went in. What a set of attributes means is `types`.
+//! Bytes to values and back only: an attribute that is unknown or has another length becomes
+//! `Other` and is written back unchanged. `types` interprets sets of attributes.
 
 use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NLA_F_NESTED, Nla, NlaBuffer, NlasIterator, Parseable,
     emit_u16, emit_u16_be, emit_u32, emit_u64,
 };
 
-/// Declares one level: `Name(Type) = kind`, each with how its value is written and read.
+/// Declares one level: `Name(Type) = kind`, with the encoding of each value.
 macro_rules! attributes {
     ($(#[$doc:meta])* $level:ident { $($name:ident($type:ty) = $kind:expr,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum $level {
             $($name($type),)+
-            /// Not known here, or known by another length: kept untouched.
+            /// Unknown, or of another length: kept unchanged.
             Other(DefaultNla),
         }
 
@@ -59,7 +59,7 @@ macro_rules! attributes {
 }
 
 attributes! {
-    /// Top level of every command but `GET_INFO`'s answer.
+    /// Top level of every command except the response to `GET_INFO`.
     Attribute {
         Service(Nested<ServiceAttribute>) = 1,
         Destination(Nested<DestinationAttribute>) = 2,
@@ -67,7 +67,8 @@ attributes! {
 }
 
 attributes! {
-    /// A virtual server. `NEW` and `SET` need the scheduler, flags, timeout and netmask as well as the identity.
+    /// A virtual server. `NEW` and `SET` need the scheduler, flags, timeout and netmask as well as
+    /// the identity.
     ServiceAttribute {
         Family(u16) = 1,
         Protocol(u16) = 2,
@@ -77,7 +78,7 @@ attributes! {
         Scheduler(Text) = 6,
         Flags(Flags) = 7,
         Timeout(u32) = 8,
-        // IPv4: the mask as it lies in memory. IPv6: the prefix length as a native number.
+        // IPv4: the mask in network byte order. IPv6: the prefix length in native byte order.
         Netmask(u32) = 9,
         PersistenceEngine(Text) = 11,
         Stats64(Nested<StatsAttribute>) = 12,
@@ -102,7 +103,7 @@ attributes! {
 }
 
 attributes! {
-    /// 64-bit counters. The 32-bit set beside them (attribute 10) says the same and stays `Other`.
+    /// 64-bit counters. The 32-bit set (attribute 10) has the same values and stays `Other`.
     StatsAttribute {
         Connections(u64) = 1,
         InPackets(u64) = 2,
@@ -113,7 +114,7 @@ attributes! {
 }
 
 attributes! {
-    /// Top level of `GET_INFO`'s answer, which numbers its attributes anew.
+    /// Top level of the response to `GET_INFO`, which has its own attribute numbers.
     InfoAttribute {
         Version(u32) = 1,
         ConnectionTableSize(u32) = 2,
@@ -121,14 +122,14 @@ attributes! {
 }
 
 attributes! {
-    /// Top level of the generic netlink controller's answer about one family.
+    /// Top level of the generic netlink controller's response about one family.
     FamilyAttribute {
         Id(u16) = 1,
         Name(Text) = 2,
     }
 }
 
-/// Reads a run of attributes; only a broken length is an error.
+/// Parses a sequence of attributes; only an invalid length is an error.
 pub fn parse_all<A>(bytes: &[u8]) -> Result<Vec<A>, DecodeError>
 where
     A: for<'a> Parseable<NlaBuffer<&'a [u8]>>,
@@ -138,14 +139,14 @@ where
         .collect()
 }
 
-/// How a value lies in an attribute.
+/// The encoding of a value in an attribute.
 trait Value: Sized {
     /// Flag bits of the attribute's kind.
     const FLAG: u16 = 0;
     fn length(&self) -> usize;
     /// `buffer` has exactly `length` bytes.
     fn write(&self, buffer: &mut [u8]);
-    /// `None`: not a value of this type.
+    /// `None`: no valid value of this type.
     fn read(bytes: &[u8]) -> Option<Self>;
 }
 
@@ -187,13 +188,13 @@ impl Value for Address {
 
     fn read(bytes: &[u8]) -> Option<Self> {
         let mut address = [0; 16];
-        // ipvsadm sends 16 bytes also for IPv4; others were seen to send four.
+        // ipvsadm sends 16 bytes for IPv4 too; other programs send four.
         address.get_mut(..bytes.len())?.copy_from_slice(bytes);
         Some(Self(address))
     }
 }
 
-/// A port: the one big-endian number in this family.
+/// A port, the only big-endian number in this family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BigEndian(pub u16);
 
@@ -228,7 +229,7 @@ impl Value for Text {
 
     fn read(bytes: &[u8]) -> Option<Self> {
         let text = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-        // A NUL inside, or bytes that are no text, would not come out again as they went in.
+        // Bytes with a NUL or invalid UTF-8 would not round-trip.
         if text.contains(&0) {
             return None;
         }
@@ -236,7 +237,7 @@ impl Value for Text {
     }
 }
 
-/// `struct ip_vs_flags`: `mask` says which bits of `flags` count.
+/// `struct ip_vs_flags`: `mask` selects the valid bits of `flags`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags {
     pub flags: u32,
@@ -271,7 +272,7 @@ macro_rules! native {
             }
 
             fn write(&self, buffer: &mut [u8]) {
-                // The buffer has our length, which is all that can go wrong.
+                // The buffer has the right length, so this cannot fail.
                 $emit(buffer, *self).unwrap_or_default();
             }
 

@@ -1,7 +1,7 @@
 //! Requests to the kernel's IPVS, one at a time, each with a deadline.
 //!
-//! Blocking on purpose: an exchange with the local kernel takes microseconds, and a thread or a task for it
-//! would cost more than it saves. Nothing is retried here: after a race the caller reads again and decides anew.
+//! Blocking, because an exchange with the local kernel takes microseconds, less than a thread or
+//! task would cost. No retries: after a race the caller reads the table again and decides again.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,17 +21,17 @@ use super::attributes::{Attribute, FamilyAttribute, Nested, Text, parse_all};
 use super::message::{Body, Command, IpvsMessage};
 use super::types::{Destination, Identity, Info, Service};
 
-/// How long the kernel may be silent; a long listing comes in many pieces.
+/// Timeout of one message; a long dump has many.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// The kernel fills a dump's buffer up to what was asked for, at most 32 KiB.
+/// The kernel fills the buffer of a dump, up to 32 KiB.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("this kernel has no IPVS: module `ip_vs` is missing or may not be loaded")]
     Absent,
-    /// The kernel's own refusal.
+    /// The kernel returned an error.
     #[error("the kernel answered {0}")]
     Kernel(Errno),
     #[error("no answer from the kernel within {DEADLINE:?}")]
@@ -43,9 +43,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Somebody else changed the table between our reading and our writing: read it again.
+    /// Another program changed the table after it was read: read it again.
     pub fn is_race(&self) -> bool {
-        // EEXIST: made meanwhile. ESRCH: the service is gone. ENOENT: the destination is gone.
+        // EEXIST: created meanwhile. ESRCH: no such service. ENOENT: no such destination.
         matches!(
             self,
             Self::Kernel(Errno::EEXIST | Errno::ESRCH | Errno::ENOENT)
@@ -62,7 +62,7 @@ pub struct Ipvs {
 }
 
 impl Ipvs {
-    /// Asks for the family by name, which makes the kernel load `ip_vs` if it has to
+    /// Requests the family by name, which makes the kernel load `ip_vs` if necessary
     /// (module alias `net-pf-16-proto-16-family-IPVS`).
     pub fn open() -> Result<Self, Error> {
         let mut socket = Socket::new(NETLINK_GENERIC)?;
@@ -89,7 +89,7 @@ impl Ipvs {
         Ok(info.unwrap_or_default())
     }
 
-    /// Every tenant's services.
+    /// All services, also those of other programs.
     pub fn services(&mut self) -> Result<Vec<Service>, Error> {
         let answers = self.exchange(
             NLM_F_DUMP,
@@ -98,7 +98,7 @@ impl Ipvs {
         Ok(services(&answers))
     }
 
-    /// One service, at the same cost whatever the size of the table.
+    /// One service; the cost does not depend on the size of the table.
     pub fn service(&mut self, identity: Identity) -> Result<Option<Service>, Error> {
         match self.exchange(NLM_F_ACK, about(Command::GET_SERVICE, identity)) {
             Ok(answers) => Ok(services(&answers).into_iter().next()),
@@ -107,8 +107,8 @@ impl Ipvs {
         }
     }
 
-    /// The real servers of the TCP service at `address`, in the kernel's order. None, and no error,
-    /// if there is no such service: the kernel ends that listing as it ends an empty one.
+    /// The real servers of the TCP service at `address`, in the kernel's order. Empty, without an
+    /// error, if the service does not exist: the kernel does not distinguish the two.
     pub fn destinations(&mut self, address: SocketAddr) -> Result<Vec<Destination>, Error> {
         let request = about(Command::GET_DESTINATION, Identity::tcp(address));
         let answers = self.exchange(NLM_F_DUMP, request)?;
@@ -127,7 +127,7 @@ impl Ipvs {
         self.write(Command::SET_SERVICE, service.attributes(), None)
     }
 
-    /// Takes its real servers with it.
+    /// Deletes its real servers too.
     pub fn delete_service(&mut self, identity: Identity) -> Result<(), Error> {
         self.write(Command::DEL_SERVICE, identity.attributes(), None)
     }
@@ -199,7 +199,8 @@ impl Ipvs {
         id.ok_or(Error::Absent)
     }
 
-    /// Sends one request and collects its answers up to the acknowledgement or the end of the dump.
+    /// Sends one request and collects its responses up to the acknowledgement or the end of the
+    /// dump.
     fn exchange<M>(&mut self, kind: u16, message: M) -> Result<Vec<M>, Error>
     where
         M: GenlFamily + Emitable + ParseableParametrized<[u8], GenlHeader> + std::fmt::Debug,
@@ -235,7 +236,7 @@ impl Ipvs {
                     .min(rest.len());
                 rest = &rest[length..];
                 if message.header.sequence_number != self.sequence {
-                    // The late answer to a request that was given up.
+                    // The late response to a request that timed out.
                     continue;
                 }
                 interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
@@ -246,7 +247,7 @@ impl Ipvs {
                             error.raw_code().saturating_neg(),
                         )));
                     }
-                    // The table changed under the dump: a race like the others.
+                    // The table changed during the dump, which is a race too.
                     NetlinkPayload::Done(_) if interrupted => {
                         return Err(Error::Kernel(Errno::EEXIST));
                     }
@@ -263,7 +264,7 @@ impl Ipvs {
     fn receive(&self, buffer: &mut Vec<u8>, deadline: Instant) -> Result<(), Error> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            // A zero timeout would mean for ever.
+            // A zero timeout would mean no timeout.
             if left < Duration::from_millis(1) {
                 return Err(Error::Timeout);
             }
@@ -309,8 +310,8 @@ fn services(answers: &[IpvsMessage]) -> Vec<Service> {
     nested.collect()
 }
 
-/// `CTRL_CMD_GETFAMILY` and its answer. netlink-packet-generic has the same, but fails on an attribute it does
-/// not know, and the kernel adds some from time to time.
+/// `CTRL_CMD_GETFAMILY` and its response. netlink-packet-generic has it too, but fails on unknown
+/// attributes, and newer kernels add some.
 #[derive(Debug)]
 struct FamilyMessage(Vec<FamilyAttribute>);
 
@@ -356,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_kernel_without_ipvs_says_so() {
-        // Where there is IPVS, opening works; both are right, a hang or an unreadable answer is not.
+        // With IPVS it opens, without it fails; a hang or an invalid response is a bug.
         match Ipvs::open() {
             Ok(_) | Err(Error::Absent) => {}
             Err(error) => panic!("{error}"),

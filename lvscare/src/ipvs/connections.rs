@@ -1,4 +1,4 @@
-//! IPVS's connections, from `/proc/net/ip_vs_conn`: netlink has no listing of them.
+//! The connections of IPVS, from `/proc/net/ip_vs_conn`: netlink cannot list them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -17,18 +17,18 @@ pub struct Connection {
     pub phase: Phase,
 }
 
-/// What IPVS's state machine has seen of a connection, as far as it matters for closing it.
+/// The IPVS state of a connection, as far as closing it depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// No answer of the server yet: the client's next SYN may be sent to another one.
+    /// No response of the server yet: the client's next SYN may go to another server.
     Opening,
     Open,
-    /// Ended by a reset or by both sides; the entry only waits for its timer.
+    /// Ended by a reset or by both sides; the entry waits for its timer.
     Over,
 }
 
-/// The TCP connections of this network namespace that `wanted` picks; none where IPVS is not loaded. Line by line:
-/// other tenants of the table may have a hundred thousand.
+/// The TCP connections of this network namespace that `wanted` selects; none without IPVS. Reads
+/// line by line, because other services may have a hundred thousand connections.
 pub fn list(wanted: impl Fn(&Connection) -> bool) -> anyhow::Result<Vec<Connection>> {
     let file = match File::open(FILE) {
         Ok(file) => file,
@@ -43,8 +43,8 @@ pub fn list(wanted: impl Fn(&Connection) -> bool) -> anyhow::Result<Vec<Connecti
     Ok(found)
 }
 
-/// `TCP C0A80714 D2F4 0A676102 192B C0A8070A 192B ESTABLISHED 899`; IPv6 addresses are written out in full,
-/// in brackets. The header, other protocols and what a later kernel may add are none.
+/// `TCP C0A80714 D2F4 0A676102 192B C0A8070A 192B ESTABLISHED 899`; IPv6 addresses are
+/// unabbreviated and in brackets. Skips the header, other protocols and unknown lines.
 fn parse(line: &str) -> Option<Connection> {
     let mut fields = line.split_ascii_whitespace();
     if fields.next()? != "TCP" {
@@ -58,7 +58,7 @@ fn parse(line: &str) -> Option<Connection> {
     };
     let [client, service, destination] = [end()?, end()?, end()?];
     let phase = match fields.next()? {
-        // A client's SYN shows as SYN_RECV, for IPVS stands in the server's place.
+        // A client's SYN shows as SYN_RECV, because IPVS has the server's role.
         "NONE" | "SYN_SENT" | "SYN_RECV" => Phase::Opening,
         "TIME_WAIT" | "CLOSE" => Phase::Over,
         _ => Phase::Open,

@@ -1,4 +1,5 @@
-//! The codec against the bytes of Debian's `ipvsadm` 1.31 and of kernel 6.12, taken with `strace` in a guest.
+//! The codec against the bytes of Debian's `ipvsadm` 1.31 and of kernel 6.12, taken with `strace`
+//! in a guest.
 
 use netlink_packet_core::{Emitable, ParseableParametrized};
 use netlink_packet_generic::{GenlHeader, GenlMessage};
@@ -19,7 +20,7 @@ const NEW_DESTINATION: &str = "0501000054000180060001000200000006000200060000001
     00000000006000400192b000005000600000000000c00070000000000ffffffff080008000000000008000900ffffffff600002800600\
     0b000200000014000100c0a8070a00000000000000000000000006000200192b0000080003000000000008000400010000000500\
     0d000000000006000e000000000006000f000000000008000500000000000800060000000000";
-/// The kernel's line of a listing: a mark, with the flag the kernel sets and both sets of counters.
+/// One entry of a kernel dump: a firewall mark, with the kernel's flag and both sets of counters.
 const LISTED_MARK: &str = "01010000100101000600010002000000080005000700000008000600776c63000c00070002000000ffff\
     ffff080008000000000008000900ffffffff5c000a000800010000000000080002000000000008000300000000000c0004000000000000\
     0000000c0005000000000000000000080006000000000008000700000000000800080000000000080009000000000008000a0000000000\
@@ -101,7 +102,7 @@ fn ipvsadm_destination_round_trips() {
             1
         ))
     );
-    // The tunnel attributes are none of ours.
+    // The tunnel attributes are unknown to the codec.
     assert_eq!(encode(message), bytes(NEW_DESTINATION));
 }
 
@@ -132,7 +133,7 @@ fn the_kernels_info_has_attributes_of_its_own() {
 }
 
 proptest! {
-    /// What a later kernel, or a broken one, might send: an error, or a value that can be written and read again.
+    /// Corrupted bytes give an error or a value that round-trips.
     #[test]
     fn no_change_of_real_bytes_makes_the_parser_panic_or_waver(
         which in 0usize..6,

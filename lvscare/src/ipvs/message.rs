@@ -1,15 +1,15 @@
-//! One IPVS request or answer, as netlink-packet-generic carries it.
+//! One IPVS request or response in netlink-packet-generic.
 //!
-//! Which attributes a command wants is the client's knowledge; here only the command number and the level of
-//! the attributes are decided.
+//! Has only the command number and the level of the attributes; the client knows which attributes a
+//! command needs.
 
 use netlink_packet_core::{DecodeError, Emitable, ParseableParametrized};
 use netlink_packet_generic::{GenlFamily, GenlHeader};
 
 use super::attributes::{Attribute, InfoAttribute, parse_all};
 
-/// `enum` of `IPVS_CMD_*`. Daemon, config, zero and flush are left out: nothing of ours needs them, and a
-/// command that does not exist cannot be sent by mistake.
+/// `enum` of `IPVS_CMD_*`. Without daemon, config, zero and flush: lvscare does not need them, and
+/// cannot send them by mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Command(pub u8);
 
@@ -22,7 +22,7 @@ impl Command {
     pub const SET_DESTINATION: Self = Self(6);
     pub const DEL_DESTINATION: Self = Self(7);
     pub const GET_DESTINATION: Self = Self(8);
-    /// Answers only: what `GET_INFO` asked for.
+    /// The response to `GET_INFO`; never sent.
     pub const SET_INFO: Self = Self(14);
     pub const GET_INFO: Self = Self(15);
 }

@@ -1,8 +1,8 @@
 //! The kernel's IPVS table over generic netlink (`linux/ip_vs.h`; the same in 6.1 and 6.12).
 //!
-//! A codec and a client, with no opinion on what should be in the table: that is `table` and `pool`.
-//! The table has other tenants (kube-proxy, keepalived), so whatever is not understood is kept as it came
-//! and never makes a listing fail; and `FLUSH`, which wipes everybody, does not exist here.
+//! A codec and a client; `table` and `pool` decide what should be in the table. Other programs use
+//! the table too (kube-proxy, keepalived), so unknown data is kept and never makes a dump fail, and
+//! there is no `FLUSH`, which would delete their services.
 
 pub mod attributes;
 mod client;

@@ -1,7 +1,7 @@
-//! What the attributes mean: virtual servers, real servers, counters.
+//! Virtual servers, real servers and counters, from their attributes.
 //!
-//! Reading never fails on something foreign: a service this file cannot name is `Identity::Other`, and fields
-//! the kernel did not send are zero.
+//! Parsing never fails on services of other programs: an unknown identity is `Identity::Other`, and
+//! missing fields are zero.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -14,10 +14,10 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 
-/// Set by the kernel on every service it holds (`IP_VS_SVC_F_HASHED`).
+/// The kernel sets it on every service (`IP_VS_SVC_F_HASHED`).
 const FLAG_HASHED: u32 = 0x2;
 
-/// What tells one virtual server from another.
+/// The identity of a virtual server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity {
     Address { protocol: u16, address: SocketAddr },
@@ -33,7 +33,7 @@ impl Identity {
         }
     }
 
-    /// The attributes that name the service, enough for every command but `NEW` and `SET`.
+    /// The identifying attributes, enough for every command except `NEW` and `SET`.
     pub fn attributes(self) -> Vec<ServiceAttribute> {
         match self {
             Self::Address { protocol, address } => vec![
@@ -56,11 +56,11 @@ impl Identity {
 pub struct Service {
     pub identity: Identity,
     pub scheduler: String,
-    /// Without the bit the kernel owns.
+    /// Without the kernel's own bit.
     pub flags: u32,
-    /// Seconds of persistence.
+    /// Persistence timeout in seconds.
     pub timeout: u32,
-    /// As the attribute carries it.
+    /// In the encoding of the attribute.
     pub netmask: u32,
     pub stats: Stats,
 }
@@ -81,7 +81,7 @@ impl Service {
         }
     }
 
-    /// All that `NEW` and `SET` need.
+    /// The attributes for `NEW` and `SET`.
     pub fn attributes(&self) -> Vec<ServiceAttribute> {
         let mut attributes = self.identity.attributes();
         attributes.extend([
@@ -134,12 +134,13 @@ impl Service {
     }
 }
 
-/// How packets reach a real server; LOCALNODE and BYPASS are the kernel's own choices, seen but never asked for.
+/// The forwarding method; the kernel chooses LOCALNODE and BYPASS itself, and lvscare never
+/// requests them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forwarding(pub u32);
 
 impl Forwarding {
-    /// NAT: the only method that needs nothing on the masters.
+    /// NAT: the only method that needs no configuration on the servers.
     pub const MASQUERADE: Self = Self(0);
     /// `IP_VS_CONN_F_FWD_MASK`.
     const MASK: u32 = 7;
@@ -172,7 +173,7 @@ impl Destination {
         }
     }
 
-    /// All that `NEW` and `SET` need; `DEL` looks at the first two.
+    /// The attributes for `NEW` and `SET`; `DEL` uses the first two.
     pub fn attributes(&self) -> Vec<DestinationAttribute> {
         vec![
             DestinationAttribute::Address(encode(self.address.ip())),
@@ -185,7 +186,8 @@ impl Destination {
         ]
     }
 
-    /// `service` tells the family where the kernel does not. `None` without a readable address.
+    /// The family is that of `service` if the kernel does not send it. `None` without a readable
+    /// address.
     pub fn from_attributes(
         service: SocketAddr,
         attributes: &[DestinationAttribute],
@@ -217,7 +219,7 @@ impl Destination {
     }
 }
 
-/// Counters since the entry was made.
+/// Counters since the entry was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     pub connections: u64,
@@ -242,7 +244,7 @@ impl Stats {
     }
 }
 
-/// The kernel's IPVS itself.
+/// Version and size of the kernel's IPVS.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Info {
     /// `0x010201` is 1.2.1.
@@ -307,7 +309,7 @@ mod tests {
         }
     }
 
-    /// Netlink has no room for a flow label or a zone.
+    /// Netlink cannot encode a flow label or a zone.
     fn plain(address: SocketAddr) -> SocketAddr {
         SocketAddr::new(address.ip(), address.port())
     }

@@ -1,28 +1,28 @@
-//! One server's health: verdicts of probes in, class out.
+//! The health of one server: probe verdicts in, class out.
 //!
-//! Pure: time is an argument. What follows from a class for the table and its flows is `pool`; how a verdict
-//! comes about is `probe`.
+//! Pure: time is an argument. `probe` makes the verdicts, `pool` derives table and connections from
+//! the class.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A second fall within this time makes the server harder to believe.
+/// A second failure within this time doubles the required number of good probes.
 const FLAP_WINDOW: Duration = Duration::from_secs(60);
 
-/// After this long without a fall, half of the distrust is forgotten.
+/// After this time without a failure the required number of good probes halves.
 const QUIET: Duration = Duration::from_secs(5 * 60);
 
-/// However much a server flaps, this much good behaviour is enough.
+/// Upper bound of the time that a flapping server must be healthy.
 const LONGEST_HOLD: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Not judged yet: whatever is in the table stays.
+    /// No verdict yet: the table keeps the server as it is.
     Unknown,
     Up,
-    /// Answers on TCP, but does not serve: gets no new connections.
+    /// Accepts TCP but does not serve: gets no new connections.
     Sick,
-    /// Nobody is there: its flows are dead.
+    /// No server: its connections are dead.
     Gone,
 }
 
@@ -37,23 +37,23 @@ impl fmt::Display for Class {
     }
 }
 
-/// What one probe found.
+/// The verdict of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Up,
-    /// Answered, but wrongly or too late.
+    /// A wrong or late response.
     Sick {
         cause: String,
     },
-    /// Said itself that it does not want connections (5xx from `/readyz`): believed at once.
+    /// The server reports that it is not ready (5xx from `/readyz`); takes effect immediately.
     Draining {
         cause: String,
     },
-    /// The host answered that nobody listens: proof that both the host and our way to it are alive.
+    /// The port is closed. The response proves that the host and the path to it work.
     Refused {
         cause: String,
     },
-    /// No answer at all: the host is gone, or we are.
+    /// No response: the host or this node is disconnected.
     Silent {
         cause: String,
     },
@@ -71,7 +71,7 @@ impl Verdict {
     }
 }
 
-/// How much evidence a change of class needs.
+/// The number of probes for a change of class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
     /// Good probes in a row until up.
@@ -92,7 +92,7 @@ pub struct Health {
     /// `rise` is multiplied by two to this power.
     distrust: u32,
     last_fall: Option<Instant>,
-    /// When distrust was last raised or lowered.
+    /// When `distrust` last changed.
     distrust_since: Option<Instant>,
 }
 
@@ -114,8 +114,8 @@ impl Health {
         self.class
     }
 
-    /// Takes one verdict in. `eager`: nobody else is up, one good probe is enough. Answers the class it left,
-    /// if it changed.
+    /// Applies one verdict. `eager`: no other server is up, so one good probe is enough. Returns
+    /// the previous class if it changed.
     pub fn judge(
         &mut self,
         verdict: &Verdict,
@@ -128,7 +128,7 @@ impl Health {
             Verdict::Up => {
                 self.bad = 0;
                 self.good = self.good.saturating_add(1);
-                // A server never seen to fail has nothing to prove.
+                // A server that has never failed needs one good probe.
                 let enough =
                     eager || self.class == Class::Unknown || self.good >= self.needed(thresholds);
                 if enough { Class::Up } else { self.class }
@@ -136,7 +136,7 @@ impl Health {
             Verdict::Sick { .. } => {
                 self.good = 0;
                 self.bad = self.bad.saturating_add(1);
-                // A gone server that accepts TCP again is no longer gone: its new flows are real ones.
+                // A gone server that accepts TCP again is not gone: its new connections are alive.
                 let enough = self.class == Class::Gone || self.bad >= thresholds.fall;
                 if enough { Class::Sick } else { self.class }
             }
@@ -160,7 +160,7 @@ impl Health {
         Some(std::mem::replace(&mut self.class, next))
     }
 
-    /// Good probes in a row this server needs now.
+    /// Number of good probes in a row that this server needs now.
     pub fn needed(&self, thresholds: Thresholds) -> u32 {
         let interval = thresholds.interval.max(Duration::from_millis(1));
         let most =
@@ -222,7 +222,7 @@ mod tests {
         }
     }
 
-    /// Judges one after another at the interval and gives the classes.
+    /// Applies verdicts at the interval and returns the classes.
     fn classes(health: &mut Health, start: Instant, verdicts: &[Verdict]) -> Vec<Class> {
         let step = |(n, verdict): (usize, &Verdict)| {
             let now = start + THRESHOLDS.interval * u32::try_from(n).unwrap();

@@ -1,4 +1,4 @@
-//! Members that come and go: whoever is missing is not dead, and nobody leaves the table empty.
+//! Changes of the pool: an absent backend is not dead, and no change empties the table.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -74,7 +74,7 @@ fn one_who_left_and_is_idle_goes_at_once() {
 fn backend_back_within_grace_keeps_connections() {
     let mut scene = Scene::all_up();
     scene.busy(3).told([1, 2]).told([1, 2, 3]);
-    // Its health is not known any more, and so its weight is as found.
+    // Its health is unknown again, so its weight stays.
     scene.probe(3, &Verdict::Up).wait(2 * GRACE).settle();
     assert_eq!(
         (scene.weights(), scene.killed.len()),

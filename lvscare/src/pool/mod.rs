@@ -1,9 +1,10 @@
 //! The pool of backends: derives the desired table and the connections to close from their health.
 //!
-//! Pure: verdicts, the table as found and the time come in; nothing is done here. Two rules stand above all
-//! others. *Never zero*: a table with a usable server never becomes one without; if no server is up, all of them
-//! are tried ("panic"). *Not on hearsay*: silence alone kills no flow and deletes no server, for the silent one
-//! may be we; it takes another server that answered both before the silent probe and after.
+//! Pure: verdicts, the actual table and the time are arguments. Two rules come first. *Never zero*:
+//! a table with a usable server never becomes one without; if no server is up, all are used
+//! ("panic", Envoy's term). *No proof by silence*: a timeout alone closes no connection and deletes
+//! no server, because this node may be disconnected; another server must have answered before and
+//! after the probe.
 
 pub mod health;
 pub mod members;
@@ -65,7 +66,7 @@ impl Backend {
 /// The outcome of the last probe.
 #[derive(Debug, Clone, Copy)]
 enum Last {
-    /// A response of any kind: old connections may still be alive.
+    /// Any response: old connections may be alive.
     Answered,
     /// The host is alive, the port is closed.
     Refused,
@@ -144,8 +145,9 @@ impl Pool {
         self.panic
     }
 
-    /// Merges the discovered backends. A missing backend may be alive, as an overloaded apiserver drops
-    /// out of the list; it is kept until `plan` can safely evict it. An empty list is ignored.
+    /// Merges the discovered backends. A missing backend may be alive, as an overloaded apiserver
+    /// drops out of the list; it is kept until `plan` can safely evict it. An empty list is
+    /// ignored.
     pub fn set_backends(&mut self, told: &[(SocketAddr, u32)], now: Instant) -> Vec<Event> {
         if told.is_empty() {
             return Vec::new();
@@ -173,8 +175,8 @@ impl Pool {
         events
     }
 
-    /// Evicts absent backends: at once if a listed one is up, after `ABSENT` if they fail. The pool is
-    /// never emptied.
+    /// Evicts absent backends: at once if a listed one is up, after `ABSENT` if they fail. The pool
+    /// is never emptied.
     fn evict_absent(&mut self, now: Instant) -> Vec<Event> {
         let another_is_up = self
             .backends
@@ -195,7 +197,8 @@ impl Pool {
         left.map(|backend| Event::Left(backend.address)).collect()
     }
 
-    /// Whether all backends are up and listed. If so, a verdict without a change needs no reconcile.
+    /// Whether all backends are up and listed. If so, a verdict without a change needs no
+    /// reconcile.
     pub fn is_steady(&self) -> bool {
         let steady = |backend: &Backend| {
             backend.health.class() == Class::Up && backend.absent_since.is_none()
@@ -243,7 +246,7 @@ impl Pool {
         })
     }
 
-    /// Decides what the table should be, given what it is.
+    /// Derives the desired table from the actual one.
     pub fn plan(&mut self, actual: &Actual, now: Instant) -> Plan {
         let mut events = self.evict_absent(now);
         if self.panic
@@ -314,7 +317,7 @@ impl Pool {
             (Class::Gone, Last::Refused) => true,
             // Coming back.
             (Class::Gone, Last::Answered) => false,
-            // Another's answers from before the probe until after it: our own link was there all the time.
+            // Another server answered before and after the probe: this node was connected.
             (Class::Gone, Last::Silent(began)) => others.any(|other| {
                 other
                     .answers

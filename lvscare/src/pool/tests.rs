@@ -1,4 +1,4 @@
-//! Histories of verdicts, and the tables they leave behind.
+//! Sequences of verdicts and the resulting tables.
 
 use proptest::prelude::*;
 
@@ -37,7 +37,7 @@ fn draining() -> Verdict {
     }
 }
 
-/// A pool of servers 1 to 3 and a table, moved by hand.
+/// A pool of servers 1 to 3 and a table, driven by hand.
 pub(super) struct Scene {
     pub(super) pool: Pool,
     pub(super) table: Actual,
@@ -67,7 +67,7 @@ impl Scene {
         scene
     }
 
-    /// One probe, ten milliseconds long, and what follows from it.
+    /// One probe of ten milliseconds and its reconcile.
     pub(super) fn probe(&mut self, n: u8, verdict: &Verdict) -> &mut Self {
         let began = self.now;
         self.wait(Duration::from_millis(10));

@@ -34,8 +34,8 @@ const FRESH: Duration = Duration::from_millis(500);
 const RENEW: Duration = Duration::from_secs(60);
 
 /// How long responses on an old connection count while new connections time out. A new connection
-/// takes three times as many round trips as a request, and any packet may be lost; but a server that
-/// accepts no new connection for this long is of no use to clients.
+/// takes three times as many round trips as a request, and any packet may be lost; but a server
+/// that accepts no new connection for this long is of no use to clients.
 const GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
@@ -115,8 +115,8 @@ impl HealthChecker {
         }
     }
 
-    /// Reports every round until the receiver is dropped. The first round starts immediately, the others
-    /// on a tick.
+    /// Reports every round until the receiver is dropped. The first round starts immediately, the
+    /// others on a tick.
     pub async fn run(mut self, ticker: Ticker, reports: Sender<Report>) {
         let mut was_good = true;
         loop {

@@ -1,7 +1,7 @@
 //! One health request to one server, on a new or a persistent connection.
 //!
-//! A new connection distinguishes a refused port, an unreachable host and a wrong response. `checker`
-//! decides when to probe and which of two responses counts.
+//! A new connection distinguishes a refused port, an unreachable host and a wrong response.
+//! `checker` decides when to probe and which of two responses counts.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -140,7 +140,8 @@ pub struct NewConnResult {
     pub is_late: bool,
 }
 
-/// Probes on a new connection until `deadline`, which a long round-trip time extends up to `latest`.
+/// Probes on a new connection until `deadline`, which a long round-trip time extends up to
+/// `latest`.
 pub async fn fresh(
     address: SocketAddr,
     path: &str,

@@ -1,15 +1,15 @@
-//! How long things took, in Prometheus's way: counts of those no longer than each bound.
+//! A Prometheus histogram of durations.
 
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-/// Seconds. An answer of a healthy apiserver nearby takes 1 to 5 ms; probes end at 0.75 s.
+/// Bounds in seconds. A healthy nearby apiserver responds in 1 to 5 ms; probes time out at 0.75 s.
 const BOUNDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// Not cumulated.
+    /// Not cumulative.
     buckets: [u64; BOUNDS.len()],
     count: u64,
     sum: f64,

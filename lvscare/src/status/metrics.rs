@@ -45,7 +45,7 @@ impl Status {
             per_server(&|server| flag(server.class == "up")),
         );
         let classes = self.servers.iter().flat_map(|server| {
-            // One sample for each it could be, so that no series ends when the class changes.
+            // One sample for each class, so that no series ends when the class changes.
             [Class::Unknown, Class::Up, Class::Sick, Class::Gone].map(|class| {
                 let labels = format!("{{rs=\"{}\",class=\"{class}\"}}", server.address);
                 (labels, flag(server.class == class.to_string()))

@@ -29,7 +29,7 @@ pub struct Status {
     /// Seconds since our service was last removed externally.
     #[serde(default)]
     pub wiped_seconds_ago: Option<u64>,
-    /// The last pass's error, if it failed.
+    /// The error of the last pass.
     pub error: Option<String>,
     #[serde(default)]
     pub counters: Counters,
@@ -46,11 +46,11 @@ pub struct Server {
     pub seconds: u64,
     /// The failure of the last probe.
     pub cause: Option<String>,
-    /// Weight in the kernel; none if it is not there.
+    /// Weight in the kernel; none if the server is not in the table.
     pub weight: Option<u32>,
     pub active: u32,
     pub inactive: u32,
-    /// The last probe's time.
+    /// Duration of the last probe.
     pub probe_seconds: f64,
     #[serde(default)]
     pub probes: Histogram,
@@ -60,7 +60,7 @@ pub struct Server {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counters {
-    /// To the kernel's table, by request.
+    /// Changes of the kernel's table, by request.
     pub changes: BTreeMap<String, u64>,
     /// Sockets of this host that were closed.
     pub flows_killed: u64,

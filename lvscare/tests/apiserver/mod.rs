@@ -1,4 +1,5 @@
-//! A server that behaves as an apiserver does in good and bad days, on loopback, with certificates of its own.
+//! A server that behaves like a healthy or faulty apiserver, on loopback, with its own
+//! certificates.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -26,13 +27,13 @@ use tokio_rustls::TlsAcceptor;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
-    /// Answers everything with this status.
+    /// Responds to every request with this status.
     Status(u16),
     /// 404 on all other paths.
     OnlyHealthz,
-    /// Accepts, and never says a word: a frozen process.
+    /// Accepts and never responds, like a frozen process.
     Mute,
-    /// Accepts, and closes.
+    /// Accepts and closes.
     HangUp,
 }
 
@@ -56,7 +57,7 @@ impl Authority {
         Path::new(self.folder.path()).join("ca.crt")
     }
 
-    /// Puts this authority's certificate in the file of the other.
+    /// Writes this CA certificate to the file of `other`.
     pub(crate) fn replace(&self, other: &Self) {
         std::fs::write(other.file(), self.issuer.pem()).unwrap();
     }
@@ -72,8 +73,8 @@ impl Authority {
         Arc::new(config.with_single_cert(vec![certificate], key).unwrap())
     }
 
-    /// As an apiserver does that knows nobody by default.
-    pub(crate) fn server_that_wants_clients(&self, name: &str) -> Arc<ServerConfig> {
+    /// Requires a client certificate.
+    pub(crate) fn server_with_client_certificates(&self, name: &str) -> Arc<ServerConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(ring::default_provider());
@@ -133,7 +134,7 @@ impl Apiserver {
         Self::start_as(authority, behaviour, "127.0.0.1", false).await
     }
 
-    /// With a certificate for `name`, perhaps one that is over.
+    /// With a certificate for `name`, which may have expired.
     pub(crate) async fn start_as(
         authority: &Authority,
         behaviour: Behaviour,
@@ -160,28 +161,28 @@ impl Apiserver {
         }
     }
 
-    /// The process is killed: the port closes, and so does every connection.
+    /// As if the process were killed: closes the port and every connection.
     pub(crate) async fn stop(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 
-    /// Connections opened so far are never answered again.
+    /// Stops responding on existing connections.
     pub(crate) fn stall_open_connections(&self) {
         self.stall.send_replace(self.connections());
     }
 
-    /// Connections opened from now on are accepted, and told nothing.
+    /// Accepts new connections without responding.
     pub(crate) fn mute_new_connections(&self, mute: bool) {
         self.seen.mutes_new_ones.store(mute, Ordering::Relaxed);
     }
 
-    /// How many were accepted.
+    /// Number of accepted connections.
     pub(crate) fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::Relaxed)
     }
 
-    /// What was asked for, in order.
+    /// The requested paths, in order.
     pub(crate) fn paths(&self) -> Vec<String> {
         self.seen.paths.lock().unwrap().clone()
     }
@@ -194,7 +195,7 @@ async fn accept(
     seen: Arc<Seen>,
     stalled: watch::Receiver<usize>,
 ) {
-    // Dropped with this task, and every connection with it.
+    // Dropping this task closes every connection.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let number = seen.connections.fetch_add(1, Ordering::Relaxed);

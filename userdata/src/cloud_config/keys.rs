@@ -10,8 +10,8 @@ use super::{CloudConfig, User, UserEntry};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Supported,
-    /// Read and checked, but not applied: refused by firstboot if [`CloudConfig::not_applied`] finds
-    /// that it asks for something.
+    /// Read and checked, but not applied: refused by firstboot if [`CloudConfig::not_applied`]
+    /// finds that it asks for something.
     NotApplied,
     /// No effect, and none is needed, for the given reason.
     Ignored(&'static str),

@@ -1,4 +1,4 @@
-//! Real answers, and streams cut anywhere.
+//! Real responses, and streams split at any byte.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The live list of the last run, for a start while no apiserver answers.
+//! The last discovered list, for a start without a reachable apiserver.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -23,7 +23,7 @@ impl Cache {
         Self(path)
     }
 
-    /// `Ok(None)`: there is none yet.
+    /// `Ok(None)`: no cache yet.
     pub fn read(&self) -> anyhow::Result<Option<Vec<SocketAddr>>> {
         if !self.0.exists() {
             return Ok(None);
@@ -31,7 +31,7 @@ impl Cache {
         yaml::read::<Text>(&self.0).map(|text| Some(text.members))
     }
 
-    /// Replaces it whole: a power cut leaves the old one or the new one.
+    /// Replaces the file atomically.
     pub fn write(&self, members: &[SocketAddr]) -> anyhow::Result<()> {
         let text = serde_json::to_vec(&Text {
             members: members.to_vec(),

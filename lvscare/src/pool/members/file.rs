@@ -1,4 +1,4 @@
-//! The file of `--config`, read again when it changes.
+//! The file of `--config`, reloaded when it changes.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ struct Text {
     rs: Vec<SocketAddr>,
 }
 
-/// When a file was last written, and by which name it is known to the file system: a replaced file may be as old.
+/// Modification time and inode: a file that replaces another may have the same time.
 type Stamp = Option<(SystemTime, u64, u64)>;
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl File {
     }
 
     pub fn read(&mut self) -> anyhow::Result<()> {
-        // Looked at first: a change while we read is then a change after we read.
+        // Before reading, so that a change during reading is detected later.
         self.stamp = self.look();
         let Text { mut rs } = yaml::read(&self.path)?;
         ensure!(
@@ -61,10 +61,10 @@ impl File {
         Ok(())
     }
 
-    /// `Ok(true)`: other servers than before. An error is answered once per change of the file.
+    /// `Ok(true)`: the servers changed. Returns an error once per change of the file.
     pub fn reread(&mut self) -> anyhow::Result<bool> {
         let stamp = self.look();
-        // A file that is away is between two lives.
+        // A missing file is being replaced.
         if stamp.is_none() || stamp == self.stamp {
             return Ok(false);
         }

@@ -20,7 +20,8 @@ use file::File;
 /// Upper bound of a list: no cluster has more apiservers, and each backend costs connections.
 const MOST: usize = 64;
 
-/// How long servers found in the kernel's table at start count as backends if no better source exists.
+/// How long servers found in the kernel's table at start count as backends if no better source
+/// exists.
 const ADOPTED: Duration = Duration::from_secs(300);
 
 /// Where lists come from.
@@ -84,7 +85,8 @@ impl Members {
         Ok(members)
     }
 
-    /// Reloads the file if it changed. `Ok(true)`: the list changed. An invalid file changes nothing.
+    /// Reloads the file if it changed. `Ok(true)`: the list changed. An invalid file changes
+    /// nothing.
     pub fn reread(&mut self) -> anyhow::Result<bool> {
         let Some(file) = &mut self.file else {
             return Ok(false);
@@ -122,8 +124,8 @@ impl Members {
         true
     }
 
-    /// Adopts the servers found in the table if there is neither a live nor a cached list: a restart
-    /// without a cache must not remove a discovered server.
+    /// Adopts the servers found in the table if there is neither a live nor a cached list: a
+    /// restart without a cache must not remove a discovered server.
     pub fn adopt(&mut self, found: impl Iterator<Item = SocketAddr>, now: Instant) -> bool {
         if self.adopted.is_some()
             || self.live.is_some()
@@ -155,7 +157,8 @@ impl Members {
                 servers.push(*server);
             }
         }
-        // `rr` starts at the head of the list: with the same list everywhere, all nodes would start on one server.
+        // `rr` starts at the head of the list: with the same list everywhere, all nodes would start
+        // on one server.
         let shift = self.sources.seed.bytes().fold(0usize, |hash, byte| {
             hash.wrapping_mul(31).wrapping_add(byte.into())
         });

@@ -1,4 +1,4 @@
-//! Files, caches and lists, as they come and go.
+//! Files, caches and discovered lists, in every order.
 
 use std::fs;
 
