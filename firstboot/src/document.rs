@@ -13,7 +13,7 @@ use userdata::node_config::NodeConfig;
 use yaml::{Diagnostic, Diagnostics};
 
 use crate::source::seed::Seed;
-use crate::system::netlink::Wanted;
+use crate::system::netlink::DesiredAddress;
 
 /// The user `default` of a cloud-config: the image has no other.
 const DEFAULT_USER: &str = "root";
@@ -43,7 +43,7 @@ pub struct Host {
 pub struct HostNetwork {
     /// Name and text.
     pub files: Vec<(String, String)>,
-    pub wanted: Vec<Wanted>,
+    pub addresses: Vec<DesiredAddress>,
 }
 
 /// Parses a seed completely and returns its notices too. An error lists every mistake of all files.
@@ -79,7 +79,7 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
                 .as_ref()
                 .map(Network::to_networkd)
                 .unwrap_or_default(),
-            wanted: wanted(document.network.as_ref(), document.node.as_ref()),
+            addresses: desired_addresses(document.network.as_ref(), document.node.as_ref()),
         },
         nameservers,
         search,
@@ -154,7 +154,7 @@ fn resolvers(network: &Network) -> (Vec<IpAddr>, Vec<String>) {
 
 /// The node's addresses, each with the link that the network configuration names. Only these are
 /// waited for, so that an unused link without a cable does not delay the boot.
-fn wanted(network: Option<&Network>, node: Option<&NodeConfig>) -> Vec<Wanted> {
+fn desired_addresses(network: Option<&Network>, node: Option<&NodeConfig>) -> Vec<DesiredAddress> {
     let own = node
         .map(|node| node.addresses.as_slice())
         .unwrap_or_default();
@@ -171,7 +171,7 @@ fn wanted(network: Option<&Network>, node: Option<&NodeConfig>) -> Vec<Wanted> {
         Some(matching.macaddress.as_ref()?.to_string())
     };
     own.iter()
-        .map(|net| Wanted {
+        .map(|net| DesiredAddress {
             mac: link_of(net.addr()),
             address: net.addr(),
         })

@@ -77,9 +77,9 @@ fn machine(host: &Host, root: &Root) -> Steps {
             network,
         }));
     }
-    if !host.network.wanted.is_empty() {
+    if !host.network.addresses.is_empty() {
         steps.push(boxed(Addresses {
-            wanted: host.network.wanted.clone(),
+            desired: host.network.addresses.clone(),
         }));
     }
     // Users before files: a user may own a file.

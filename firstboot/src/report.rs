@@ -198,8 +198,7 @@ impl Reporter {
         );
     }
 
-    /// Something that the document asks for does not work, and the steps that follow do not need
-    /// it.
+    /// Reports that a part of the document does not work which later steps do not need.
     pub fn degraded(&mut self, reason: &str) {
         log::error!(FIRSTLIGHT_REASON = reason; "{reason}; continuing without it");
         for line in format!("error: {reason}; continuing without it").lines() {

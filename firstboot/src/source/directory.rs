@@ -66,8 +66,8 @@ fn choose(
         let Some(seed) = read_files(&folder, &origin)? else {
             bail!("{origin}: there is no `user-data`");
         };
-        let wanted = seed.host_match()?;
-        if wanted.matches(&machine.for_match()) || wanted.is_empty() && count == 1 {
+        let host_match = seed.host_match()?;
+        if host_match.matches(&machine.for_match()) || host_match.is_empty() && count == 1 {
             matching.push((name, seed));
         }
     }
@@ -89,24 +89,24 @@ fn choose(
 
 /// Why the seed's `match` does not fit this machine, with both sides' values.
 fn mismatch(seed: &Seed, machine: &Identity) -> Result<Option<String>> {
-    let wanted = seed.host_match()?;
-    if wanted.is_empty() || wanted.matches(&machine.for_match()) {
+    let host_match = seed.host_match()?;
+    if host_match.is_empty() || host_match.matches(&machine.for_match()) {
         return Ok(None);
     }
-    let mut asked = Vec::new();
-    if !wanted.macs.is_empty() {
-        let macs: Vec<_> = wanted.macs.iter().map(ToString::to_string).collect();
-        asked.push(format!("the MAC {}", macs.join(" or ")));
+    let mut expected = Vec::new();
+    if !host_match.macs.is_empty() {
+        let macs: Vec<_> = host_match.macs.iter().map(ToString::to_string).collect();
+        expected.push(format!("the MAC {}", macs.join(" or ")));
     }
-    asked.extend(
-        wanted
+    expected.extend(
+        host_match
             .serial
             .map(|serial| format!("the serial number {serial}")),
     );
-    asked.extend(wanted.uuid.map(|uuid| format!("the UUID {uuid}")));
+    expected.extend(host_match.uuid.map(|uuid| format!("the UUID {uuid}")));
     Ok(Some(format!(
         "it matches {}; this machine has {machine}",
-        asked.join(", ")
+        expected.join(", ")
     )))
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::Step;
 use crate::report::Reporter;
-use crate::system::netlink::Wanted;
+use crate::system::netlink::DesiredAddress;
 use crate::system::{netlink, systemd};
 
 /// Long enough for a switch's spanning tree to enable a port.
@@ -18,15 +18,15 @@ const DEADLINE: Duration = Duration::from_secs(90);
 
 #[derive(Debug)]
 pub struct Addresses {
-    pub wanted: Vec<Wanted>,
+    pub desired: Vec<DesiredAddress>,
 }
 
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses: Vec<_> = self
-            .wanted
+            .desired
             .iter()
-            .map(|wanted| wanted.address.to_string())
+            .map(|desired| desired.address.to_string())
             .collect();
         write!(f, "wait for {}", addresses.join(", "))
     }
@@ -38,14 +38,14 @@ impl Step for Addresses {
     }
 
     fn is_done(&self) -> Result<bool> {
-        netlink::has_addresses(&self.wanted)
+        netlink::has_addresses(&self.desired)
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
         // At a later boot it may still be starting, and after a failed reload its files are unread.
         systemd::start("systemd-networkd.service")?;
         systemd::reload("systemd-networkd.service")?;
-        netlink::wait_for_addresses(&self.wanted, DEADLINE).context(
+        netlink::wait_for_addresses(&self.desired, DEADLINE).context(
             "waiting for this node's addresses; compare the document's `network-config` with the machine",
         )
     }

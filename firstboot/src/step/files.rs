@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::Step;
 use crate::report::Reporter;
 use crate::system::accounts;
-use crate::system::files::{Attributes, Root, Wanted};
+use crate::system::files::{Attributes, DesiredFile, Root};
 use userdata::cloud_config::File;
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Step for Files {
     }
 
     fn is_done(&self) -> Result<bool> {
-        for file in self.wanted()? {
+        for file in self.desired()? {
             if !self.root.holds(&file.path, &file.bytes, file.attributes)? {
                 return Ok(false);
             }
@@ -38,7 +38,7 @@ impl Step for Files {
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
-        for file in self.root.write_all(&self.wanted()?)? {
+        for file in self.root.write_all(&self.desired()?)? {
             log::info!(
                 "wrote `{}` (mode {:04o})",
                 file.path.display(),
@@ -51,8 +51,8 @@ impl Step for Files {
 
 impl Files {
     /// Each path once: a later entry replaces an earlier one or is appended to it.
-    fn wanted(&self) -> Result<Vec<Wanted>> {
-        let mut all = Vec::<Wanted>::new();
+    fn desired(&self) -> Result<Vec<DesiredFile>> {
+        let mut all = Vec::<DesiredFile>::new();
         for file in &self.files {
             let attributes = self.attributes(file)?;
             let at = all
@@ -69,14 +69,14 @@ impl Files {
             if !file.append || !contains(&bytes, file.content.expose()) {
                 bytes.extend(file.content.expose());
             }
-            let wanted = Wanted {
+            let desired = DesiredFile {
                 path: PathBuf::from(&file.path),
                 bytes,
                 attributes,
             };
             match at {
-                Some(at) => all[at] = wanted,
-                None => all.push(wanted),
+                Some(at) => all[at] = desired,
+                None => all.push(desired),
             }
         }
         Ok(all)

@@ -116,7 +116,7 @@ pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
     if let Some(address) = own_address {
         let _ = writeln!(text, "{address} {}", own.join(" "));
     }
-    let mut said: BTreeSet<(IpAddr, &str)> = own_address
+    let mut written: BTreeSet<(IpAddr, &str)> = own_address
         .iter()
         .flat_map(|address| own.iter().map(|name| (*address, *name)))
         .collect();
@@ -126,7 +126,7 @@ pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
             .iter()
             .map(String::as_str)
             // The apiserver's domain depends on the role and follows below.
-            .filter(|name| *name != node.apiserver.domain && said.insert((entry.address, name)))
+            .filter(|name| *name != node.apiserver.domain && written.insert((entry.address, name)))
             .collect();
         if !new.is_empty() {
             let _ = writeln!(text, "{} {}", entry.address, new.join(" "));

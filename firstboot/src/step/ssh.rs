@@ -53,7 +53,8 @@ impl Step for Ssh {
 }
 
 impl Ssh {
-    /// Adds what sshd says of its configuration: nobody can log in to read the unit's journal.
+    /// Adds sshd's own check of its configuration: without sshd, an operator cannot log in to read
+    /// the unit's journal.
     fn explain(&self, error: Error) -> Error {
         // systemd removes its runtime directory when the unit fails, and sshd checks nothing
         // without it.

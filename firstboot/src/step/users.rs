@@ -1,7 +1,7 @@
 //! Users who may log in, and the SSH server, which is enabled only if some user has a key.
 //!
 //! The image ships `ssh.service` disabled and has no host keys, or all its machines would look like
-//! one to a client. What is created here lies in /etc, which the state partition keeps.
+//! one to a client. Both are created in /etc, which the state partition keeps.
 
 use std::fmt;
 
@@ -175,7 +175,7 @@ pub fn have_keys(users: &[Account]) -> bool {
 }
 
 fn useradd(user: &Account) -> Vec<String> {
-    // Home directories are in the state partition: /home is on the read-only root.
+    // Home directories are in the state partition; /home is a link on the read-only root.
     let home = user
         .homedir
         .clone()
@@ -278,7 +278,10 @@ mod tests {
             assert!(step.is_done().unwrap());
         };
         let (root_key, operator_key) = (["ssh-ed25519 A"], ["ssh-ed25519 B"]);
-        apply(vec![user("root", &root_key), user("operator", &operator_key)]);
+        apply(vec![
+            user("root", &root_key),
+            user("operator", &operator_key),
+        ]);
         assert_eq!(root.list(KEYS).unwrap(), ["operator", "root"]);
         apply(vec![user("root", &[]), user("operator", &operator_key)]);
         assert_eq!(root.list(KEYS).unwrap(), ["operator"]);

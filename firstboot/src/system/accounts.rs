@@ -25,8 +25,8 @@ fn fields(table: &[u8], name: &str) -> Option<Vec<String>> {
     let lines = table
         .lines()
         .map(|line| line.split(':').map(str::to_owned).collect::<Vec<_>>());
-    let mut ours = lines.filter(|fields| fields.first().is_some_and(|first| first == name));
-    ours.next()
+    let mut matching = lines.filter(|fields| fields.first().is_some_and(|first| first == name));
+    matching.next()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Disks and their partitions: sysfs says which there are, the partition table what they are named.
+//! Disks and partitions: devices from sysfs, names and ids from the partition table.
 //!
-//! Not by udev's links: `/dev/disk/by-partlabel` has room for one partition of a name, on whatever
-//! disk. Not by `PARTNAME` of sysfs for a partition that systemd-repart has just added: the kernel
-//! has not read that one's name.
+//! Not udev's links, because `/dev/disk/by-partlabel` has room for one partition of a name, on any
+//! disk. Not `PARTNAME` of sysfs, because the kernel does not know the name of a partition that
+//! systemd-repart has just added.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -36,7 +36,7 @@ impl Attributes {
 
 /// The desired state of a file.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredFile {
     /// As seen on the running host.
     pub path: PathBuf,
     pub bytes: Vec<u8>,
@@ -44,11 +44,11 @@ pub struct Wanted {
 }
 
 /// Without the bytes, which may be a key.
-impl std::fmt::Debug for Wanted {
+impl std::fmt::Debug for DesiredFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "Wanted({}, {} bytes, {:04o})",
+            "DesiredFile({}, {} bytes, {:04o})",
             self.path.display(),
             self.bytes.len(),
             self.attributes.mode
@@ -125,7 +125,7 @@ impl Root {
         bytes: &[u8],
         attributes: Attributes,
     ) -> Result<bool> {
-        let file = Wanted {
+        let file = DesiredFile {
             path: path.as_ref().to_owned(),
             bytes: bytes.to_vec(),
             attributes,
@@ -135,7 +135,7 @@ impl Root {
 
     /// Replaces the file without syncing: for files that a power cut may lose, but not tear.
     pub fn write_volatile(&self, path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
-        let file = Wanted {
+        let file = DesiredFile {
             path: path.as_ref().to_owned(),
             bytes: bytes.to_vec(),
             attributes: Attributes::mode(0o644),
@@ -152,7 +152,7 @@ impl Root {
     /// synced and renamed: readers see the old file or the new one, a power cut leaves one of the
     /// two, and a secret never has the wrong mode. Missing parents get mode 0755. A failure leaves
     /// the old files. Syncs once for all files, because a flush takes milliseconds.
-    pub fn write_all<'a>(&self, files: &'a [Wanted]) -> Result<Vec<&'a Wanted>> {
+    pub fn write_all<'a>(&self, files: &'a [DesiredFile]) -> Result<Vec<&'a DesiredFile>> {
         let mut written = Vec::new();
         for file in files {
             if !self.holds(&file.path, &file.bytes, file.attributes)? {
@@ -177,7 +177,7 @@ impl Root {
         Ok(directory.join(format!(".{}.firstboot", name.to_string_lossy())))
     }
 
-    fn write_and_rename(&self, files: &[(&Wanted, PathBuf)]) -> Result<()> {
+    fn write_and_rename(&self, files: &[(&DesiredFile, PathBuf)]) -> Result<()> {
         let mut directories = Vec::<&Path>::new();
         for (file, temporary) in files {
             self.write_temporary(file, temporary)
@@ -196,7 +196,7 @@ impl Root {
         sync(&directories)
     }
 
-    fn write_temporary(&self, wanted: &Wanted, temporary: &Path) -> Result<()> {
+    fn write_temporary(&self, desired: &DesiredFile, temporary: &Path) -> Result<()> {
         if let Some(directory) = temporary.parent() {
             fs::create_dir_all(directory)
                 .with_context(|| format!("creating `{}`", directory.display()))?;
@@ -208,15 +208,15 @@ impl Root {
             .create_new(true)
             .mode(0o600)
             .open(temporary)?;
-        file.write_all(&wanted.bytes)?;
+        file.write_all(&desired.bytes)?;
         if self.is_machine() {
             let (uid, gid) = (
-                Uid::from_raw(wanted.attributes.uid),
-                Gid::from_raw(wanted.attributes.gid),
+                Uid::from_raw(desired.attributes.uid),
+                Gid::from_raw(desired.attributes.gid),
             );
             nix::unistd::fchown(&file, Some(uid), Some(gid))?;
         }
-        file.set_permissions(fs::Permissions::from_mode(wanted.attributes.mode))?;
+        file.set_permissions(fs::Permissions::from_mode(desired.attributes.mode))?;
         Ok(())
     }
 

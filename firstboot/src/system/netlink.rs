@@ -16,7 +16,7 @@ use super::runtime::block_on;
 
 /// An address that must be on the link with this MAC.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredAddress {
     /// Lower case, with colons; `None` for any link.
     pub mac: Option<String>,
     pub address: IpAddr,
@@ -28,9 +28,9 @@ struct LinkState {
     lower_up: bool,
 }
 
-/// Waits until every wanted address is on its link, the link has a carrier, and duplicate address
+/// Waits until every desired address is on its link, the link has a carrier, and duplicate address
 /// detection is over. An error at the deadline names what is missing.
-pub fn wait_for_addresses(wanted: &[Wanted], deadline: Duration) -> Result<()> {
+pub fn wait_for_addresses(desired: &[DesiredAddress], deadline: Duration) -> Result<()> {
     block_on(async {
         // Subscribe before checking, so that no change is missed in between.
         let groups = [
@@ -43,7 +43,7 @@ pub fn wait_for_addresses(wanted: &[Wanted], deadline: Duration) -> Result<()> {
         tokio::spawn(connection);
         let end = tokio::time::Instant::now() + deadline;
         loop {
-            let missing = missing(&handle, wanted).await?;
+            let missing = missing(&handle, desired).await?;
             if missing.is_empty() {
                 return Ok(());
             }
@@ -56,18 +56,18 @@ pub fn wait_for_addresses(wanted: &[Wanted], deadline: Duration) -> Result<()> {
     })
 }
 
-/// Whether all wanted addresses are usable now.
-pub fn has_addresses(wanted: &[Wanted]) -> Result<bool> {
+/// Whether all desired addresses are usable now.
+pub fn has_addresses(desired: &[DesiredAddress]) -> Result<bool> {
     block_on(async {
         let (connection, handle, _) =
             rtnetlink::new_connection().context("opening a netlink socket")?;
         tokio::spawn(connection);
-        Ok(missing(&handle, wanted).await?.is_empty())
+        Ok(missing(&handle, desired).await?.is_empty())
     })
 }
 
-/// The reason for each wanted address that is not usable yet.
-async fn missing(handle: &Handle, wanted: &[Wanted]) -> Result<Vec<String>> {
+/// The reason for each desired address that is not usable yet.
+async fn missing(handle: &Handle, desired: &[DesiredAddress]) -> Result<Vec<String>> {
     let links = links(handle).await?;
     let addresses: Vec<AddressMessage> = handle
         .address()
@@ -76,9 +76,9 @@ async fn missing(handle: &Handle, wanted: &[Wanted]) -> Result<Vec<String>> {
         .try_collect()
         .await
         .context("listing the addresses")?;
-    Ok(wanted
+    Ok(desired
         .iter()
-        .filter_map(|want| obstacle(want, &links, &addresses))
+        .filter_map(|one| obstacle(one, &links, &addresses))
         .collect())
 }
 
@@ -117,12 +117,12 @@ async fn links(handle: &Handle) -> Result<BTreeMap<u32, LinkState>> {
 }
 
 fn obstacle(
-    want: &Wanted,
+    desired: &DesiredAddress,
     links: &BTreeMap<u32, LinkState>,
     addresses: &[AddressMessage],
 ) -> Option<String> {
-    let matches = |link: &LinkState| want.mac.as_ref().is_none_or(|mac| link.mac == *mac);
-    if let Some(mac) = &want.mac
+    let matches = |link: &LinkState| desired.mac.as_ref().is_none_or(|mac| link.mac == *mac);
+    if let Some(mac) = &desired.mac
         && !links.values().any(matches)
     {
         let known: Vec<_> = links
@@ -135,23 +135,23 @@ fn obstacle(
         ));
     }
     let found = addresses.iter().find(|message| {
-        address_of(message) == Some(want.address)
+        address_of(message) == Some(desired.address)
             && links.get(&message.header.index).is_some_and(matches)
     });
     let Some(message) = found else {
-        return Some(format!("{} is not on its link", want.address));
+        return Some(format!("{} is not on its link", desired.address));
     };
     let flags = flags_of(message);
     let link = &links[&message.header.index];
     if flags.contains(AddressFlags::Dadfailed) {
         Some(format!(
             "{} on `{}` is used by another machine",
-            want.address, link.name
+            desired.address, link.name
         ))
     } else if flags.contains(AddressFlags::Tentative) {
         Some(format!(
             "{} on `{}` is still being checked for duplicates",
-            want.address, link.name
+            desired.address, link.name
         ))
     } else if !link.lower_up {
         Some(format!(
@@ -200,12 +200,12 @@ mod tests {
 
     #[test]
     fn loopback_is_usable_and_an_unknown_mac_is_an_error() {
-        let local = Wanted {
+        let local = DesiredAddress {
             mac: None,
             address: "127.0.0.1".parse().unwrap(),
         };
         wait_for_addresses(&[local], Duration::from_secs(5)).unwrap();
-        let remote = Wanted {
+        let remote = DesiredAddress {
             mac: Some("02:00:00:ff:ff:01".into()),
             address: "192.0.2.1".parse().unwrap(),
         };
