@@ -43,6 +43,15 @@ struct LastReport {
     repeat_after: Duration,
 }
 
+/// A step of the running list.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StepRef {
+    pub(crate) name: &'static str,
+    /// From 1.
+    pub(crate) number: usize,
+    pub(crate) count: usize,
+}
+
 /// A console shows at least this often that the machine still tries.
 const FIRST_REPEAT: Duration = Duration::from_secs(60);
 const MAX_REPEAT: Duration = Duration::from_secs(3600);
@@ -141,7 +150,12 @@ impl Reporter {
         self.publish(&format!("No document for this machine: {text}"));
     }
 
-    pub(crate) fn step_started(&mut self, name: &str, number: usize, count: usize, text: &str) {
+    pub(crate) fn step_started(&mut self, step: StepRef, text: &str) {
+        let StepRef {
+            name,
+            number,
+            count,
+        } = step;
         self.status.step = Some(name.to_owned());
         (self.status.step_number, self.status.step_count) = (number, count);
         (self.status.waiting, self.last_report) = (None, None);
@@ -156,7 +170,12 @@ impl Reporter {
         self.publish(&format!("[{number}/{count}] {text}"));
     }
 
-    pub(crate) fn step_done(&mut self, name: &str, number: usize, count: usize, took: Duration) {
+    pub(crate) fn step_done(&mut self, step: StepRef, took: Duration) {
+        let StepRef {
+            name,
+            number,
+            count,
+        } = step;
         log::info!(
             MESSAGE_ID = journal::STEP_DONE,
             FIRSTLIGHT_STEP = name,
@@ -167,7 +186,12 @@ impl Reporter {
         );
     }
 
-    pub(crate) fn step_skipped(&mut self, name: &str, number: usize, count: usize, reason: &str) {
+    pub(crate) fn step_skipped(&mut self, step: StepRef, reason: &str) {
+        let StepRef {
+            name,
+            number,
+            count,
+        } = step;
         log::info!(
             MESSAGE_ID = journal::STEP_SKIPPED,
             FIRSTLIGHT_STEP = name,
@@ -178,14 +202,12 @@ impl Reporter {
         );
     }
 
-    pub(crate) fn step_failed(
-        &mut self,
-        name: &str,
-        number: usize,
-        count: usize,
-        took: Duration,
-        error: &Error,
-    ) {
+    pub(crate) fn step_failed(&mut self, step: StepRef, took: Duration, error: &Error) {
+        let StepRef {
+            name,
+            number,
+            count,
+        } = step;
         let reason = format!("{error:#}");
         log::error!(
             MESSAGE_ID = journal::STEP_FAILED,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::receipt::{Outcome, Receipt};
-use crate::report::Reporter;
+use crate::report::{Reporter, StepRef};
 use crate::step::Step;
 use crate::system::files::Root;
 
@@ -21,38 +21,43 @@ pub fn run(
     receipt: &mut Receipt,
     report: &mut Reporter,
 ) -> Result<usize> {
-    let (count, mut changed) = (steps.len(), 0);
+    let mut changed = 0;
     for (number, step) in (1..).zip(steps) {
         let name = step.name();
+        let step_ref = StepRef {
+            name,
+            number,
+            count: steps.len(),
+        };
         if step.needs_machine() && !root.is_machine() {
-            report.step_skipped(name, number, count, "skipped: needs a running system");
+            report.step_skipped(step_ref, "skipped: needs a running system");
             continue;
         }
         let start = Instant::now();
         let checked = step
             .is_done()
             .with_context(|| format!("checking whether step `{name}` is done"));
-        let done = checked
-            .inspect_err(|error| report.step_failed(name, number, count, start.elapsed(), error))?;
+        let done =
+            checked.inspect_err(|error| report.step_failed(step_ref, start.elapsed(), error))?;
         if done {
-            report.step_skipped(name, number, count, "already done");
+            report.step_skipped(step_ref, "already done");
             continue;
         }
-        report.step_started(name, number, count, &step.to_string());
+        report.step_started(step_ref, &step.to_string());
         let applied = step
             .apply(report)
             .with_context(|| format!("applying step `{name}`"));
         let took = start.elapsed();
         match applied {
             Ok(()) => {
-                report.step_done(name, number, count, took);
+                report.step_done(step_ref, took);
                 if step.is_lasting() {
                     changed += 1;
                     receipt.record(name, Outcome::Done, took)?;
                 }
             }
             Err(error) => {
-                report.step_failed(name, number, count, took, &error);
+                report.step_failed(step_ref, took, &error);
                 // Return the step's error, even if the receipt cannot be written.
                 let _ = receipt.record(name, Outcome::Failed(format!("{error:#}")), took);
                 return Err(error);
