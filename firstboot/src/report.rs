@@ -2,6 +2,8 @@
 //!
 //! One method for each event, so that all four have the same text.
 
+mod repeat;
+
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +20,7 @@ use crate::status::text::{age, tries};
 use crate::status::{Phase, Status, Wait, Waiting, now, role_name};
 use crate::system::files::Root;
 use crate::system::usage;
+use repeat::{LastReport, next_repeat};
 
 /// Exists while the machine is ready; on a tmpfs.
 pub const READY_FILE: &str = "/run/firstlight/ready";
@@ -33,16 +36,6 @@ pub struct Reporter {
     last_report: Option<LastReport>,
 }
 
-/// A wait as last written to journal and console.
-#[derive(Debug)]
-struct LastReport {
-    endpoint: String,
-    answer: String,
-    at: Instant,
-    /// Repeated after this time without a change; each time twice as long.
-    repeat_after: Duration,
-}
-
 /// A step of the running list.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StepRef {
@@ -51,10 +44,6 @@ pub(crate) struct StepRef {
     pub(crate) number: usize,
     pub(crate) count: usize,
 }
-
-/// A console shows at least this often that the machine still tries.
-const FIRST_REPEAT: Duration = Duration::from_secs(60);
-const MAX_REPEAT: Duration = Duration::from_secs(3600);
 
 impl Reporter {
     /// Reports for a running machine; for a directory, only to the log.
@@ -382,17 +371,6 @@ impl Reporter {
         if let Err(error) = self.root.write_volatile(path, bytes) {
             log::warn!("{error:#}; continuing without it");
         }
-    }
-}
-
-/// Returns the next repeat interval if this status should be logged.
-fn next_repeat(last: Option<&LastReport>, endpoint: &str, answer: &str) -> Option<Duration> {
-    match last {
-        Some(last) if last.endpoint == endpoint && last.answer == answer => {
-            let longer = (last.repeat_after * 2).min(MAX_REPEAT);
-            (last.at.elapsed() >= last.repeat_after).then_some(longer)
-        }
-        _ => Some(FIRST_REPEAT),
     }
 }
 

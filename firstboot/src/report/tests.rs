@@ -25,18 +25,14 @@ fn each_wait_has_its_own_start() {
 }
 
 #[test]
-fn repeated_answer_is_logged_at_growing_intervals() {
-    let last = |at: u64, repeat_after: u64| LastReport {
-        endpoint: "m0".into(),
-        answer: "refused".into(),
-        at: Instant::now().checked_sub(Duration::from_secs(at)).unwrap(),
-        repeat_after: Duration::from_secs(repeat_after),
-    };
-    let repeat =
-        |last: LastReport, answer| next_repeat(Some(&last), "m0", answer).map(|d| d.as_secs());
-    assert_eq!(next_repeat(None, "m0", "refused"), Some(FIRST_REPEAT));
-    assert_eq!(repeat(last(59, 60), "503"), Some(60));
-    assert_eq!(repeat(last(59, 60), "refused"), None);
-    assert_eq!(repeat(last(61, 60), "refused"), Some(120));
-    assert_eq!(repeat(last(3601, 3600), "refused"), Some(3600));
+fn ready_machine_still_shows_what_does_not_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut reporter = Reporter::silent(&Root::new(dir.path()));
+    reporter.degraded("starting `ssh.service`: the job ended with `failed`");
+    reporter.ready(1);
+    assert_eq!(reporter.status.phase, Phase::Ready);
+    assert_eq!(
+        reporter.status.reasons,
+        ["starting `ssh.service`: the job ended with `failed`"]
+    );
 }
