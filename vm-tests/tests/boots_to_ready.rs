@@ -1,15 +1,20 @@
 //! A control-plane host boots its disk image by UEFI and becomes Ready without an outside network.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::net::{SocketAddrV4, TcpStream};
 
 use anyhow::Result;
 use firstboot::journal::{KUBEADM_STARTED, field};
+use userdata::contract::STATE_PARTITION;
 use vm_tests::cluster::kubectl;
 use vm_tests::cluster::snapshot;
 use vm_tests::cluster::{Cluster, wait_ready};
 use vm_tests::host::Host;
 use vm_tests::host::artifacts::{Output, Programs, topology};
 use vm_tests::host::run_dir::RunDir;
+use vm_tests::machine::disk;
 use vm_tests::machine::journal::RecordMatch;
 
 // A boot takes minutes without KVM, so checks that do not disturb each other share one.
@@ -20,10 +25,19 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
     };
     let output = Output::make(&Programs::build()?, &topology("one"))?;
     let run_dir = RunDir::new("boots_to_ready")?;
-    let cluster = Cluster::new(&host, &run_dir, &output)?;
+    let mut cluster = Cluster::new(&host, &run_dir, &output)?;
     cluster
         .switch
         .record(&run_dir.folder().join("network.pcap"))?;
+    // The disk of another node, attached to this one: its state must not become this node's.
+    let foreign = disk::with_partition(&run_dir, "foreign", STATE_PARTITION)?;
+    let foreign_before = fs::read(&foreign.path)?;
+    let first = cluster.first().name.clone();
+    cluster
+        .member_mut(&first)?
+        .machine
+        .disks
+        .push(foreign.clone());
     let vm = cluster.first().start(&host, &run_dir)?;
     let ready = wait_ready(&vm)?;
     assert_eq!(ready.get(field::HOST), Some("m0"), "{ready:?}");
@@ -47,8 +61,38 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
     assert_eq!(
         vm.shell("lsblk -no PARTLABEL $(findmnt -no SOURCE /var)")?
             .trim(),
-        userdata::contract::STATE_PARTITION
+        STATE_PARTITION
     );
+
+    let disk_of = |device: &str| vm.shell(&format!("lsblk -nso NAME,TYPE {device} | grep disk"));
+    assert_eq!(
+        disk_of("$(findmnt -no SOURCE /var)")?.trim(),
+        disk_of("$(findmnt -no SOURCE /)")?
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim(),
+        "/var is on the disk of the root"
+    );
+    assert!(
+        fs::read(&foreign.path)? == foreign_before,
+        "the other disk has changed"
+    );
+
+    // The topology has a key, so its owner can log in.
+    assert_eq!(
+        vm.shell("systemctl is-enabled ssh.service")?.trim(),
+        "enabled"
+    );
+    let keys =
+        vm.shell("sshd -T | grep -i authorizedkeysfile; cat /etc/ssh/authorized_keys.d/root")?;
+    assert!(keys.contains("operator@example"), "{keys}");
+    let ssh = cluster
+        .port_forward
+        .forward(0, SocketAddrV4::new(cluster.first().address, 22))?;
+    let mut greeting = [0; 4];
+    TcpStream::connect(ssh)?.read_exact(&mut greeting)?;
+    assert_eq!(&greeting, b"SSH-");
 
     // The control plane runs in containers, from images that are part of the disk image.
     let running = vm.shell("crictl ps --output json | tr -d '\\n'")?;
@@ -120,6 +164,12 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
     )?)?;
     let node = &nodes["items"][0];
     assert_eq!(node["metadata"]["name"], "m0");
+    // `taints: []` of the topology: pods may run on this master.
+    let taints = node["spec"]["taints"].as_array().into_iter().flatten();
+    let taints: Vec<_> = taints
+        .filter(|taint| taint["key"] == "node-role.kubernetes.io/control-plane")
+        .collect();
+    assert!(taints.is_empty(), "{taints:?}");
     let conditions = node["status"]["conditions"]
         .as_array()
         .cloned()

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use gpt::disk::LogicalBlockSize;
 
 use crate::host::Host;
 use crate::host::process;
@@ -66,6 +67,27 @@ pub fn empty(run_dir: &RunDir, name: &str, size: u64) -> Result<DiskFile> {
         read_only: false,
         serial: name.to_string(),
     })
+}
+
+/// A disk of 64 MiB with one partition named `partition`.
+pub fn with_partition(run_dir: &RunDir, name: &str, partition: &str) -> Result<DiskFile> {
+    const SIZE: u64 = 64 << 20;
+    let disk = empty(run_dir, name, SIZE)?;
+    let path = &disk.path;
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let sectors = u32::try_from(SIZE / 512 - 1)?;
+    gpt::mbr::ProtectiveMBR::with_lb_size(sectors)
+        .overwrite_lba0(&mut file)
+        .with_context(|| format!("writing the partition table of `{}`", path.display()))?;
+    let mut table = gpt::GptConfig::new()
+        .writable(true)
+        .logical_block_size(LogicalBlockSize::Lb512)
+        .create_from_device(file, None)?;
+    table.add_partition(partition, 32 << 20, gpt::partition_types::LINUX_FS, 0, None)?;
+    table
+        .write()
+        .with_context(|| format!("writing the partition table of `{}`", path.display()))?;
+    Ok(disk)
 }
 
 /// A seed disk as `imagegen` wrote it; read-only.
