@@ -1,19 +1,20 @@
-//! The command line. Doc comments are the help text: 80 columns.
+//! The command line. Doc comments are help texts of at most 80 columns.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-/// Makes an immutable Kubernetes node image and one document per host from a
+/// Builds an immutable Kubernetes node image and one document per host from a
 /// topology and an offline package.
 ///
-/// Without a command it does everything: it validates the topology, keeps or
-/// makes the PKI, writes a document and a seed disk for each host, and builds
-/// the node image. Run again with nothing changed, it does nothing; with only
-/// the topology changed, it makes only documents.
+/// Without a command it does everything: it validates the topology, creates the
+/// PKI or keeps the existing one, writes a document and a seed disk for each
+/// host, and builds the node image. A second run with equal inputs changes
+/// nothing; after a change of hosts, only documents are written.
 #[derive(Debug, Parser)]
-#[command(name = "imagegen", version, max_term_width = 80, after_help = EXIT, args_conflicts_with_subcommands = false)]
+#[command(name = "imagegen", version, max_term_width = 80, after_help = EXIT)]
+#[command(args_conflicts_with_subcommands = false)]
 pub struct Cli {
     #[command(flatten)]
     pub common: Common,
@@ -22,62 +23,62 @@ pub struct Cli {
 }
 
 const EXIT: &str = "Exit status:
-  0  done, or nothing to do
-  1  failed; the output folder is as it was, or complete
+  0  success, or everything is up to date
+  1  failure; all results in the output folder are complete
   2  wrong usage
-  3  the topology was refused; nothing was written";
+  3  invalid topology; nothing was written";
 
 #[derive(Debug, Args)]
 pub struct Common {
-    /// The topology: what a person writes about one cluster and its hosts
+    /// The topology, which describes one cluster and its hosts
     #[arg(long, short, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub topology: Option<PathBuf>,
-    /// The offline package, over the topology's own: a folder, .tar, .tar.gz
+    /// The offline package, instead of the topology's: a folder, .tar, .tar.gz
     /// or .tar.zst
     #[arg(long, short, global = true, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub package: Option<PathBuf>,
-    /// Where results go [default: ./CLUSTER]
+    /// The output folder [default: ./CLUSTER]
     #[arg(long, short, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub output: Option<PathBuf>,
-    /// The folder of the static programs firstboot and lvscare, which the image
-    /// carries [default: imagegen's own folder]
+    /// The folder of the static programs firstboot and lvscare for the image
+    /// [default: imagegen's own folder]
     #[arg(long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub programs: Option<PathBuf>,
-    /// Also make node.qcow2, the node image for hypervisors
+    /// Also write node.qcow2, the node image for hypervisors
     #[arg(long, global = true)]
     pub qcow2: bool,
-    /// Tell more on standard error
+    /// Print more log messages to standard error
     #[arg(long, short, global = true)]
     pub verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check the topology; every finding in one run, with its place
+    /// Check the topology and report every mistake with its position
     Validate,
-    /// Show what would be made: hosts, secrets, and each host's first boot
+    /// Print hosts, secrets, and the first-boot steps of each host
     Plan {
-        /// For programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Make documents, seed disks and admin.conf only, no image
+    /// Write documents, seed disks and admin.conf only, no image
     Userdata,
-    /// Make the node image only
+    /// Build the node image only
     Image,
     /// Build the default offline package at --output [default: kube.tar.zst], or
-    /// list what is in the one at --package
+    /// list the contents of --package
     Package {
         /// The release of Kubernetes to build: `1.34`, `v1.34.4` [default: the
         /// newest that imagegen knows]
         #[arg(long, value_name = "VERSION", conflicts_with = "package")]
         kubernetes: Option<String>,
     },
-    /// Print the JSON schema of the topology, for editors
+    /// Print the JSON schema of the topology for editors
     Schema,
     /// Print a shell's completion script
     Completions { shell: Shell },
-    /// Print the manual page, or write one for each command into a folder
+    /// Print the manual page, or write a page for each command to a folder
     Man {
         #[arg(value_hint = clap::ValueHint::DirPath)]
         dir: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! The plan as text and as JSON. Makes nothing.
+//! Formats the plan as text and as JSON.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,7 +9,8 @@ use userdata::role::{MACHINE_STEPS, StepInfo};
 use crate::pki::{AUTHORITIES, Holders, LEAVES, Place};
 use crate::plan::{ClusterPlan, HostPlan};
 
-/// The steps of a host's first boot: those of any host that its document asks for, then those of its role.
+/// The steps of a host's first boot: those of any host that its document needs, then those of its
+/// role.
 fn steps(plan: &ClusterPlan, host: &HostPlan) -> Vec<StepInfo> {
     let machine = MACHINE_STEPS.iter().filter(|step| match step.name {
         "users" | "ssh" => !plan.ssh_authorized_keys.is_empty(),
@@ -38,9 +39,7 @@ pub fn text(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> String
     let facts = [
         (
             "package",
-            package.map_or("the embedded one".to_owned(), |path| {
-                path.display().to_string()
-            }),
+            package.map_or("default".to_owned(), |path| path.display().to_string()),
         ),
         ("output", output.display().to_string()),
         (
@@ -122,16 +121,35 @@ pub fn json(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> Value 
     let hosts: Vec<Value> = plan
         .hosts
         .iter()
-        .map(|host| json!({ "name": host.name, "fqdn": plan.fqdn(host), "role": host.role.as_str(), "addresses": host.addresses,
-            "mac": host.mac, "labels": host.labels, "taints": host.taints, "secrets": secrets(host),
-            "steps": steps(plan, host).iter().map(|step| step.name).collect::<Vec<_>>() }))
+        .map(|host| {
+            let steps = steps(plan, host);
+            json!({
+                "name": host.name,
+                "fqdn": plan.fqdn(host),
+                "role": host.role.as_str(),
+                "addresses": host.addresses,
+                "mac": host.mac,
+                "labels": host.labels,
+                "taints": host.taints,
+                "secrets": secrets(host),
+                "steps": steps.iter().map(|step| step.name).collect::<Vec<_>>(),
+            })
+        })
         .collect();
-    json!({ "cluster": plan.name, "package": package, "output": output, "apiserver": plan.apiserver,
-        "network": plan.network, "validity_days": plan.validity_days, "image": plan.image,
-        "kubernetes": plan.kubernetes, "hosts": hosts })
+    json!({
+        "cluster": plan.name,
+        "package": package,
+        "output": output,
+        "apiserver": plan.apiserver,
+        "network": plan.network,
+        "validity_days": plan.validity_days,
+        "image": plan.image,
+        "kubernetes": plan.kubernetes,
+        "hosts": hosts,
+    })
 }
 
-/// The private keys a host's document holds.
+/// The private keys in a host's document.
 fn secrets(host: &HostPlan) -> Vec<String> {
     let mut secrets: Vec<String> = LEAVES
         .iter()

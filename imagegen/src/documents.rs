@@ -1,7 +1,7 @@
-//! One document per host: the only place where the plan and the PKI meet.
+//! Writes one document per host from the plan and the PKI.
 //!
-//! Which certificate goes to whom is the PKI table's to say; whether the result holds too much is judged
-//! afterwards, on the bytes, by [`secret_scan`](crate::secret_scan).
+//! The PKI's tables decide which host has which certificate; [`secret_scan`](crate::secret_scan)
+//! checks the finished bytes for secrets of other hosts.
 
 use std::collections::BTreeMap;
 
@@ -20,10 +20,10 @@ use crate::plan::{ClusterPlan, HostPlan};
 
 const KUBERNETES: &str = "/etc/kubernetes";
 
-/// A joining host discovers the cluster with this: its own kubelet certificate, and no token.
+/// For the discovery of a joining host, by its kubelet certificate instead of a token.
 const DISCOVERY: &str = "/etc/kubernetes/discovery.conf";
 
-/// How far the lines of a file's content stand in, in user-data.
+/// The indentation of a file's contents in user-data.
 const INDENT: &str = "    ";
 
 /// The three files of a NoCloud seed.
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Document {
 }
 
 impl Document {
-    /// Name and bytes of each file, as a seed has them.
+    /// Name and bytes of each file of a seed.
     pub fn files(&self) -> [(&'static str, &[u8]); 3] {
         [
             ("meta-data", self.meta_data.as_bytes()),
@@ -52,15 +52,15 @@ impl Document {
     }
 }
 
-/// Makes the documents of one cluster.
+/// Writes the documents of one cluster.
 #[derive(Debug)]
 pub struct Writer<'a> {
     plan: &'a ClusterPlan,
     pki: &'a Pki,
-    /// Part of every instance id: the same name in a cluster made anew is another machine.
+    /// Part of every instance id: a host of a new cluster is a new instance, even with an old name.
     generation: String,
-    /// The `hosts` of every node file, as they stand in user-data. With a thousand hosts they are nearly all
-    /// of a document, and the same in each: written once, a thousand documents take a fourth of the time.
+    /// The `hosts` of every node file, in the form of user-data. With 1000 hosts they are most of a
+    /// document and equal in all; writing them once takes a quarter of the time.
     hosts: String,
 }
 
@@ -90,7 +90,7 @@ impl<'a> Writer<'a> {
     /// The document of one host.
     pub fn document(&self, host: &HostPlan) -> Result<Document> {
         let mut document = self.write(host, Vec::new())?;
-        // Only a node file has this line: everything else in a document is certificates, keys and kubeconfigs.
+        // Only a node file has this line: the rest is certificates, keys and kubeconfigs.
         let empty = format!("{INDENT}hosts: []\n");
         document.user_data = document.user_data.replacen(&empty, &self.hosts, 1);
         Ok(document)
@@ -124,8 +124,8 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// The kubeconfig of the person at the building machine: master0 first, and a context for every other master.
-/// By address, because the domain is known inside the cluster only.
+/// The operator's kubeconfig: a context for each master, master0 first. It uses addresses, because
+/// only the cluster resolves the domain.
 pub fn admin_conf(plan: &ClusterPlan, pki: &Pki) -> String {
     let name = |i: usize, master: &HostPlan| match i {
         0 => plan.name.clone(),
@@ -149,7 +149,7 @@ pub fn admin_conf(plan: &ClusterPlan, pki: &Pki) -> String {
     )
 }
 
-/// Path, mode and text of what the PKI table gives this host.
+/// Path, mode and text of the host's files by the PKI's tables.
 fn files(plan: &ClusterPlan, pki: &Pki, host: &HostPlan) -> Result<Vec<(String, u32, String)>> {
     let mut files = Vec::new();
     let mut open = |path: String, text: &str| files.push((path, 0o644, text.to_owned()));
@@ -253,7 +253,7 @@ fn node_file(plan: &ClusterPlan, host: &HostPlan, hosts: Vec<HostsEntry>) -> Nod
     }
 }
 
-/// The card with the host's MAC address, whatever the kernel calls it.
+/// The network of the card with the host's MAC address, whatever its name.
 fn network(plan: &ClusterPlan, host: &HostPlan, mac: &MacAddress) -> network::Network {
     let default = |gateway: &std::net::IpAddr| Route {
         to: Destination::Default,
@@ -291,9 +291,9 @@ mod tests {
     use super::*;
     use crate::topology::check;
 
-    /// The shortcut of [`Writer::document`] against the long way.
+    /// Compares [`Writer::document`] with a plain serialization.
     #[test]
-    fn hosts_written_once_are_the_hosts_written_each_time() -> Result<()> {
+    fn shared_hosts_equal_hosts_of_each_document() -> Result<()> {
         let text = include_str!("../tests/topologies/prod.yaml");
         let plan = check::read("prod.yaml", text)?.plan;
         let empty = tempfile::tempdir()?;

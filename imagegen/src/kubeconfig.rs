@@ -1,7 +1,7 @@
-//! A certificate and an endpoint as a kubeconfig.
+//! Writes a kubeconfig for a certificate and an endpoint.
 //!
-//! Written the way kubeadm writes its own (`kubeadm/app/util/kubeconfig`), with everything embedded: kubeadm
-//! compares server and authority with what it would have written, and takes the file as it is when they match.
+//! The format is that of kubeadm (`kubeadm/app/util/kubeconfig`) with embedded data: kubeadm
+//! compares server and CA with its own values, and keeps the file if they match.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +10,7 @@ use yaml;
 
 use crate::pki::issue::Issued;
 
-/// A kubeconfig for `user`. Several servers give several contexts; the first is the current one.
+/// A kubeconfig for `user` with a context for each server. The first is the current context.
 pub fn render(
     cluster: &str,
     servers: &[Server],
@@ -58,10 +58,10 @@ pub fn render(
     yaml::to_string(&file)
 }
 
-/// One way to an apiserver.
+/// An apiserver.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// What the cluster entry is called.
+    /// The name of the cluster entry.
     pub name: String,
     /// `https://host:port`
     pub url: String,

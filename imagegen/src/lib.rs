@@ -3,13 +3,14 @@
 //! In the order of the data:
 //!
 //! 1. [`topology`] is what a person writes; [`plan`] has every default and every name.
-//! 2. [`pki`] and [`kubeconfig`] issue the cluster's credentials; [`documents`] and [`seed`] give each
-//!    host its share; [`secret_scan`] checks the finished bytes.
+//! 2. [`pki`] and [`kubeconfig`] issue the cluster's credentials; [`documents`] and [`seed`] give
+//!    each host its share; [`secret_scan`] checks the finished bytes.
 //! 3. [`package`] opens the offline package; [`image`] builds `node.raw` with it.
 //! 4. [`output`] publishes complete results in a folder; [`pipeline`] runs the stages in order.
 //!
-//! [`cli`] and [`display`] are the user interface. Debian trees, subprocesses, the cache and progress
-//! output are in the crate `build-tools`; the crate `default-package` builds the default package.
+//! [`cli`] and [`display`] are the user interface. Debian trees, subprocesses, the cache and
+//! progress output are in the crate `build-tools`; the crate `default-package` builds the default
+//! package.
 
 pub mod cli;
 pub mod digest;

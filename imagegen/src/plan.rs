@@ -1,6 +1,6 @@
-//! The plan: a topology with every default filled and every name decided. What is optional here is truly optional.
+//! The plan: a topology with every default and every name.
 //!
-//! Pure: no file, no clock, no key. Nothing after this asks the topology again.
+//! Pure: no file, no clock, no key. Later stages use the plan and not the topology.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use userdata::node_config::{Apiserver, HostsEntry, Kubernetes, Master, Role};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClusterPlan {
     pub name: String,
-    /// As the topology names it; `None` is the embedded default package.
+    /// The path in the topology; `None` is the default package.
     pub package: Option<String>,
     pub apiserver: Apiserver,
     pub network: NetworkPlan,
@@ -21,7 +21,7 @@ pub struct ClusterPlan {
     pub ntp: Vec<String>,
     pub kubernetes: Kubernetes,
     pub image: ImagePlan,
-    /// In the order of the topology; the first master is master0.
+    /// In the topology's order. The first master is master0.
     pub hosts: Vec<HostPlan>,
 }
 
@@ -31,28 +31,28 @@ pub struct NetworkPlan {
     pub pods: Vec<IpNet>,
     /// Service ranges, one per address family.
     pub services: Vec<IpNet>,
-    /// At most one per address family; none where the cluster has no way out.
+    /// At most one per address family; none for an air-gapped cluster.
     pub gateways: Vec<IpAddr>,
     pub nameservers: Vec<IpAddr>,
 }
 
-/// What the image stage wants to know.
+/// The topology's part of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImagePlan {
     pub kernel: Kernel,
     /// Appended to the kernel's command line.
     pub cmdline: Vec<String>,
-    /// Consoles for kernel and login, the last being `/dev/console`.
+    /// Consoles for kernel and login. The last is `/dev/console`.
     pub console: Vec<String>,
 }
 
-/// Which of Debian's kernels.
+/// One of Debian's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kernel {
     /// `linux-image-amd64`: real hardware and virtual machines.
     Generic,
-    /// `linux-image-cloud-amd64`: virtual machines only, a third of the size.
+    /// `linux-image-cloud-amd64`: virtual machines only, at a third of the size.
     Cloud,
 }
 
@@ -61,12 +61,13 @@ pub struct HostPlan {
     /// Host name and Kubernetes node name.
     pub name: String,
     pub role: Role,
-    /// With prefixes; the first is the node's address. Never empty.
+    /// With prefix lengths. Never empty; the first is the node's address.
     pub addresses: Vec<IpNet>,
     /// Lower case, with colons.
     pub mac: String,
     pub labels: BTreeMap<String, String>,
-    /// `key=value:Effect` or `key:Effect`. `None` leaves the taints to kubeadm; an empty list means no taints.
+    /// `key=value:Effect` or `key:Effect`. `None` leaves the taints to kubeadm; an empty list means
+    /// no taints.
     pub taints: Option<Vec<String>>,
 }
 
@@ -76,7 +77,7 @@ impl ClusterPlan {
         self.hosts.iter().filter(|host| host.role != Role::Node)
     }
 
-    /// As the node file lists them.
+    /// The list in the node file.
     pub fn master_list(&self) -> Vec<Master> {
         self.masters()
             .map(|host| Master {
@@ -86,7 +87,7 @@ impl ClusterPlan {
             .collect()
     }
 
-    /// What every host resolves besides itself and the apiserver's domain: all hosts.
+    /// The entries of `/etc/hosts` for all hosts.
     pub fn hosts_entries(&self) -> Vec<HostsEntry> {
         let entry = |host: &HostPlan, address| HostsEntry {
             address,
@@ -98,8 +99,8 @@ impl ClusterPlan {
             .collect()
     }
 
-    /// `m0.prod.internal`: `internal` is reserved for private use (ICANN board resolution of 29 July 2024), so
-    /// that no name of ours is ever asked of a public server.
+    /// `m0.prod.internal`. `internal` is reserved for private use (ICANN board resolution of 29
+    /// July 2024), so a host name never matches a public one.
     pub fn fqdn(&self, host: &HostPlan) -> String {
         format!("{}.{}.internal", host.name, self.name)
     }
@@ -109,7 +110,7 @@ impl ClusterPlan {
         format!("https://{}:{}", self.apiserver.domain, self.apiserver.port)
     }
 
-    /// The apiserver on one master, by address.
+    /// The URL of the apiserver on `host`, by address.
     pub fn local_endpoint(&self, host: &HostPlan) -> String {
         match host.address() {
             IpAddr::V4(address) => format!("https://{address}:{}", self.apiserver.port),

@@ -1,8 +1,8 @@
-//! Least secret, judged on the final bytes: what is in a host's document is its own, or it is refused.
+//! Least secret: checks that the final bytes of a host's document have no secret of another host.
 //!
-//! Knows nothing of how documents are made. Each text is searched as it stands and, again, inside every
-//! base64 and gzip in it; what turns out to be a private key or a certificate must be on the host's list.
-//! The list says what is allowed, so that what nobody thought of is refused too.
+//! Independent of how documents are written. It searches each text, and recursively every base64
+//! and gzip in it. Each private key and certificate must be on the host's list of allowed ones, so
+//! that unforeseen secrets are refused too.
 
 mod encoded;
 
@@ -21,16 +21,16 @@ use crate::pki::store::Pki;
 use crate::pki::{AUTHORITIES, issue};
 use crate::plan::{ClusterPlan, HostPlan};
 
-/// base64 in gzip in base64 in base64 is deeper than anything we write; beyond, it is refused.
+/// The limit of nested encodings, deeper than in any document of imagegen.
 const MAX_DEPTH: u32 = 6;
 
-/// What one gzip member may unpack to.
+/// The limit of one decompressed gzip.
 const MAX_UNPACKED: u64 = 16 << 20;
 
-/// Whose every key and certificate is; for all hosts of one cluster.
+/// The owners of all keys and certificates of one cluster.
 #[derive(Debug)]
 pub struct SecretIndex {
-    /// By public key (SubjectPublicKeyInfo), what a private key is called.
+    /// Owner by public key (SubjectPublicKeyInfo).
     owners: BTreeMap<Vec<u8>, String>,
     authorities: Vec<Material>,
     service_account: Vec<u8>,
@@ -52,12 +52,12 @@ impl std::fmt::Debug for Material {
 }
 
 impl SecretIndex {
-    /// Enters the whole PKI.
+    /// Indexes the whole PKI.
     pub fn new(plan: &ClusterPlan, pki: &Pki) -> Result<Self> {
         let mut authorities = Vec::new();
         for row in &AUTHORITIES {
             let authority = pki.authorities.get(row.issuer);
-            let name = format!("the authority `{}`", row.common_name);
+            let name = format!("the CA `{}`", row.common_name);
             authorities.push(Material::new(
                 name,
                 &authority.certificate,
@@ -102,7 +102,7 @@ impl SecretIndex {
         })
     }
 
-    /// Refuses a document that holds what is not its host's.
+    /// Refuses a document with a secret or certificate that its host may not have.
     pub fn check(&self, host: &HostPlan, document: &Document) -> Result<()> {
         let own = self
             .hosts
@@ -133,8 +133,8 @@ impl SecretIndex {
         for (name, bytes) in document.files() {
             search.bytes(bytes, 0).with_context(|| {
                 format!(
-                    "checking `{name}` of `{}` (nothing was written; take it out of the topology, and if it is not in there, \
-                     report a fault of imagegen)",
+                    "checking `{name}` of `{}` (nothing was written; remove it from the topology, \
+                     or report a bug of imagegen if the topology does not have it)",
                     host.name
                 )
             })?;
@@ -168,7 +168,7 @@ struct Search<'a> {
 impl Search<'_> {
     fn bytes(&self, bytes: &[u8], depth: u32) -> Result<()> {
         if depth > MAX_DEPTH {
-            bail!("more than {MAX_DEPTH} layers of encoding: what is inside cannot be judged");
+            bail!("more than {MAX_DEPTH} layers of encoding: its contents cannot be checked");
         }
         if bytes.starts_with(&[0x1f, 0x8b]) {
             let mut inside = Vec::new();
@@ -178,7 +178,7 @@ impl Search<'_> {
                 .context("unpacking a gzip in it")?;
             if inside.len() as u64 > MAX_UNPACKED {
                 bail!(
-                    "a gzip of more than {} MiB: what is inside cannot be judged",
+                    "a gzip of more than {} MiB: its contents cannot be checked",
                     MAX_UNPACKED >> 20
                 );
             }
@@ -202,7 +202,7 @@ impl Search<'_> {
         }
     }
 
-    /// Whether the bytes were a key or a certificate; an error if one that does not belong here.
+    /// Whether the bytes are a key or a certificate; one that is not allowed is an error.
     fn der(&self, der: &[u8]) -> Result<bool> {
         if self.keys.contains(der) || self.certificates.contains(der) {
             return Ok(true);
@@ -210,18 +210,18 @@ impl Search<'_> {
         if let Ok(pair) = KeyPair::try_from(der) {
             let owner = self.index.owners.get(&pair.subject_public_key_info());
             bail!(
-                "a private key that does not belong here: {}'s",
-                owner.map_or("a stranger", String::as_str)
+                "a private key that does not belong here, of {}",
+                owner.map_or("an unknown owner", String::as_str)
             );
         }
         if is_private_key(der) {
-            bail!("a private key that does not belong here: a stranger's");
+            bail!("a private key that does not belong here, of an unknown owner");
         }
         if let Ok((_, certificate)) = X509Certificate::from_der(der) {
             let owner = self.index.owners.get(certificate.public_key().raw);
             bail!(
-                "a certificate that does not belong here: {}'s",
-                owner.map_or("a stranger", String::as_str)
+                "a certificate that does not belong here, of {}",
+                owner.map_or("an unknown owner", String::as_str)
             );
         }
         Ok(false)
@@ -233,7 +233,7 @@ impl Search<'_> {
         }
         words(text)?;
         shapes(text)?;
-        // Inside quotes a line break is written `\n`, and JSON writes `/` as `\/` at will.
+        // In quotes a line break is `\n`, and JSON may write `/` as `\/`.
         let plain = match text.contains('\\') {
             true => Cow::Owned(
                 text.replace("\\r", "")
@@ -251,8 +251,8 @@ impl Search<'_> {
     }
 }
 
-/// PKCS#8 and the older forms, by their first fields: a sequence that begins with a small version number,
-/// whose next field is an algorithm (PKCS#8), a modulus (PKCS#1, DSA) or the key itself (SEC1).
+/// Detects PKCS#8 and older formats by their first fields: a sequence with a small version number
+/// and an algorithm (PKCS#8), a modulus (PKCS#1, DSA) or the key (SEC1).
 fn is_private_key(der: &[u8]) -> bool {
     let header = match der.get(1) {
         Some(0x81) => 3,
@@ -271,7 +271,7 @@ fn is_private_key(der: &[u8]) -> bool {
     whole && matches!(body, [0x02, 0x01, 0 | 1, 0x30 | 0x02 | 0x04, ..])
 }
 
-/// Secrets that are not keys: what stands behind these words is one.
+/// Refuses secrets that are not keys, by the name of their field.
 fn words(text: &str) -> Result<()> {
     const WORDS: [(&str, &str); 12] = [
         ("token", "a token"),
@@ -290,7 +290,7 @@ fn words(text: &str) -> Result<()> {
     let bytes = text.as_bytes();
     let is_word = |b: &u8| b.is_ascii_alphanumeric() || b"_-.".contains(b);
     for (at, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b':') {
-        // A key in YAML or JSON, quoted or not: the word that ends before the colon.
+        // A key of YAML or JSON, quoted or not: the word before the colon.
         let mut end = at;
         while end > 0 && matches!(bytes[end - 1], b'"' | b'\'' | b' ' | b'\\') {
             end -= 1;
@@ -312,14 +312,14 @@ fn words(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Tokens that give themselves away by their form, whatever stands before them: in an option, a header, a file of its own.
+/// Refuses tokens by their form, in any context: an option, a header, a whole file.
 fn shapes(text: &str) -> Result<()> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     for word in text.split(|c| !is_part(c)) {
         let parts: Vec<&str> = word.split('.').collect();
         match parts[..] {
             [id, secret] if is_bootstrap_token(id, secret) => bail!("a bootstrap token"),
-            // A JSON Web Token: two JSON objects, which in base64 begin so, and a signature.
+            // A JSON Web Token: two JSON objects in base64, and a signature.
             [head, claims, _] if head.starts_with("eyJ") && claims.starts_with("eyJ") => {
                 bail!("a bearer token (a JSON Web Token)");
             }
@@ -329,7 +329,7 @@ fn shapes(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// As kubeadm makes and checks them. One in two hundred has no digit, and so looks like two words.
+/// The format of kubeadm. One token in 200 has no digit and passes, since it looks like two words.
 fn is_bootstrap_token(id: &str, secret: &str) -> bool {
     let lower = |part: &str| {
         part.bytes()

@@ -1,6 +1,6 @@
-//! A NoCloud seed disk: a small vfat with the label CIDATA and the three files of a document.
+//! NoCloud seed disks: a small vfat with the label CIDATA and the three files of a document.
 //!
-//! The same document gives the same bytes: the volume id comes from the content.
+//! Equal documents give equal bytes: the volume id is a digest of the files.
 
 use std::io::Cursor;
 
@@ -11,10 +11,10 @@ use userdata::contract;
 use crate::documents::Document;
 use crate::image::vfat;
 
-/// Sizes are multiples of this; also the smallest. cloud-localds makes its seeds this size.
+/// The smallest size and the increment, the size of seeds by cloud-localds.
 const STEP: usize = 128 * 1024;
 
-/// The bytes of a seed disk that carries `document` at its root.
+/// The bytes of a seed disk with `document`.
 pub fn image(document: &Document) -> Result<Vec<u8>> {
     let files = document.files();
     let mut digest = Sha256::new();
@@ -26,7 +26,7 @@ pub fn image(document: &Document) -> Result<Vec<u8>> {
     }
     let digest = digest.finalize();
     let id = u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]]);
-    // Tables, the root folder and each file's last cluster need less than an eighth and 16 KiB.
+    // FATs, root folder and partial clusters need less than an eighth and 16 KiB.
     let size = (content + content / 8 + 16 * 1024).next_multiple_of(STEP);
     let mut disk = Cursor::new(vec![0; size]);
     vfat::write(&mut disk, size as u64, contract::SEED_LABEL, id, &files)?;

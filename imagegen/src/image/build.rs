@@ -40,14 +40,15 @@ pub struct ImageReport {
 pub fn check_privilege() -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
-        "building a node image needs root: dracut and ukify run in a chroot, and mmdebstrap creates device nodes; \
+        "building a node image needs root: dracut and ukify run in a chroot, and mmdebstrap \
+         creates device nodes; \
          run imagegen with sudo (`imagegen userdata` writes the documents without root)"
     );
     Ok(())
 }
 
-/// Builds the image at `out`, which must not exist; `work` is for intermediate files. After a failure
-/// `out` is missing or incomplete, and the caller removes it together with `work`.
+/// Builds the image at `out`, which must not exist; `work` is for intermediate files. After a
+/// failure `out` is missing or incomplete, and the caller removes it together with `work`.
 pub fn build(
     request: &ImageRequest<'_>,
     out: &Path,

@@ -74,7 +74,8 @@ fn root_spec() -> Spec {
     spec
 }
 
-/// Makes both trees ahead of time. A failure is only logged: the build meets it again and reports it.
+/// Makes both trees ahead of time. A failure is only logged: the build meets it again and reports
+/// it.
 pub fn prepare(cache: &Cache, kernel: Kernel, progress: &Progress) {
     let trees = tools(cache, kernel, progress).and_then(|_| root(cache, progress));
     if let Err(error) = trees {

@@ -1,4 +1,5 @@
-//! The disk image: partition table, ESP, root and hash tree, seed. A sparse file to flash or to boot.
+//! The disk image: partition table, ESP, root and hash tree, seed. A sparse file to flash or to
+//! boot.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

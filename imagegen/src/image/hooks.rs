@@ -1,9 +1,9 @@
 //! The package's build hook: a program that changes the root before it is sealed.
 //!
-//! It runs as root in a chroot of the image's root, once per image and never on a node. Environment,
-//! host name and devices are fixed, there is no network and no other process, so an image with a hook
-//! is as reproducible as the hook itself. This is isolation for reproducibility, not a sandbox: who
-//! builds an image of a package trusts the package.
+//! It runs as root in a chroot of the image's root, once per image and never on a node.
+//! Environment, host name and devices are fixed, there is no network and no other process, so an
+//! image with a hook is as reproducible as the hook itself. This is isolation for reproducibility,
+//! not a sandbox: who builds an image of a package trusts the package.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -45,8 +45,8 @@ const PACK: &[&str] = &[
     "--pax-option=delete=atime,delete=ctime",
 ];
 
-/// Sets up mounts and devices in namespaces that end with the hook. `$1` is the root, `$2` the package,
-/// `$3` the hook.
+/// Sets up mounts and devices in namespaces that end with the hook. `$1` is the root, `$2` the
+/// package, `$3` the hook.
 const ENVIRONMENT: &str = r#"set -e
 umask 022
 echo firstlight >/proc/sys/kernel/hostname
@@ -65,8 +65,9 @@ mount --bind "$1/STATE" "$1/var"
 exec setpriv --bounding-set=-mknod,-sys_boot,-sys_module,-sys_rawio,-sys_time -- chroot "$1" "/run/package/$3"
 "#;
 
-/// Runs the hook of the unpacked `package` in `root` and returns the changed root. `tar` returns the
-/// command tar. The error of a failed hook has the hook's last output; the caller removes `work`.
+/// Runs the hook of the unpacked `package` in `root` and returns the changed root. `tar` returns
+/// the command tar. The error of a failed hook has the hook's last output; the caller removes
+/// `work`.
 pub fn run(
     root: &Archive,
     package: &Path,
@@ -278,7 +279,8 @@ mod tests {
         let output = format!("{:#}", bench.run(&root()?).expect_err("exit status 7"));
         assert_eq!(
             output,
-            "running the package's hook inside the root: running `hooks/build`: exit status: 7\n  working\n  no such firmware"
+            "running the package's hook inside the root: running `hooks/build`: exit status: 7\n  \
+             working\n  no such firmware"
         );
         let bench = Bench::new("#!/bin/sh\necho x >/run/package/x\n")?;
         let output = format!("{:#}", bench.run(&root()?).expect_err("read-only"));

@@ -63,10 +63,10 @@ pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
         }
         fs::write(&file, contents).with_context(|| format!("writing `{}`", file.display()))?;
     }
-    let wants = system.join("initrd-fs.target.requires");
-    fs::create_dir_all(&wants).with_context(|| format!("creating `{}`", wants.display()))?;
+    let links = system.join("initrd-fs.target.requires");
+    fs::create_dir_all(&links).with_context(|| format!("creating `{}`", links.display()))?;
     for unit in REQUIRED {
-        let link = wants.join(unit);
+        let link = links.join(unit);
         if fs::symlink_metadata(&link).is_err() {
             std::os::unix::fs::symlink(format!("../{unit}"), &link)
                 .with_context(|| format!("linking `{}`", link.display()))?;

@@ -1,7 +1,9 @@
-//! The immutable node image: [`build`] makes it, [`ImageRequest::key`] says when to make it again.
+//! The immutable node image: [`build()`] makes it, [`ImageRequest::key`] decides whether it is up
+//! to date.
 //!
-//! Root tree → erofs → dm-verity → UKI → ESP, GPT → `node.raw`. The same inputs give the same bytes:
-//! every file has the same date, ids are digests, and outside tools come from pinned Debian trees.
+//! Root tree → erofs → dm-verity → UKI → ESP, GPT → `node.raw`. The same inputs give the same
+//! bytes: every file has the same date, ids are digests, and outside tools come from pinned Debian
+//! trees.
 
 pub mod archive;
 mod build;

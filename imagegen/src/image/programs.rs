@@ -1,15 +1,15 @@
-//! Our own programs for the image: found beside imagegen, and checked to run in any root.
+//! The image's own programs: found beside imagegen, and checked to be static.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Their names in the folder, and in the image's `/usr/bin`.
+/// Their names, in the folder and in the image's `/usr/bin`.
 pub const NAMES: &[&str] = &["firstboot", "lvscare"];
 
-/// The folder asked for, else imagegen's own. Every program must be there and be static.
-pub fn folder(asked: Option<&Path>) -> Result<PathBuf> {
-    let folder = match asked {
+/// `given`, else imagegen's own folder. Every program must exist in it and be static.
+pub fn folder(given: Option<&Path>) -> Result<PathBuf> {
+    let folder = match given {
         Some(folder) => folder.to_owned(),
         None => std::env::current_exe()
             .context("finding imagegen's own folder")?
@@ -21,14 +21,15 @@ pub fn folder(asked: Option<&Path>) -> Result<PathBuf> {
         let path = folder.join(name);
         let bytes = std::fs::read(&path).with_context(|| {
             format!(
-                "reading `{}`; give the folder of the static programs with --programs, or make them: \
+                "reading `{}`; give the folder of the static programs with --programs, or build \
+                 them: \
                  RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target x86_64-unknown-linux-gnu -p {name}",
                 path.display()
             )
         })?;
         ensure!(
             is_static(&bytes).with_context(|| format!("reading `{}`", path.display()))?,
-            "`{}` is not static and would need this machine's libraries in the image; \
+            "`{}` is not static and needs libraries that the image does not have; \
              build it with RUSTFLAGS='-C target-feature=+crt-static' and --target x86_64-unknown-linux-gnu",
             path.display()
         );
@@ -36,7 +37,7 @@ pub fn folder(asked: Option<&Path>) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Whether a 64-bit little-endian ELF program asks for no interpreter (System V ABI, program header PT_INTERP).
+/// Whether a 64-bit little-endian ELF program has no interpreter (System V ABI, PT_INTERP).
 fn is_static(elf: &[u8]) -> Result<bool> {
     const INTERPRETER: u32 = 3;
     ensure!(
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_of_this_machine_is_refused_with_the_way_out() -> Result<()> {
+    fn dynamic_program_is_refused_with_the_cure() -> Result<()> {
         let dir = tempfile::tempdir()?;
         for name in NAMES {
             std::fs::copy("/bin/true", dir.path().join(name))?;
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_named() -> Result<()> {
+    fn missing_program_is_named() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let text = format!("{:#}", folder(Some(dir.path())).expect_err("empty"));
         assert!(

@@ -1,18 +1,17 @@
-//! The node image as a qcow2 file, as hypervisors and clouds take it: the same disk in another container.
+//! The node image as a qcow2 file for hypervisors and clouds.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-
 use build_tools::cache::Cache;
 use build_tools::debian_tree::{Spec, Tree};
 use build_tools::process;
 use build_tools::progress::Progress;
 
-/// Writes the disk image `raw` to `out` as qcow2: the same bytes for the same disk. Not compressed, because what fills
-/// the disk is already.
+/// Converts the disk image `raw` to `out`; equal disks give equal bytes. No compression, because
+/// the root is compressed already.
 pub fn convert(raw: &Path, out: &Path, cache: &Cache, progress: &Progress) -> Result<()> {
-    // A tree of its own: who wants no qcow2 need not have QEMU's tools.
+    // A separate tree, so that only qcow2 images need QEMU's tools.
     let spec = Spec::new("disk formats", "trixie", "extract", &["qemu-utils"]);
     let tree = Tree::ensure(cache, &spec, progress)?;
     let stage = progress.stage("qcow2 image");

@@ -1,5 +1,5 @@
 //! Composes the root file system: Debian's base, the package, the programs of this repository, and
-//! [`root_files`](super::root_files).
+//! `root_files`.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};

@@ -6,8 +6,8 @@ use userdata::image_info::ImageInfo;
 
 use super::archive::Archive;
 
-/// Debian packages of the root: what kubelet, kube-proxy, the runtime and an operator at the console
-/// need.
+/// Debian packages of the root: what kubelet, kube-proxy, the runtime and an operator at the
+/// console need.
 pub(super) const PACKAGES: &[&str] = &[
     "systemd",
     "systemd-sysv",
@@ -77,7 +77,8 @@ const FILES: &[(&str, u32, &str)] = &[
     ),
     ("etc/hosts", 0o644, include_str!("../../assets/root/hosts")),
     ("etc/hostname", 0o644, "firstlight\n"),
-    // Empty instead of absent: systemd generates an id, but does not take this boot for a first one.
+    // Empty instead of absent: systemd generates an id, but does not take this boot for a first
+    // one.
     ("etc/machine-id", 0o444, ""),
     (
         "etc/fstab",
@@ -106,7 +107,8 @@ const FILES: &[(&str, u32, &str)] = &[
     ),
 ];
 
-/// Target and unit of what starts at boot. kubelet is absent: firstboot starts it once it is configured.
+/// Target and unit of what starts at boot. kubelet is absent: firstboot starts it once it is
+/// configured.
 const ENABLED: &[(&str, &str)] = &[
     ("multi-user.target", "firstboot.service"),
     ("multi-user.target", "containerd.service"),

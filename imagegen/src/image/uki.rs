@@ -1,5 +1,5 @@
-//! The unified kernel image: one EFI program with kernel, initrd, and a command line that has the root
-//! hash.
+//! The unified kernel image: one EFI program with kernel, initrd, and a command line that has the
+//! root hash.
 
 use std::path::{Path, PathBuf};
 

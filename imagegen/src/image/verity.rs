@@ -1,5 +1,5 @@
-//! The root as a compressed read-only file system, and the hash tree by which the kernel checks every
-//! block of it.
+//! The root as a compressed read-only file system, and the hash tree by which the kernel checks
+//! every block of it.
 
 use std::path::Path;
 
@@ -66,8 +66,8 @@ pub fn id(purpose: &str, content: &[u8]) -> Uuid {
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// Partition ids of root and hash tree, by the Discoverable Partitions Specification the two halves of
-/// the root hash.
+/// Partition ids of root and hash tree, by the Discoverable Partitions Specification the two halves
+/// of the root hash.
 pub fn partition_ids(root_hash: &str) -> Result<(Uuid, Uuid)> {
     ensure!(
         root_hash.len() == 64,

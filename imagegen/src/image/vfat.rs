@@ -1,4 +1,4 @@
-//! FAT volumes made in place, the same bytes for the same files: the ESP and NoCloud seeds.
+//! Writes FAT volumes for the ESP and NoCloud seeds; equal files give equal bytes.
 
 use std::io::{Read, Seek, Write};
 
@@ -7,7 +7,7 @@ use fatfs::{Date, DateTime, FileSystem, FormatVolumeOptions, FsOptions, Time, Ti
 
 const SECTOR: u64 = 512;
 
-/// Formats `disk` (of `size` bytes) as the volume `label` and writes `files`, whose paths may have folders.
+/// Formats `disk`, which has `size` bytes, as the volume `label` and writes `files`.
 pub fn write<D: Read + Write + Seek>(
     disk: &mut D,
     size: u64,
@@ -17,7 +17,7 @@ pub fn write<D: Read + Write + Seek>(
 ) -> Result<()> {
     ensure!(
         label.len() <= 11 && label.is_ascii(),
-        "`{label}` is no FAT label: at most 11 ASCII characters"
+        "`{label}` is not a FAT label, which has at most 11 ASCII characters"
     );
     let mut padded = [b' '; 11];
     padded[..label.len()].copy_from_slice(label.to_ascii_uppercase().as_bytes());
@@ -55,7 +55,7 @@ pub fn write<D: Read + Write + Seek>(
     Ok(())
 }
 
-/// The first moment FAT can name.
+/// The earliest time of FAT, for equal bytes.
 #[derive(Debug)]
 struct Fixed;
 
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_files_give_the_same_volume_and_read_back() -> Result<()> {
+    fn equal_files_give_equal_readable_volumes() -> Result<()> {
         let make = || -> Result<Vec<u8>> {
             let mut disk = Cursor::new(vec![0; 1 << 20]);
             write(
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_do_not_fit_are_an_error_that_names_them() {
+    fn file_that_does_not_fit_is_named() {
         let mut disk = Cursor::new(vec![0; 128 * 1024]);
         let error = write(
             &mut disk,

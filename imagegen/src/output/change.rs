@@ -38,11 +38,11 @@ impl<'a> Change<'a> {
         Tree::begin(name, mode, self.staging.join(name), self.root.join(name))
     }
 
-    /// Stages a tree and returns whether it differs from the current one. `ours` says which files the
-    /// new state drops; others in the folder stay.
-    pub fn add_tree(&mut self, tree: Tree, ours: impl Fn(&Path) -> bool) -> Result<bool> {
+    /// Stages a tree and returns whether it differs from the current one. `is_owned` says which
+    /// files the new state drops; others in the folder stay.
+    pub fn add_tree(&mut self, tree: Tree, is_owned: impl Fn(&Path) -> bool) -> Result<bool> {
         let name = tree.name.clone();
-        let changed = tree.finish(ours)?;
+        let changed = tree.finish(is_owned)?;
         if changed {
             self.trees.push(name);
         }

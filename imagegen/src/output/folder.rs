@@ -12,8 +12,8 @@ use super::manifest::{self, Manifest};
 /// The folder for incomplete results. It also marks an output folder of imagegen.
 pub(super) const STAGING: &str = ".firstlight-staging";
 
-/// The suffix of a folder that waits in the staging folder while its successor takes its name, on file
-/// systems without exchange.
+/// The suffix of a folder that waits in the staging folder while its successor takes its name, on
+/// file systems without exchange.
 pub(super) const BACKUP: &str = ".aside";
 
 /// A locked output folder.
@@ -26,7 +26,8 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens or creates `root`. A folder with other contents than an output of imagegen is an error.
+    /// Opens or creates `root`. A folder with other contents than an output of imagegen is an
+    /// error.
     pub fn open(root: &Path) -> Result<Self> {
         let created = match fs::create_dir(root) {
             Ok(()) => true,
@@ -50,8 +51,8 @@ impl Folder {
             );
         }
         let staging = root.join(STAGING);
-        let ours = Manifest::read(root)?.is_some() || staging.is_dir();
-        if !ours
+        let is_owned = Manifest::read(root)?.is_some() || staging.is_dir();
+        if !is_owned
             && fs::read_dir(root)
                 .with_context(|| format!("reading `{}`", root.display()))?
                 .next()

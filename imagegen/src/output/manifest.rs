@@ -67,7 +67,8 @@ impl Manifest {
         let manifest: Self = serde_json::from_slice(&text).with_context(doing)?;
         ensure!(
             manifest.api_version == API_VERSION && manifest.kind == KIND,
-            "`{}` is a `{}` of `{}`, not a `{KIND}` of `{API_VERSION}`; give another folder with --output",
+            "`{}` is a `{}` of `{}`, not a `{KIND}` of `{API_VERSION}`; give another folder with \
+             --output",
             path.display(),
             manifest.kind,
             manifest.api_version

@@ -64,13 +64,13 @@ impl Tree {
         }
     }
 
-    /// Links the files that stay: unchanged ones, and all for which `ours` is false. Returns whether
-    /// the folder changes.
-    pub(super) fn finish(mut self, ours: impl Fn(&Path) -> bool) -> Result<bool> {
+    /// Links the files that stay: unchanged ones, and all for which `is_owned` is false. Returns
+    /// whether the folder changes.
+    pub(super) fn finish(mut self, is_owned: impl Fn(&Path) -> bool) -> Result<bool> {
         let mut kept = std::mem::take(&mut self.unchanged);
         for path in walk(&self.current)? {
             if !kept.contains(&path) && !self.written.contains(&path) {
-                if ours(&path) {
+                if is_owned(&path) {
                     self.changed = true;
                 } else {
                     kept.insert(path);

@@ -1,6 +1,6 @@
-//! Taking a package out of its archive, or copying its folder.
+//! Extracts a package from its archive, or copies its folder.
 //!
-//! It appears whole or not at all, and only with the contents that were checked when it was opened.
+//! The result appears complete or not at all, with exactly the contents that were checked on open.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
@@ -14,11 +14,11 @@ use super::listing::Kind;
 use super::reader::Package;
 use super::{scan, stream};
 
-/// What extraction leaves free for others.
+/// Space that extraction leaves free.
 const SPARE: u64 = 64 << 20;
 
 impl Package {
-    /// Writes the package to `target`, which must not exist. It appears whole or not at all.
+    /// Writes the package to `target`, which must not exist.
     pub fn extract_to(&self, target: &Path) -> Result<()> {
         self.extract(target)
             .with_context(|| format!("extracting the package `{}`", self.path.display()))
@@ -27,7 +27,7 @@ impl Package {
     fn extract(&self, target: &Path) -> Result<()> {
         ensure!(
             fs::symlink_metadata(target).is_err(),
-            "`{}` is already there",
+            "`{}` exists already",
             target.display()
         );
         let parent = match target.parent() {
@@ -82,13 +82,13 @@ impl Package {
         fs::rename(&root, target).with_context(|| format!("renaming to `{}`", target.display()))
     }
 
-    /// Writes one file, with the mode and the contents that the listing has seen.
+    /// Writes one file with the mode and the contents in the listing.
     fn place(&self, root: &Path, name: &str, data: impl Read) -> Result<()> {
         let Some(Kind::File {
             sha256, executable, ..
         }) = self.listing.get(name)
         else {
-            bail!("entry `{name}` was not there when the package was opened; it changed meanwhile");
+            bail!("entry `{name}` is new since the package was opened");
         };
         let path = prepare(root, name)?;
         let mut file =
@@ -117,10 +117,10 @@ fn prepare(root: &Path, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Refuses before the first byte when `size` bytes and some to spare do not fit.
+/// Fails before the first write if `size` bytes and [`SPARE`] do not fit.
 fn room(folder: &Path, size: u64) -> Result<()> {
     let info = nix::sys::statvfs::statvfs(folder)
-        .with_context(|| format!("asking for the space in `{}`", folder.display()))?;
+        .with_context(|| format!("reading the free space of `{}`", folder.display()))?;
     let free = info.blocks_available() * info.fragment_size();
     ensure!(
         free >= size + SPARE,

@@ -1,6 +1,6 @@
-//! What a package holds: names, kinds, digests; and the rules that every name obeys.
+//! The entries of a package (names, kinds, digests) and the rules for their names.
 //!
-//! Nothing is read or written here. The rules are the same for a folder and an archive, so both have the same digest.
+//! No I/O. Folders and archives have the same rules, and so the same digest.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::digest::{self, hex};
 
-/// One thing in a package. Folders are not kept: they are where files are.
+/// One entry of a package. Folders follow from the names of files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     File {
@@ -27,15 +27,15 @@ pub(super) struct Listing {
     entries: BTreeMap<String, Kind>,
 }
 
-/// How many symlinks may follow one another: the kernel's limit.
+/// The kernel's limit for symlinks in one path.
 const LINKS: usize = 40;
 
 impl Listing {
-    /// Adds an entry under a clean name (see [`clean`]).
+    /// Adds an entry; `name` comes from [`clean`].
     pub(super) fn add(&mut self, name: String, kind: Kind) -> Result<()> {
         ensure!(
             !self.entries.contains_key(&name),
-            "entry `{name}` is there twice"
+            "entry `{name}` appears twice"
         );
         self.entries.insert(name, kind);
         Ok(())
@@ -51,7 +51,7 @@ impl Listing {
             .map(|(name, kind)| (name.as_str(), kind))
     }
 
-    /// Bytes of all files.
+    /// Total size of all files in bytes.
     pub(super) fn size(&self) -> u64 {
         self.entries
             .values()
@@ -62,7 +62,8 @@ impl Listing {
             .sum()
     }
 
-    /// The folder that everything lies in, when there is one and it is not the layout's own: sealos packs `kube/`.
+    /// The only folder at the top, unless it belongs to the layout: sealos packs everything in
+    /// `kube/`.
     pub(super) fn top(&self) -> Option<String> {
         let tops = self
             .entries
@@ -82,7 +83,7 @@ impl Listing {
         }
     }
 
-    /// The listing below `top`; targets of symlinks are relative and stay as they are.
+    /// The entries below `top`. Symlinks are relative and need no change.
     pub(super) fn below(self, top: &str) -> Self {
         let entries = self
             .entries
@@ -96,8 +97,8 @@ impl Listing {
         }
     }
 
-    /// Checks what can only be seen when all entries are known: nothing lies below a file or a symlink, and every
-    /// symlink leads to something inside.
+    /// Checks rules over all entries: nothing lies below a file or a symlink, and every symlink
+    /// leads to an entry of the package.
     pub(super) fn check(&self) -> Result<()> {
         for (name, kind) in &self.entries {
             let mut above = name.as_str();
@@ -115,7 +116,7 @@ impl Listing {
         Ok(())
     }
 
-    /// Walks to where a symlink leads, as the kernel would, and refuses every step outside.
+    /// Resolves a symlink as the kernel does and rejects every step outside the package.
     fn follow(&self, name: &str, target: &str) -> Result<()> {
         let mut at: Vec<&str> = name.split('/').collect();
         at.pop();
@@ -136,7 +137,7 @@ impl Listing {
                     at.push(part);
                     if let Some(Kind::Symlink { target: next }) = self.entries.get(&at.join("/")) {
                         links += 1;
-                        ensure!(links <= LINKS, "symlink `{name}` goes round in circles");
+                        ensure!(links <= LINKS, "symlink `{name}` is part of a loop");
                         ensure!(
                             !next.starts_with('/'),
                             "symlink `{name}` points outside the package by `{next}`"
@@ -162,7 +163,7 @@ impl Listing {
         Ok(())
     }
 
-    /// SHA-256 over the sorted names, modes and contents: the same for a folder and for any archive of it.
+    /// A digest of the sorted names, modes and contents.
     pub(super) fn digest(&self) -> String {
         let mut hash = Sha256::new();
         for (name, kind) in &self.entries {
@@ -187,7 +188,7 @@ impl Listing {
     }
 }
 
-/// An entry's name without `./` and doubled slashes; a name that leads out of the package is refused.
+/// Removes `./` and double slashes from a name. A name that leads out of the package is an error.
 pub(super) fn clean(name: &str) -> Result<String> {
     ensure!(
         !name.starts_with('/'),
@@ -208,7 +209,7 @@ pub(super) fn clean(name: &str) -> Result<String> {
 mod tests {
     use super::*;
 
-    /// A name, and the target where it is a symlink.
+    /// A name, and the target of a symlink.
     type Row<'a> = (&'a str, Option<&'a str>);
 
     fn listing(entries: &[Row<'_>]) -> Listing {
@@ -224,19 +225,21 @@ mod tests {
                     executable: false,
                 },
             };
-            listing.add((*name).to_owned(), kind).expect("no doubles");
+            listing
+                .add((*name).to_owned(), kind)
+                .expect("distinct names");
         }
         listing
     }
 
     #[test]
-    fn links_inside_are_kept_and_links_outside_refused() {
+    fn only_symlinks_inside_the_package_are_valid() {
         let rows: [(&[Row<'_>], Option<&str>); 8] = [
             (&[("a/b", None), ("a/c", Some("b"))], None),
             (&[("a/b", None), ("c", Some("a"))], None),
             (&[("a/b", Some("/etc/passwd"))], Some("outside")),
             (&[("a/b", Some("../../x"))], Some("outside")),
-            // Each link by itself looks harmless; together they climb out.
+            // Each link is harmless; the combination leads out.
             (
                 &[
                     ("a/b/f", None),
@@ -245,16 +248,16 @@ mod tests {
                 ],
                 Some("outside"),
             ),
-            (&[("x", Some("y")), ("y", Some("x"))], Some("circles")),
+            (&[("x", Some("y")), ("y", Some("x"))], Some("loop")),
             (&[("x", Some("nothing"))], Some("not in the package")),
             (
                 &[("x", Some("d")), ("d/f", None), ("x/f", None)],
                 Some("below `x`"),
             ),
         ];
-        for (entries, wanted) in rows {
+        for (entries, expected) in rows {
             let got = listing(entries).check().map_err(|e| e.to_string());
-            match wanted {
+            match expected {
                 None => assert!(got.is_ok(), "{entries:?}: {got:?}"),
                 Some(words) => assert!(
                     got.as_ref().is_err_and(|e| e.contains(words)),
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_lead_out_are_refused() {
+    fn names_outside_the_package_are_refused() {
         for bad in ["/etc/passwd", "../x", "a/../../x", "a/.."] {
             assert!(clean(bad).is_err(), "{bad}");
         }

@@ -1,7 +1,8 @@
 //! The offline package: everything Kubernetes needs, in sealos's layout.
 //!
-//! [`reader`] opens any package and [`oci`] the image archives in it; the crate `default-package` builds
-//! the default one. [`crate::image`] decides where the files of a package go in a node image.
+//! [`reader`] opens any package and [`oci`] the image archives in it; the crate `default-package`
+//! builds the default one. [`crate::image`] decides where the files of a package go in a node
+//! image.
 
 mod extract;
 mod listing;

@@ -1,7 +1,8 @@
-//! Opening a package: a folder, `.tar`, `.tar.gz` or `.tar.zst`, checked as a whole before anything is taken from it.
+//! Opens a package (a folder, `.tar`, `.tar.gz` or `.tar.zst`) and checks all of it before first
+//! use.
 //!
-//! An archive is read as a stream: nothing is written until [`Package::extract_to`]. What the files mean is decided by
-//! whoever bakes them.
+//! An archive is read as a stream, and nothing is written before [`Package::extract_to`].
+//! [`crate::image`] decides what the files mean.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,25 +14,25 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::listing::{Kind, Listing};
 use super::{scan, stream};
 
-/// Runs inside the root when an image is made of the package.
+/// Runs inside the root while an image is built.
 pub const BUILD_HOOK: &str = "hooks/build";
 
-/// A package's hooks: one of build time, two that firstboot runs around the role.
+/// All hooks of a package: the build hook, and two that firstboot runs around the role.
 const HOOKS: [&str; 3] = [BUILD_HOOK, "hooks/before-role", "hooks/after-role"];
 
-/// A package that is whole and that keeps the rules.
+/// A complete and valid package.
 #[derive(Debug)]
 pub struct Package {
     pub(super) path: PathBuf,
     pub(super) listing: Listing,
-    /// `kube/` where an archive or folder has everything in one folder.
+    /// `kube/` if the archive or folder has everything in one folder.
     pub(super) top: String,
-    /// Contents of small files; empty for a folder, which is read on demand.
+    /// Contents of small files of an archive. Files of a folder are read on demand.
     small: BTreeMap<String, Vec<u8>>,
 }
 
 impl Package {
-    /// Reads all of the package and checks it. Errors name the entry; all missing files are named at once.
+    /// Reads and checks the whole package. An error names the entry, or all missing files.
     pub fn open(path: &Path) -> Result<Self> {
         Self::read(path).with_context(|| format!("opening the package `{}`", path.display()))
     }
@@ -83,7 +84,7 @@ impl Package {
             .is_some_and(|name| name.starts_with("containerd/"))
             && self.listing.get("bin/crictl").is_none()
         {
-            missing.push("bin/crictl (kubeadm asks containerd by it)");
+            missing.push("bin/crictl (kubeadm calls it to reach containerd)");
         }
         ensure!(
             missing.is_empty(),
@@ -93,7 +94,7 @@ impl Package {
         self.check_hooks()
     }
 
-    /// A hook that would never run is a mistake that nobody would notice.
+    /// Rejects hooks that would never run.
     fn check_hooks(&self) -> Result<()> {
         for (name, kind) in self.listing.iter() {
             let Some(hook) = name.strip_prefix("hooks/").filter(|n| !n.contains('/')) else {
@@ -109,7 +110,8 @@ impl Package {
             match (HOOKS.contains(&name), executable) {
                 (true, false) => bail!("its hook `{name}` is not executable; chmod +x it"),
                 (false, true) => bail!(
-                    "there is no hook `{hook}`: hooks are {}; what else is executable lies in a folder below `hooks/`",
+                    "unknown hook `{hook}`: hooks are {}; put other executables in a folder below \
+                     `hooks/`",
                     HOOKS.join(", ")
                 ),
                 _ => {}
@@ -118,17 +120,17 @@ impl Package {
         Ok(())
     }
 
-    /// `sha256:…` over all names, modes and contents: the same for a folder and for every archive of it.
+    /// A digest of all names, modes and contents, equal for a folder and every archive of it.
     pub fn digest(&self) -> String {
         self.listing.digest()
     }
 
-    /// Bytes of all files.
+    /// Total size of all files in bytes.
     pub fn size(&self) -> u64 {
         self.listing.size()
     }
 
-    /// Whether the package has a file (or symlink) of this name.
+    /// Whether the package has a file or symlink with this name.
     pub fn contains(&self, name: &str) -> bool {
         self.listing.get(name).is_some()
     }
@@ -151,7 +153,7 @@ impl Package {
         })
     }
 
-    /// Name of the archive with the container runtime.
+    /// The archive with the container runtime.
     pub fn runtime(&self) -> Option<&str> {
         let archive = |name: &&str| {
             [".tar.gz", ".tgz", ".tar", ".tar.zst"]
@@ -165,8 +167,8 @@ impl Package {
         })
     }
 
-    /// The contents of a file; `None` when there is none of that name. Small files of an archive are at hand; a large one
-    /// costs a pass over the archive.
+    /// The contents of a file, if it exists. A large file of an archive takes one pass over the
+    /// archive.
     pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>> {
         if let Some(bytes) = self.small.get(name) {
             return Ok(Some(bytes.clone()));
@@ -194,10 +196,10 @@ impl Package {
 
     /// The release of Kubernetes, without a leading `v`.
     ///
-    /// It is what `conf/kubeadm.yaml` says (`kubernetesVersion`): kubeadm itself takes it from there. Neither kubeadm is
-    /// run to ask it (of a package only its build hook runs on the building machine) nor is its binary searched: a Go program
-    /// of 2020 has no record of its version that could be told from any other text in it. Whoever bakes the images
-    /// compares with kube-apiserver's tag.
+    /// It is `kubernetesVersion` in `conf/kubeadm.yaml`, which kubeadm reads too. Running kubeadm
+    /// is no option, since only the build hook of a package runs on the build host. Nor is
+    /// searching its binary: a Go program of 2020 has no unambiguous record of its version. The
+    /// image build compares the version with kube-apiserver's tag.
     pub fn kubernetes_version(&self) -> Result<semver::Version> {
         let text = self.file("conf/kubeadm.yaml")?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -206,7 +208,8 @@ impl Package {
             .filter_map(|line| line.strip_prefix("kubernetesVersion:"));
         let Some(value) = values.next() else {
             bail!(
-                "the package's `conf/kubeadm.yaml` has no `kubernetesVersion`; add a line like `kubernetesVersion: v1.20.2`"
+                "the package's `conf/kubeadm.yaml` has no `kubernetesVersion`; add \
+                 `kubernetesVersion: v1.20.2`"
             );
         };
         let value = value
@@ -216,11 +219,11 @@ impl Package {
             .trim()
             .trim_matches(['"', '\'']);
         value.trim_start_matches('v').parse().with_context(|| {
-            format!("the package's `conf/kubeadm.yaml` has `kubernetesVersion: {value}`, which is not a release like v1.20.2")
+            format!("the package's `conf/kubeadm.yaml` has `kubernetesVersion: {value}`, which is no release such as v1.20.2")
         })
     }
 
-    /// An archive entry's name below the top folder.
+    /// The name of an archive entry below the top folder.
     pub(super) fn name_of(&self, entry: &tar::Entry<'_, impl Read>) -> Result<String> {
         let name = scan::entry_name(entry)?;
         Ok(name

@@ -1,6 +1,6 @@
-//! Reading all entries of a package into its listing, from an archive or from a folder.
+//! Reads all entries of a package, an archive or a folder, into its listing.
 //!
-//! Nothing is written. What holds for all entries together is checked by the listing.
+//! Writes nothing. The listing checks the rules over all entries.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,9 +15,9 @@ use tar::EntryType;
 use super::listing::{Kind, Listing, clean};
 use super::stream;
 
-/// Files up to this size are kept in memory while an archive is read: configuration and scripts, not programs.
+/// Files of an archive up to this size stay in memory: configuration and scripts, not programs.
 const SMALL: u64 = 1 << 20;
-/// And so much of them in all.
+/// The limit for all files in memory.
 const SMALL_TOTAL: u64 = 64 << 20;
 
 pub(super) fn is_file(kind: EntryType) -> bool {
@@ -39,7 +39,7 @@ pub(super) fn entry_name(entry: &tar::Entry<'_, impl Read>) -> Result<String> {
 }
 
 pub(super) fn link_name(entry: &tar::Entry<'_, impl Read>) -> Result<String> {
-    let target = entry.link_name_bytes().context("a link leads nowhere")?;
+    let target = entry.link_name_bytes().context("a link has no target")?;
     let target = std::str::from_utf8(&target).context("a link's target is not UTF-8")?;
     clean(target).with_context(|| format!("hard link to `{target}`"))
 }
@@ -80,14 +80,15 @@ pub(super) fn archive(path: &Path, small: &mut BTreeMap<String, Vec<u8>>) -> Res
             EntryType::Symlink => {
                 let target = entry
                     .link_name_bytes()
-                    .with_context(|| format!("symlink `{name}` leads nowhere"))?;
+                    .with_context(|| format!("symlink `{name}` has no target"))?;
                 add_symlink(&mut listing, name, std::str::from_utf8(&target).ok())?;
             }
             EntryType::Link => {
                 let target = link_name(entry).with_context(|| format!("entry `{name}`"))?;
                 let Some(Kind::File { .. }) = listing.get(&target) else {
                     bail!(
-                        "entry `{name}` is a hard link to `{target}`, which is not an earlier file of the package"
+                        "entry `{name}` is a hard link to `{target}`, which is not an earlier \
+                         file of the package"
                     );
                 };
                 let kind = listing.get(&target).cloned().context("seen above")?;
@@ -102,7 +103,7 @@ pub(super) fn archive(path: &Path, small: &mut BTreeMap<String, Vec<u8>>) -> Res
             EntryType::Fifo => {
                 bail!("entry `{name}` is a pipe; a package holds files, folders and links")
             }
-            other => bail!("entry `{name}` is of the unknown kind {other:?}"),
+            other => bail!("entry `{name}` has the unknown type {other:?}"),
         }
         Ok(())
     })?;
@@ -111,7 +112,7 @@ pub(super) fn archive(path: &Path, small: &mut BTreeMap<String, Vec<u8>>) -> Res
 
 fn add_symlink(listing: &mut Listing, name: String, target: Option<&str>) -> Result<()> {
     let target = target
-        .with_context(|| format!("symlink `{name}` leads to something not UTF-8"))?
+        .with_context(|| format!("the target of symlink `{name}` is not UTF-8"))?
         .to_owned();
     listing.add(name, Kind::Symlink { target })
 }
@@ -151,14 +152,15 @@ pub(super) fn folder(root: &Path, below: &str, listing: &mut Listing) -> Result<
             )?;
         } else {
             bail!(
-                "entry `{name}` is a device node, pipe or socket; a package holds files, folders and links"
+                "entry `{name}` is a device node, pipe or socket; a package holds files, folders \
+                 and links"
             );
         }
     }
     Ok(())
 }
 
-/// Reads to the end, gives every part to `each`; returns length and SHA-256.
+/// Reads to the end, passes every part to `each`, and returns length and SHA-256.
 pub(super) fn digest(
     mut data: impl Read,
     mut each: impl FnMut(&[u8]) -> io::Result<()>,

@@ -1,6 +1,4 @@
-//! Opening archives: the compression is told by content, and an archive that ends early is an error.
-//!
-//! Does not know what the entries mean.
+//! Opens archives: detects the compression by content, and reports a truncated archive.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
@@ -14,7 +12,7 @@ const BLOCK: u64 = 512;
 /// The bytes of an archive, decompressed.
 pub(super) type Bytes = Box<dyn Read + Send>;
 
-/// Compressions by their first bytes; those without a reader here are named in the refusal.
+/// Compressions by their first bytes. An error names those without a reader.
 const MAGIC: [(&[u8], &str); 6] = [
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
     (&[0x1f, 0x8b], "gzip"),
@@ -42,7 +40,7 @@ pub(super) fn decompress(mut input: BufReader<impl Read + Send + 'static>) -> Re
     match kind {
         Some("zstd") => {
             let mut decoder = zstd::Decoder::with_buffer(input)?;
-            // What `zstd --long=31` writes; the default refuses windows above 128 MiB.
+            // For `zstd --long=31`; the default limit of a window is 128 MiB.
             decoder.window_log_max(31)?;
             Ok(Box::new(decoder))
         }
@@ -52,18 +50,19 @@ pub(super) fn decompress(mut input: BufReader<impl Read + Send + 'static>) -> Re
         }
         None if looks_like_tar(start) => Ok(Box::new(input)),
         None => bail!(
-            "it is not a tar archive, and its compression is not known; give a folder, .tar, .tar.gz or .tar.zst"
+            "it is not a tar archive or has an unknown compression; give a folder, .tar, .tar.gz \
+             or .tar.zst"
         ),
     }
 }
 
-/// The checksum of a tar header, which every form of tar has, old ones without a magic too.
+/// Checks the checksum of a tar header, which even formats without a magic have.
 fn looks_like_tar(start: &[u8]) -> bool {
     let Some(header) = start.get(..BLOCK as usize) else {
         return false;
     };
     if header.iter().all(|&b| b == 0) {
-        return true; // an archive of nothing
+        return true; // an empty archive
     }
     let mut parsed = tar::Header::new_old();
     parsed.as_mut_bytes().copy_from_slice(header);
@@ -72,11 +71,11 @@ fn looks_like_tar(start: &[u8]) -> bool {
         .enumerate()
         .map(|(i, &b)| u32::from(if (148..156).contains(&i) { b' ' } else { b }))
         .sum();
-    parsed.cksum().is_ok_and(|wanted| wanted == sum)
+    parsed.cksum().is_ok_and(|expected| expected == sum)
 }
 
-/// Calls `each` for every entry with the archive's bytes, then makes sure that the archive has its end: the tar format's
-/// two empty blocks (a tar cut between two entries is otherwise a shorter tar), and the compression's check.
+/// Calls `each` for every entry, then checks the end of the archive: the two empty blocks of tar,
+/// without which an archive cut between two entries is valid, and the checksum of the compression.
 pub(super) fn entries(
     bytes: impl Read,
     mut each: impl FnMut(&mut tar::Entry<'_, Watched<'_>>) -> Result<()>,
@@ -90,19 +89,19 @@ pub(super) fn entries(
     for entry in archive.entries()? {
         let mut entry = entry.map_err(explained)?;
         each(&mut entry)?;
-        // Whatever `each` left is read, so that a cut in it is seen.
+        // Reads what `each` left, to detect a cut in it.
         io::copy(&mut entry, &mut io::sink()).map_err(explained)?;
         end = (entry.raw_file_position() + entry.header().entry_size()?).next_multiple_of(BLOCK);
     }
     ensure!(
         watch.position.get() >= end + BLOCK && watch.last_is_zero.get(),
-        "it is cut off: the archive has no end; copy it again"
+        "it is cut off: the end of the archive is missing; copy it again"
     );
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(explained)?;
     Ok(())
 }
 
-/// The crates' words for a cut differ; a person needs one.
+/// Unifies the messages of several crates for a truncated archive.
 pub(super) fn explained(error: io::Error) -> anyhow::Error {
     let text = error.to_string();
     let cut = error.kind() == io::ErrorKind::UnexpectedEof
@@ -126,7 +125,7 @@ struct Watch {
     last_is_zero: std::cell::Cell<bool>,
 }
 
-/// A reader that remembers how far it was read and whether the last bytes were zero.
+/// A reader that records its position and whether the last bytes were zero.
 pub(super) struct Watched<'a> {
     inner: Box<dyn Read + 'a>,
     watch: &'a Watch,

@@ -62,7 +62,8 @@ pub fn validate(request: &Request) -> Result<Input> {
                 .map_err(|error| match error.kind() {
                     ErrorKind::NotFound => Invalid::new(
                         format!("the package `{name}` does not exist"),
-                        "write its path relative to this file, or remove the key for the default package",
+                        "write its path relative to this file, or remove the key for the default \
+                         package",
                     ),
                     _ => Invalid::new(
                         format!("the package `{name}` cannot be read: {error}"),

@@ -1,6 +1,6 @@
-//! Specifications turned into keys and certificates. Nothing else touches rcgen.
+//! Issues keys and certificates from specifications. The only user of rcgen for certificates.
 //!
-//! Decides no names and keeps no files.
+//! [`super`] decides the names, [`store`](super::store) keeps the files.
 
 use std::fmt;
 
@@ -16,10 +16,10 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{AuthorityRow, Issuer, Specification, Usage};
 
-/// NotBefore of everything: a machine whose clock stands at its firmware's birthday must still trust us.
+/// NotBefore of all certificates, early enough for a machine whose clock is at its firmware's date.
 pub const NOT_BEFORE: Date = time::macros::date!(2000 - 01 - 01);
 
-/// A private key in PEM. Shown to nobody unless [`expose`](Self::expose)d.
+/// A private key in PEM, which only [`expose`](Self::expose) returns.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretPem(String);
 
@@ -46,7 +46,7 @@ pub struct Issued {
     pub key: SecretPem,
 }
 
-/// An authority that can sign.
+/// A CA with its key.
 #[derive(Debug)]
 pub struct Authority {
     pub certificate: String,
@@ -56,9 +56,9 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new authority that begins at [`NOT_BEFORE`] and ends `validity_days` after `today`.
+    /// A new CA, valid from [`NOT_BEFORE`] until `validity_days` after `today`.
     pub fn create(row: &AuthorityRow, today: Date, validity_days: u32) -> Result<Self> {
-        let doing = || format!("making the authority `{}`", row.common_name);
+        let doing = || format!("creating the CA `{}`", row.common_name);
         let not_after = end(today, validity_days)?;
         let mut params = base(row.common_name, None, not_after);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -78,33 +78,33 @@ impl Authority {
         })
     }
 
-    /// An authority kept from an earlier run, or somebody's own: RSA or EC, PKCS#8, PKCS#1 or SEC1.
-    /// Refused when the two do not belong together, when it may not sign, or when it has ended.
+    /// A CA of an earlier run or of the user: RSA or EC; PKCS#8, PKCS#1 or SEC1. A pair that does
+    /// not match, may not sign or has expired is an error.
     pub fn load(certificate: &str, key: &str, today: Date) -> Result<Self> {
         let pair = KeyPair::from_pem(key)
             .map_err(|_| anyhow::anyhow!("the key is not a private key in PEM"))?;
         let der = certificate_der(certificate)?;
         let (rest, x509) =
             X509Certificate::from_der(&der).context("the certificate cannot be read")?;
-        ensure!(rest.is_empty(), "the certificate has bytes after its end");
+        ensure!(rest.is_empty(), "the certificate has trailing bytes");
         ensure!(
             x509.public_key().raw == pair.subject_public_key_info(),
             "the certificate and the key do not belong together"
         );
         ensure!(
             x509.is_ca(),
-            "the certificate is not an authority's (basicConstraints says so)"
+            "the certificate is not that of a CA (basicConstraints)"
         );
         if let Ok(Some(usage)) = x509.key_usage() {
             ensure!(
                 usage.value.key_cert_sign(),
-                "the certificate may not sign others (keyUsage says so)"
+                "the certificate may not sign others (keyUsage)"
             );
         }
         let not_after = x509.validity().not_after.to_datetime();
         ensure!(
             not_after.date() > today,
-            "the authority ended on {}",
+            "the CA expired on {}",
             not_after.date()
         );
         Ok(Self {
@@ -116,16 +116,20 @@ impl Authority {
         })
     }
 
-    /// A new key and its certificate. It never outlives the authority.
-    pub fn sign(&self, wanted: &Specification, today: Date) -> Result<Issued> {
-        let doing = || format!("issuing the certificate `{}`", wanted.common_name);
-        let not_after = end(today, wanted.validity_days)?.min(self.not_after);
-        let mut params = base(&wanted.common_name, wanted.organization, not_after);
-        // Writes basicConstraints CA:FALSE and a subject key identifier; plain NoCa leaves both out.
+    /// A new key and its certificate, which expires no later than the CA.
+    pub fn sign(&self, specification: &Specification, today: Date) -> Result<Issued> {
+        let doing = || format!("issuing the certificate `{}`", specification.common_name);
+        let not_after = end(today, specification.validity_days)?.min(self.not_after);
+        let mut params = base(
+            &specification.common_name,
+            specification.organization,
+            not_after,
+        );
+        // Adds basicConstraints CA:FALSE and a subject key identifier, unlike NoCa.
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = match wanted.usage {
+        params.extended_key_usages = match specification.usage {
             Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
             Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
             Usage::Both => vec![
@@ -133,14 +137,14 @@ impl Authority {
                 ExtendedKeyUsagePurpose::ClientAuth,
             ],
         };
-        for name in &wanted.dns {
+        for name in &specification.dns {
             params.subject_alt_names.push(SanType::DnsName(
                 name.as_str().try_into().with_context(doing)?,
             ));
         }
         params
             .subject_alt_names
-            .extend(wanted.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+            .extend(specification.ips.iter().map(|ip| SanType::IpAddress(*ip)));
         let key = KeyPair::generate().with_context(doing)?;
         let certificate = params
             .signed_by(&key, &self.issuer)
@@ -153,7 +157,7 @@ impl Authority {
     }
 }
 
-/// The pair with which the control plane signs and checks service-account tokens.
+/// The key pair with which the control plane signs and verifies service-account tokens.
 #[derive(Debug)]
 pub struct ServiceAccount {
     pub key: SecretPem,
@@ -162,24 +166,24 @@ pub struct ServiceAccount {
 }
 
 impl ServiceAccount {
-    /// RSA, unlike all else: `kubeadm join --control-plane` of 1.20 reads nothing else
+    /// RSA, unlike all other keys: `kubeadm join --control-plane` of 1.20 reads no other kind
     /// (`pkiutil.TryLoadPrivatePublicKeyFromDisk`).
     pub fn create() -> Result<Self> {
         let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)
-            .context("making the service-account key")?;
+            .context("creating the service-account key")?;
         Ok(Self {
             key: SecretPem::new(key.serialize_pem()),
             public: key.public_key_pem(),
         })
     }
 
-    /// Refused when the two do not belong together or are not RSA.
+    /// A pair that does not match or is not RSA is an error.
     pub fn load(key: &str, public: &str) -> Result<Self> {
         let pair = KeyPair::from_pem(key)
             .map_err(|_| anyhow::anyhow!("the key is not a private key in PEM"))?;
         ensure!(
             pair.is_compatible(&PKCS_RSA_SHA256),
-            "the key is not RSA, and kubeadm 1.20 joins masters with no other kind"
+            "the key is not RSA, the only kind with which kubeadm 1.20 joins masters"
         );
         let (_, pem) = x509_parser::pem::parse_x509_pem(public.as_bytes())
             .map_err(|_| anyhow::anyhow!("the public key is not in PEM"))?;
@@ -194,7 +198,7 @@ impl ServiceAccount {
     }
 }
 
-/// All that can sign.
+/// All CAs, and the service-account key pair.
 #[derive(Debug)]
 pub struct Authorities {
     pub cluster: Authority,
@@ -213,28 +217,25 @@ impl Authorities {
     }
 }
 
-/// SHA-256 of the DER, as `openssl x509 -fingerprint -sha256` has it, in lower-case hexadecimal.
+/// SHA-256 of the DER in lower-case hexadecimal, as of `openssl x509 -fingerprint -sha256`.
 pub fn fingerprint(certificate: &str) -> Result<String> {
     Ok(build_tools::cache::hex(&Sha256::digest(certificate_der(
         certificate,
     )?)))
 }
 
-/// The one certificate of a PEM text.
+/// The only certificate of a PEM text.
 pub fn certificate_der(pem: &str) -> Result<Vec<u8>> {
     let mut blocks = Pem::iter_from_buffer(pem.as_bytes());
     let Some(Ok(first)) = blocks.next() else {
-        bail!("there is no certificate in PEM")
+        bail!("no certificate in PEM")
     };
     ensure!(
         first.label == "CERTIFICATE",
-        "there is a `{}` where a certificate should be",
+        "`{}` instead of a certificate",
         first.label
     );
-    ensure!(
-        blocks.next().is_none(),
-        "there is more than one certificate"
-    );
+    ensure!(blocks.next().is_none(), "more than one certificate");
     Ok(first.contents)
 }
 
@@ -263,6 +264,6 @@ fn end(today: Date, days: u32) -> Result<OffsetDateTime> {
         .checked_add(Duration::days(i64::from(days)))
         .map(|date| date.midnight().assume_utc())
         .with_context(|| {
-            format!("{days} days from {today} are past the year 9999, where certificates end")
+            format!("{days} days after {today} is later than the year 9999, the last one of certificates")
         })
 }

@@ -1,11 +1,12 @@
-//! The cluster's public key infrastructure as a table: reading [`AUTHORITIES`] and [`LEAVES`] is reading our PKI.
+//! The cluster's public key infrastructure as two tables, [`AUTHORITIES`] and [`LEAVES`].
 //!
-//! What is listed is what kubeadm 1.20 to 1.31 would make on the hosts themselves, by the same file names and
-//! subjects (Kubernetes `cmd/kubeadm/app/phases/certs/certlist.go`, `…/kubeconfig/kubeconfig.go`), so that
-//! kubeadm finds everything in place and makes nothing. Issuing is in [`issue`], keeping in [`store`].
+//! They list what kubeadm 1.20 to 1.31 creates on the hosts, with the same file names and subjects
+//! (Kubernetes `cmd/kubeadm/app/phases/certs/certlist.go`, `…/kubeconfig/kubeconfig.go`), so that
+//! kubeadm finds every file and creates none. [`issue`] signs certificates, [`store`] keeps them
+//! between runs.
 //!
-//! kubeadm from 1.29 on also wants a `super-admin.conf` on master0. It makes one itself from the authority's
-//! key when there is none, and older ones do not know it, so it is not listed.
+//! kubeadm 1.29 and later also use a `super-admin.conf` on master0. It is not listed: kubeadm
+//! creates it from the CA's key, and earlier releases do not know it.
 
 pub mod issue;
 pub mod store;
@@ -33,9 +34,9 @@ pub enum Issuer {
 pub struct AuthorityRow {
     pub issuer: Issuer,
     pub common_name: &'static str,
-    /// Below `/etc/kubernetes/pki` on a host and `pki/` in the output folder, without `.crt` and `.key`.
+    /// Below `/etc/kubernetes/pki` on a host and `pki/` in the output folder, without extension.
     pub file: &'static str,
-    /// Who gets the certificate. The key goes to masters only, always.
+    /// The hosts with the certificate. Only masters have the key.
     pub holders: Holders,
 }
 
@@ -49,12 +50,12 @@ pub const AUTHORITIES: [AuthorityRow; 3] = [
 /// The service-account key pair, `sa.key` and `sa.pub`; masters only.
 pub const SERVICE_ACCOUNT: &str = "sa";
 
-/// One certificate that every holder gets with a key of its own.
+/// A certificate. Every holder has its own, with its own key.
 #[derive(Debug)]
 pub struct LeafRow {
     pub name: &'static str,
     pub issuer: Issuer,
-    /// `<host>` stands for the host's name.
+    /// `<host>` is replaced by the host's name.
     pub common_name: &'static str,
     pub organization: Option<&'static str>,
     pub names: Names,
@@ -63,13 +64,13 @@ pub struct LeafRow {
     pub holders: Holders,
 }
 
-/// Which subject alternative names.
+/// The subject alternative names of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Names {
     None,
     Apiserver,
     Etcd,
-    /// The host's own, and no other's.
+    /// Names and addresses of the host only.
     Host,
 }
 
@@ -77,16 +78,16 @@ pub enum Names {
 pub enum Usage {
     Client,
     Server,
-    /// etcd's gateway dials itself with its serving certificate (etcd-io/etcd#9785).
+    /// etcd's gateway connects to itself with its serving certificate (etcd-io/etcd#9785).
     Both,
 }
 
-/// Where a leaf ends on the host.
+/// The files of a certificate on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// `/etc/kubernetes/pki/<0>.crt` and `.key`.
     Files(&'static str),
-    /// [`STATUS_CERTIFICATE`] and [`STATUS_KEY`], which are firstboot's and nothing of kubeadm's.
+    /// [`STATUS_CERTIFICATE`] and [`STATUS_KEY`], used by firstboot and not by kubeadm.
     Status,
     /// `/etc/kubernetes/<0>`, a kubeconfig for the control plane's endpoint.
     Endpoint(&'static str),
@@ -112,7 +113,7 @@ use Place::{Endpoint, Files, Local, Status};
 
 const MASTERS_GROUP: Option<&str> = Some("system:masters");
 const NODES_GROUP: Option<&str> = Some("system:nodes");
-/// A group that Kubernetes gives no rights to.
+/// A group without any rights in Kubernetes.
 const STATUS_GROUP: Option<&str> = Some("firstlight:status");
 
 #[rustfmt::skip]
@@ -128,17 +129,19 @@ pub const LEAVES: [LeafRow; 12] = [
     LeafRow { name: "controller-manager",       issuer: Cluster,    common_name: "system:kube-controller-manager", organization: None,          names: Names::None,      usage: Usage::Client, place: Local("controller-manager.conf"),  holders: Masters },
     LeafRow { name: "scheduler",                issuer: Cluster,    common_name: "system:kube-scheduler",          organization: None,          names: Names::None,      usage: Usage::Client, place: Local("scheduler.conf"),           holders: Masters },
     LeafRow { name: KUBELET,                    issuer: Cluster,    common_name: "system:node:<host>",             organization: NODES_GROUP,   names: Names::None,      usage: Usage::Client, place: Endpoint("kubelet.conf"),          holders: Everyone },
-    // Serves only, so that it opens nothing: whoever asks shows an administrator's certificate, which no node has.
+    // A server certificate, which gives no access: a client of the status API needs an
+    // administrator's certificate.
     LeafRow { name: "status",                   issuer: Cluster,    common_name: "<host>",                         organization: STATUS_GROUP,  names: Names::Host,      usage: Usage::Server, place: Status,                            holders: Everyone },
 ];
 
 /// The administrator's certificate: one per master, and one for the output folder's `admin.conf`.
 pub const ADMIN: &str = "admin";
 
-/// The kubelet's client certificate, which is also what a joining host shows when it discovers the cluster.
+/// The kubelet's client certificate. A joining host also discovers the cluster with it.
 pub const KUBELET: &str = "kubelet";
 
-/// What decides one certificate. Equal specifications under an equal authority are the same certificate.
+/// All inputs of a certificate except the CA: with the same CA, equal specifications share one
+/// certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Specification {
     pub issuer: Issuer,
@@ -163,7 +166,7 @@ impl LeafRow {
                 ips.extend(loopback());
                 (dns, ips)
             }
-            // Not the loopback addresses: a node's authority-signed certificate is for nobody but this host.
+            // No loopback addresses: the certificate must be valid for this host only.
             Names::Host => (
                 vec![host.name.clone(), plan.fqdn(host)],
                 host.ips().collect(),
@@ -194,8 +197,8 @@ pub fn operator(plan: &ClusterPlan) -> Specification {
     }
 }
 
-/// Every master's certificate holds every master's name and address: then any of them may be asked for by any
-/// name, and kubeadm, which compares names only on its own host, finds all that it wants.
+/// Every master's certificate has the names and addresses of all masters, so that each is reachable
+/// by any of them. kubeadm checks only the names of its own host.
 fn apiserver_names(plan: &ClusterPlan, host: &HostPlan) -> (Vec<String>, Vec<IpAddr>) {
     let mut dns = vec![
         "kubernetes".to_owned(),
@@ -221,7 +224,7 @@ fn apiserver_names(plan: &ClusterPlan, host: &HostPlan) -> (Vec<String>, Vec<IpA
     (distinct(dns), distinct(ips))
 }
 
-/// The address of the Service `kubernetes`: the first after the network's own.
+/// The address of the Service `kubernetes`: the first after the network address.
 fn first_service_address(range: &ipnet::IpNet) -> IpAddr {
     match range.network() {
         IpAddr::V4(network) => IpAddr::V4((u32::from(network).saturating_add(1)).into()),

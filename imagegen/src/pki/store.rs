@@ -1,6 +1,7 @@
-//! Keeping the PKI between runs: what is there is used, what is missing is made, nothing is overwritten.
+//! Keeps the PKI between runs: uses what exists, creates what is missing, overwrites nothing.
 //!
-//! Reads a `pki/` folder and says what it should hold afterwards; writing is the output folder's business.
+//! [`Pki::prepare`] enters this module for every certificate, because it decides for each whether
+//! the kept one is still valid. It reads a `pki/` folder; the output folder writes the new state.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,13 +16,13 @@ use time::Date;
 
 use super::issue::{Authorities, Authority, Issued, SecretPem, ServiceAccount};
 use super::{ADMIN, AUTHORITIES, AuthorityRow, LEAVES, SERVICE_ACCOUNT, Specification};
+use crate::digest::hex;
 use crate::plan::{ClusterPlan, HostPlan};
-use build_tools::cache::hex;
 
-/// Issued certificates with their keys, so that a second run changes none.
+/// Issued certificates with their keys, for the next run.
 const ISSUED_FILE: &str = "issued.json";
 
-/// The operator's entry in [`ISSUED_FILE`]; no host can be named so.
+/// The operator's entry in [`ISSUED_FILE`]; not a valid host name.
 const OPERATOR: &str = "(operator)";
 
 /// The whole PKI of one cluster.
@@ -33,12 +34,12 @@ pub struct Pki {
     kept: BTreeMap<String, BTreeMap<String, Kept>>,
 }
 
-/// One certificate as the store keeps it.
+/// A certificate in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
-    /// Over the specification, the authority, the certificate and the key: whatever of them changes, or
-    /// rots, the certificate is issued anew.
+    /// Of the specification, the CA, the certificate and the key. A change or damage of any of them
+    /// leads to a new certificate.
     digest: String,
     certificate: String,
     key: KeyText,
@@ -55,8 +56,8 @@ impl std::fmt::Debug for KeyText {
 }
 
 impl Pki {
-    /// Reads `dir`, makes what is missing, and issues a certificate for each row of [`LEAVES`] and each
-    /// holder in `plan`. Writes nothing.
+    /// Reads `dir`, creates what is missing, and issues a certificate for each row of [`LEAVES`]
+    /// and each holder in `plan`. Writes nothing.
     pub fn prepare(dir: &Path, plan: &ClusterPlan, today: Date) -> Result<Self> {
         let [cluster, front_proxy, etcd] =
             AUTHORITIES.map(|row| authority(dir, &row, today, plan.validity_days));
@@ -80,10 +81,10 @@ impl Pki {
         for host in &plan.hosts {
             let mut leaves = BTreeMap::new();
             for row in LEAVES.iter().filter(|row| row.holders.include(host.role)) {
-                let wanted = row.specify(plan, host);
+                let specification = row.specify(plan, host);
                 leaves.insert(
                     row.name,
-                    pki.leaf(&mut before, &host.name, row.name, &wanted, today)?,
+                    pki.leaf(&mut before, &host.name, row.name, &specification, today)?,
                 );
             }
             pki.hosts.insert(host.name.clone(), leaves);
@@ -91,7 +92,7 @@ impl Pki {
         Ok(pki)
     }
 
-    /// The certificate of row `name` for `host`.
+    /// The certificate of `host` for the row `name`.
     pub fn issued(&self, host: &HostPlan, name: &str) -> Result<&Issued> {
         self.hosts
             .get(&host.name)
@@ -99,7 +100,7 @@ impl Pki {
             .with_context(|| format!("`{}` has no certificate `{name}`", host.name))
     }
 
-    /// All certificates of one host by the name of their row.
+    /// All certificates of one host by row name.
     pub fn of_host<'a>(
         &'a self,
         host: &HostPlan,
@@ -111,7 +112,7 @@ impl Pki {
             .map(|(name, issued)| (*name, issued))
     }
 
-    /// What the `pki/` folder holds: relative path and text, all of it for its owner only.
+    /// The files of the `pki/` folder by relative path, all readable by their owner only.
     pub fn files(&self) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
         let mut files = BTreeMap::new();
         for row in &AUTHORITIES {
@@ -146,21 +147,27 @@ impl Pki {
         before: &mut BTreeMap<String, BTreeMap<String, Kept>>,
         host: &str,
         name: &str,
-        wanted: &Specification,
+        specification: &Specification,
         today: Date,
     ) -> Result<Issued> {
-        let authority = self.authorities.get(wanted.issuer);
+        let authority = self.authorities.get(specification.issuer);
         let kept = before.get_mut(host).and_then(|leaves| leaves.remove(name));
         let kept = match kept {
             Some(kept)
-                if kept.digest == digest(wanted, authority, &kept.certificate, &kept.key.0)? =>
+                if kept.digest
+                    == digest(specification, authority, &kept.certificate, &kept.key.0)? =>
             {
                 kept
             }
             _ => {
-                let issued = authority.sign(wanted, today)?;
+                let issued = authority.sign(specification, today)?;
                 Kept {
-                    digest: digest(wanted, authority, &issued.certificate, issued.key.expose())?,
+                    digest: digest(
+                        specification,
+                        authority,
+                        &issued.certificate,
+                        issued.key.expose(),
+                    )?,
                     certificate: issued.certificate,
                     key: KeyText(issued.key.expose().to_owned()),
                 }
@@ -179,14 +186,19 @@ impl Pki {
 }
 
 fn digest(
-    wanted: &Specification,
+    specification: &Specification,
     authority: &Authority,
     certificate: &str,
     key: &str,
 ) -> Result<String> {
-    let wanted = serde_json::to_string(wanted).context("writing a specification")?;
+    let specification = serde_json::to_string(specification).context("writing a specification")?;
     let mut digest = Sha256::new();
-    for part in [wanted.as_str(), &authority.certificate, certificate, key] {
+    for part in [
+        specification.as_str(),
+        &authority.certificate,
+        certificate,
+        key,
+    ] {
         digest.update((part.len() as u64).to_le_bytes());
         digest.update(part);
     }
@@ -223,30 +235,32 @@ fn service_account(dir: &Path) -> Result<ServiceAccount> {
 
 fn refusal(first: &Path, second: &Path) -> String {
     format!(
-        "using `{}` and `{}` (a kept authority is never overwritten: put the right pair back, or move both away \
-         to begin a new cluster)",
+        "using `{}` and `{}` (imagegen never overwrites a CA: restore the right pair, or move \
+         both files \
+         away for a new cluster)",
         first.display(),
         second.display()
     )
 }
 
-/// Both texts of a pair, or none. One without the other is an error: making a new pair beside it would
-/// leave hosts that no longer trust each other.
+/// Both texts of a pair, or none. One alone is an error: with a new pair, hosts would no longer
+/// trust each other.
 fn pair(dir: &Path, first: &str, second: &str) -> Result<Option<(String, String)>> {
     let (first, second) = (dir.join(first), dir.join(second));
     match (read(&first)?, read(&second)?) {
         (Some(a), Some(b)) => Ok(Some((a, b))),
         (None, None) => Ok(None),
         (a, _) => {
-            let (there, gone) = if a.is_some() {
+            let (found, missing) = if a.is_some() {
                 (&first, &second)
             } else {
                 (&second, &first)
             };
             bail!(
-                "`{}` is there, `{}` is not; put it back, or move the other away to begin a new cluster",
-                there.display(),
-                gone.display()
+                "`{}` exists, but `{}` is not there; restore it, or move the first away for a new \
+                 cluster",
+                found.display(),
+                missing.display()
             )
         }
     }
@@ -257,21 +271,23 @@ fn read_issued(path: &Path) -> Result<BTreeMap<String, BTreeMap<String, Kept>>> 
         return Ok(BTreeMap::new());
     };
     serde_json::from_str(&text).with_context(|| {
-        format!("reading `{}` (remove it, and every host gets new certificates from the same authorities)", path.display())
+        let cure = "without this file, every host gets new certificates from the same CAs";
+        format!("reading `{}` ({cure})", path.display())
     })
 }
 
-/// A text of the store; also takes away what others may do with it.
+/// Reads a file of the store and restricts its mode to the owner.
 fn read(path: &Path) -> Result<Option<String>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("reading `{}`", path.display())),
     };
-    let meta = fs::metadata(path).with_context(|| format!("looking at `{}`", path.display()))?;
+    let meta =
+        fs::metadata(path).with_context(|| format!("reading the mode of `{}`", path.display()))?;
     if meta.mode() & 0o077 != 0 {
         log::warn!(
-            "`{}` was readable by others, setting its mode to 0600",
+            "`{}` is accessible to others; setting its mode to 0600",
             path.display()
         );
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))

@@ -4,10 +4,10 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-/// base64 shorter than this holds no key.
+/// Shorter base64 has no key.
 const MIN_BASE64: usize = 40;
 
-/// Stretches that may be base64: each word that is long enough, and lines of nothing else joined together.
+/// Possible base64: each long word, and the joined lines of a block.
 pub(super) fn base64_runs(text: &str) -> Vec<String> {
     let mut runs = Vec::new();
     let mut lines = String::new();
@@ -36,7 +36,7 @@ fn is_base64(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"+/=-_".contains(&b)
 }
 
-/// The run decoded with both alphabets, whichever of them take it.
+/// Decodes a run with the alphabet that its characters show.
 pub(super) fn decode(run: &str) -> Vec<Vec<u8>> {
     const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
@@ -48,7 +48,7 @@ pub(super) fn decode(run: &str) -> Vec<Vec<u8>> {
     } else {
         STANDARD
     };
-    // Two values in one stretch are told apart by the padding between them.
+    // Padding separates two values in one run.
     let parts = run.split_inclusive('=').collect::<Vec<_>>();
     let mut values: Vec<String> = Vec::new();
     for part in parts {

@@ -1,7 +1,7 @@
-//! A topology judged as a whole and turned into a plan: every default, and every rule over more than one value.
+//! Checks a whole topology and turns it into a plan: defaults, and rules over more than one value.
 //!
-//! All findings of one text come in one run, each with its place. Rules for a single value stand in
-//! [`value`], rules for ranges and for hosts in the two modules beside this.
+//! One run reports all findings, each with its position. Rules for single values are in [`value`],
+//! rules for ranges in `network`, rules for hosts in `hosts`.
 
 use userdata::contract::API_VERSION;
 use userdata::node_config::Kubernetes;
@@ -14,21 +14,21 @@ use crate::plan::{ClusterPlan, ImagePlan, Kernel};
 
 pub const KIND: &str = "Cluster";
 
-/// A plan that can be carried out, and what was odd about its topology.
+/// A valid plan, and warnings about its topology.
 #[derive(Debug)]
 pub struct Checked {
     pub plan: ClusterPlan,
     pub warnings: Vec<Diagnostic>,
-    /// Line and column of the package's path, where the topology names one.
+    /// Line and column of the package's path, if the topology has one.
     pub package_place: Option<(usize, usize)>,
 }
 
-/// Reads a topology; errors call it `name`.
+/// Reads a topology; findings call it `name`.
 pub fn read(name: &str, text: &str) -> Result<Checked, Diagnostics> {
     read_with(name, text, &|_| Ok(()))
 }
 
-/// [`read`], and the finding of `package` about the value of that key. Looking at the disk is the caller's part.
+/// [`read`] with an additional rule for the value of `package`, for callers that look at the disk.
 pub fn read_with(
     name: &str,
     text: &str,
@@ -42,7 +42,7 @@ pub fn read_with(
     if found.0.is_empty() {
         return checked;
     }
-    // What could be read is judged all the same, so that one run tells everything.
+    // The readable part is checked too, so that one run reports everything.
     let more = checked.map_or_else(|found| found.0, |checked| checked.warnings);
     for finding in more {
         found.push_unless_known(finding);
@@ -77,7 +77,7 @@ fn check(
             f.error(
                 "package",
                 "empty",
-                "write a path, or leave the key out for the embedded package",
+                "write a path, or remove the key for the default package",
             );
         }
         !text.is_empty() && f.take("package", package_rule(text)).is_some()
@@ -126,14 +126,14 @@ fn check(
     })
 }
 
-fn constant(f: &mut Findings<'_>, path: &str, found: Option<&str>, wanted: &str) {
+fn constant(f: &mut Findings<'_>, path: &str, found: Option<&str>, expected: &str) {
     match found {
-        None => f.missing(path, format!("write `{path}: {wanted}` at the top")),
-        Some(text) if text == wanted => {}
+        None => f.missing(path, format!("write `{path}: {expected}` at the top")),
+        Some(text) if text == expected => {}
         Some(text) => f.error(
             path,
             format!("`{text}` is not known"),
-            format!("write `{wanted}`"),
+            format!("write `{expected}`"),
         ),
     }
 }
@@ -155,7 +155,7 @@ fn kubernetes(given: &KubernetesTopology, f: &mut Findings<'_>) -> Kubernetes {
             };
             f.error_at_key(
                 &format!("kubernetes.{set}[\"{flag}\"]"),
-                "not the name of a flag, which has no dashes before it",
+                "not the name of a flag without leading dashes",
                 help,
             );
         }
@@ -163,11 +163,7 @@ fn kubernetes(given: &KubernetesTopology, f: &mut Findings<'_>) -> Kubernetes {
     for reserved in ["apiVersion", "kind"] {
         if given.kubelet.contains_key(reserved) {
             let path = format!("kubernetes.kubelet.{reserved}");
-            f.error_at_key(
-                &path,
-                "set by kubeadm's version, not by hand",
-                "remove this line",
-            );
+            f.error_at_key(&path, "set by the version of kubeadm", "remove this line");
         }
     }
     let timeout = given.control_plane_timeout.as_deref();
@@ -190,8 +186,8 @@ fn is_flag(text: &str) -> bool {
 }
 
 fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
-    /// What imagegen itself puts on the command line: given twice, the machine would not find its root.
-    const OURS: [&str; 7] = [
+    /// Set by imagegen. With a second value the machine would not find its root.
+    const RESERVED: [&str; 7] = [
         "root",
         "roothash",
         "usrhash",
@@ -208,11 +204,7 @@ fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
             let help = meant.map_or("write `generic` or `cloud`".to_owned(), |meant| {
                 format!("write `{meant}`")
             });
-            f.error(
-                "image.kernel",
-                format!("there is no kernel `{other}`"),
-                help,
-            );
+            f.error("image.kernel", format!("unknown kernel `{other}`"), help);
             Kernel::Generic
         }
     };
@@ -225,15 +217,15 @@ fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
             ))
         } else if key == "console" {
             Err(Invalid::new(
-                "consoles have a key of their own",
+                "consoles have their own key",
                 "write it under `image.console`",
             ))
-        } else if OURS
+        } else if RESERVED
             .iter()
-            .any(|ours| key == *ours || key.starts_with(&format!("{ours}_")))
+            .any(|reserved| key == *reserved || key.starts_with(&format!("{reserved}_")))
         {
             Err(Invalid::new(
-                format!("`{key}` is set by imagegen to the verified root"),
+                format!("`{key}` is set by imagegen for the verified root"),
                 "remove this item",
             ))
         } else {

@@ -1,4 +1,4 @@
-//! Collecting what is wrong with a topology while it is judged. Judges nothing itself.
+//! Collects findings about a topology. The rules are elsewhere.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -7,7 +7,7 @@ use yaml::{Diagnostic, Diagnostics, Spans};
 
 use super::value::Invalid;
 
-/// Collects what is found, each with its place in the text.
+/// Findings with their positions in the text.
 #[derive(Debug)]
 pub(super) struct Findings<'a> {
     spans: &'a Spans,
@@ -22,7 +22,7 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// All warnings, or, where anything is wrong, all findings; in the order of the text.
+    /// The warnings, or all findings if any is an error, in the order of the text.
     pub(super) fn into_warnings(mut self) -> Result<Vec<Diagnostic>, Diagnostics> {
         self.found.sort();
         self.found.into_result()
@@ -73,7 +73,7 @@ impl<'a> Findings<'a> {
         self.error(path, format!("`{key}` is missing"), help);
     }
 
-    /// The text of a key that must be there.
+    /// The text of a required key.
     pub(super) fn required<'t>(
         &mut self,
         path: &str,
@@ -86,7 +86,7 @@ impl<'a> Findings<'a> {
         text
     }
 
-    /// The value, or its refusal as a finding at `path`.
+    /// The value, or a finding at `path`.
     pub(super) fn take<T>(&mut self, path: &str, checked: Result<T, Invalid>) -> Option<T> {
         match checked {
             Ok(value) => Some(value),
@@ -97,7 +97,7 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// Each item of a list that holds, with findings for those that do not and for those given twice.
+    /// The valid items of a list, with findings for invalid items and duplicates.
     pub(super) fn all(
         &mut self,
         path: &str,
@@ -109,7 +109,7 @@ impl<'a> Findings<'a> {
             let path = format!("{path}[{i}]");
             match self.take(&path, check(text)) {
                 Some(value) if kept.contains(&value) => {
-                    self.error(&path, "given twice", "remove one of them");
+                    self.error(&path, "duplicate", "remove one of them");
                 }
                 Some(value) => kept.push(value),
                 None => {}
@@ -123,7 +123,7 @@ impl<'a> Findings<'a> {
     }
 }
 
-/// Values that must differ from host to host, and who had each first.
+/// Values that must be unique among hosts, with their first owner.
 #[derive(Debug)]
 pub(super) struct Unique<K> {
     what: &'static str,
@@ -138,8 +138,8 @@ impl<K: Ord + Display> Unique<K> {
         }
     }
 
-    /// Notes `value` of `host` at `path`; one that was noted before is an error that names the first.
-    pub(super) fn note(
+    /// Adds `value` of `host` at `path`. The finding about a duplicate names the first owner.
+    pub(super) fn add(
         &mut self,
         f: &mut Findings<'_>,
         path: &str,

@@ -1,4 +1,4 @@
-//! Rules over the hosts: each by itself, among each other, and against the cluster's network.
+//! Rules for hosts: each alone, among each other, and with the cluster's network.
 
 use std::net::IpAddr;
 
@@ -29,7 +29,7 @@ pub(super) fn check(topology: &Topology, network: &Network, f: &mut Findings<'_>
         let plan = one(host, &path, network, f);
         let name = host.name.as_deref().unwrap_or("a host without name");
         if host.name.is_some() {
-            names.note(
+            names.add(
                 f,
                 &format!("{path}.name"),
                 name,
@@ -42,10 +42,10 @@ pub(super) fn check(topology: &Topology, network: &Network, f: &mut Findings<'_>
             .with_paths(&format!("{path}.address"))
             .zip(&plan.addresses)
         {
-            addresses.note(f, &place, name, net.addr(), "write this host's own address");
+            addresses.add(f, &place, name, net.addr(), "write this host's own address");
         }
         if !plan.mac.is_empty() {
-            macs.note(
+            macs.add(
                 f,
                 &format!("{path}.mac"),
                 name,
@@ -61,7 +61,7 @@ pub(super) fn check(topology: &Topology, network: &Network, f: &mut Findings<'_>
     plans
 }
 
-/// A host by itself. What could not be read is left empty, and was reported.
+/// Checks one host. Invalid values are reported and stay empty.
 fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>) -> HostPlan {
     let at = |key: &str| format!("{path}.{key}");
     let name = f
@@ -70,7 +70,7 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
     if name == "localhost" || name == network.apiserver.domain {
         f.error(
             &at("name"),
-            format!("`{name}` already means something else on every host"),
+            format!("`{name}` has another meaning on every host"),
             "write another name",
         );
     } else if host.name.is_some() {
@@ -93,7 +93,7 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
                 Some(meant) => format!("write `{meant}`"),
                 None => "write `master` or `node`".to_owned(),
             };
-            f.error(&at("role"), format!("there is no role `{other}`"), help);
+            f.error(&at("role"), format!("unknown role `{other}`"), help);
             Role::Node
         }
     };
@@ -125,15 +125,15 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
         }
         addresses.push(address);
     }
-    let help = "write the MAC address of the card that carries the address: by it a machine finds its document";
+    let help = "write the MAC address of the network card, by which a machine finds its document";
     let mac = f.required(&at("mac"), host.mac.as_deref(), help);
     let mac = mac
         .and_then(|text| f.take(&at("mac"), value::mac(text)))
         .unwrap_or_default();
     for (key, text) in &host.labels {
         let path = format!("{path}.labels[\"{key}\"]");
-        if let Err(refusal) = value::node_label_key(key) {
-            f.error_at_key(&path, refusal.message, refusal.help.unwrap_or_default());
+        if let Err(invalid) = value::node_label_key(key) {
+            f.error_at_key(&path, invalid.message, invalid.help.unwrap_or_default());
         }
         f.take(&path, value::label_value(text));
     }
@@ -167,13 +167,13 @@ fn taken(network: &Network, addresses: &Unique<IpAddr>, f: &mut Findings<'_>) {
             f.error(
                 "network.gateway",
                 format!("the gateway `{gateway}` is the address of the host `{host}`"),
-                "write the router's own address, or leave the key out where there is none",
+                "write the router's own address, or remove the key if there is none",
             );
         }
     }
 }
 
-/// Names master0, and counts.
+/// Assigns the role of master0 and checks the number of masters.
 fn masters(plans: &mut [HostPlan], topology: &Topology, f: &mut Findings<'_>) {
     let count = plans
         .iter()
@@ -181,7 +181,7 @@ fn masters(plans: &mut [HostPlan], topology: &Topology, f: &mut Findings<'_>) {
         .count();
     match plans.iter_mut().find(|host| host.role == Role::Master) {
         Some(first) => first.role = Role::Master0,
-        // A role that could not be read may have been meant as a master: that error says enough.
+        // An invalid role may be meant as a master; its own finding is enough.
         None if topology
             .hosts
             .iter()
@@ -200,7 +200,7 @@ fn masters(plans: &mut [HostPlan], topology: &Topology, f: &mut Findings<'_>) {
         f.warning_at_key(
             "hosts",
             format!(
-                "{count} masters outlive the loss of {lost}, no more than {} do",
+                "{count} masters tolerate the loss of {lost}, as {} do",
                 count - 1
             ),
             format!("use {} or {} masters", count - 1, count + 1),
@@ -208,7 +208,7 @@ fn masters(plans: &mut [HostPlan], topology: &Topology, f: &mut Findings<'_>) {
     }
 }
 
-/// Every host must reach the gateway, or, where there is none, master0, over its own link.
+/// Every host must reach the gateway, or master0 if there is none, on its own link.
 fn reach(topology: &Topology, network: &Network, plans: &[HostPlan], f: &mut Findings<'_>) {
     let dual = network.plan.services.len() > 1;
     for (i, (host, given)) in plans.iter().zip(&topology.hosts).enumerate() {
@@ -239,7 +239,7 @@ fn reach(topology: &Topology, network: &Network, plans: &[HostPlan], f: &mut Fin
             if !host.addresses.iter().any(|net| is_v4(net) == is_v4(range)) {
                 let family = if is_v4(range) { "IPv4" } else { "IPv6" };
                 let message = format!(
-                    "`{}` has no {family} address, and the service range `{range}` wants one",
+                    "`{}` has no {family} address, but the service range `{range}` needs one",
                     host.name
                 );
                 f.error(
@@ -261,7 +261,7 @@ fn reach(topology: &Topology, network: &Network, plans: &[HostPlan], f: &mut Fin
             && !holds(&first.addr())
         {
             let message = format!(
-                "`{}` cannot reach master0 at `{}`: other networks, and no gateway",
+                "`{}` cannot reach master0 at `{}`: different networks and no gateway",
                 host.name,
                 first.addr()
             );

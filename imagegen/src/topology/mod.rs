@@ -1,7 +1,7 @@
-//! The topology: `cluster.yaml`, what a person writes about one cluster and its hosts.
+//! The topology, `cluster.yaml`: one cluster and its hosts, as a person writes them.
 //!
-//! Only its form stands here, every value as text. What a value may be is [`value`]'s to say, what values may
-//! stand together [`check`]'s, and what is used when one is left out as well.
+//! This module has only its form, with values as text. [`value`] checks single values; [`check`]
+//! checks combinations and fills defaults.
 
 pub mod check;
 mod findings;
@@ -32,23 +32,24 @@ pub struct Topology {
     /// The cluster's name, a DNS label.
     #[schemars(required, with = "String")]
     pub name: Option<String>,
-    /// The offline package: a folder, `.tar`, `.tar.gz` or `.tar.zst`, from here or `--package`; the embedded
-    /// default when neither names one.
+    /// The offline package: a folder, `.tar`, `.tar.gz` or `.tar.zst`, relative to this file.
+    /// `--package` overrides it; without either, imagegen builds the default package.
     pub package: Option<String>,
-    /// How the apiserver is reached.
+    /// The endpoint of the apiserver.
     pub apiserver: ApiserverTopology,
-    /// Ranges, the way out, and name servers.
+    /// Address ranges, gateway and name servers.
     pub network: NetworkTopology,
+    /// Options of the certificates that imagegen issues.
     pub certificates: CertificatesTopology,
-    /// OpenSSH public keys that may log in on every host.
+    /// OpenSSH public keys that may log in to every host.
     pub ssh_authorized_keys: Vec<String>,
-    /// Time servers.
+    /// NTP servers.
     pub ntp: Vec<String>,
-    /// What is set over the package's own kubeadm configuration.
+    /// Overrides for the package's kubeadm configuration.
     pub kubernetes: KubernetesTopology,
-    /// What the node image is made of.
+    /// Options of the node image.
     pub image: ImageTopology,
-    /// The hosts; the first master is master0.
+    /// The hosts. The first master is master0.
     #[schemars(required)]
     pub hosts: Vec<HostTopology>,
 }
@@ -56,11 +57,11 @@ pub struct Topology {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiserverTopology {
-    /// The name every host knows it by; default `apiserver.cluster.local`.
+    /// The apiserver's name on every host; default `apiserver.cluster.local`.
     pub domain: Option<String>,
     /// Default 6443.
     pub port: Option<u16>,
-    /// What nodes resolve the domain to; default `10.103.97.2`.
+    /// The virtual IP to which workers resolve the domain; default `10.103.97.2`.
     pub vip: Option<String>,
 }
 
@@ -71,15 +72,16 @@ pub struct NetworkTopology {
     pub pods: OneOrMany,
     /// Service range, or a list of one IPv4 and one IPv6 range; default `10.96.0.0/16`.
     pub services: OneOrMany,
-    /// The way out, one address per family; an air-gapped cluster may have none.
+    /// The default gateway, one address per family; optional for an air-gapped cluster.
     pub gateway: OneOrMany,
+    /// DNS servers of the hosts.
     pub nameservers: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CertificatesTopology {
-    /// From the day of issue, in years or days: `100y` (the default), `3650d`.
+    /// Validity from the day of issue, in years or days: `100y` (the default), `3650d`.
     pub validity: Option<String>,
 }
 
@@ -88,12 +90,15 @@ pub struct CertificatesTopology {
 pub struct KubernetesTopology {
     /// Flags of kube-apiserver, without dashes.
     pub apiserver_args: BTreeMap<String, String>,
+    /// Flags of kube-controller-manager, without dashes.
     pub controller_manager_args: BTreeMap<String, String>,
+    /// Flags of kube-scheduler, without dashes.
     pub scheduler_args: BTreeMap<String, String>,
+    /// Flags of etcd, without dashes.
     pub etcd_args: BTreeMap<String, String>,
     /// Fields of KubeletConfiguration.
     pub kubelet: serde_json::Map<String, serde_json::Value>,
-    /// How long kubeadm waits for the control plane: `20m`; kubeadm's own 4 minutes when left out.
+    /// How long kubeadm waits for the control plane, `20m`; default 4 minutes.
     pub control_plane_timeout: Option<String>,
 }
 
@@ -103,9 +108,9 @@ pub struct ImageTopology {
     /// `generic` (default) for real hardware, or `cloud`, smaller, for virtual machines.
     #[schemars(extend("enum" = ["generic", "cloud"]))]
     pub kernel: Option<String>,
-    /// Extra arguments of the kernel, one per item.
+    /// Additional kernel arguments, one per item.
     pub cmdline: Vec<String>,
-    /// Consoles, the last being `/dev/console`: `tty0`, `ttyS0,115200n8`.
+    /// Consoles, `tty0` or `ttyS0,115200n8`; the last is `/dev/console`.
     pub console: Vec<String>,
 }
 
@@ -115,17 +120,19 @@ pub struct HostTopology {
     /// Host name and node name, a DNS label.
     #[schemars(required, with = "String")]
     pub name: Option<String>,
+    /// `master` for a control-plane host, `node` for a worker.
     #[schemars(required, with = "String", extend("enum" = ["master", "node"]))]
     pub role: Option<String>,
-    /// With prefix, `192.168.7.10/24`, or a list; the first is the node's address.
+    /// Address with prefix length, `192.168.7.10/24`, or a list; the first is the node's address.
     #[schemars(required)]
     pub address: OneOrMany,
-    /// Of the card that carries the address: by it a machine finds its document.
+    /// MAC address of the network card with the address. A machine finds its document by it.
     #[schemars(required, with = "String")]
     pub mac: Option<String>,
     /// Labels of the Kubernetes node.
     pub labels: BTreeMap<String, String>,
-    /// `key=value:Effect` or `key:Effect`; `[]` for none. Without this key a master has kubeadm's control-plane taint.
+    /// `key=value:Effect` or `key:Effect`; `[]` for none. Without this key a master has kubeadm's
+    /// control-plane taint.
     pub taints: Option<Vec<String>>,
 }
 
@@ -133,7 +140,7 @@ pub struct HostTopology {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OneOrMany {
     pub texts: Vec<String>,
-    /// Written as a list: then its items have paths of their own.
+    /// In a list, each item has its own path.
     list: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Rules over the cluster's ranges, its way out and the VIP.
+//! Rules for the cluster's ranges, gateway and VIP.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,16 +15,16 @@ const DOMAIN: &str = "apiserver.cluster.local";
 const PORT: u16 = 6443;
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 103, 97, 2);
 const PODS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
-/// kubeadm's own default is a `/12`, which would hold the VIP.
+/// kubeadm's default, a `/12`, contains the VIP.
 const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 
-/// Ports that a master's own parts listen on (kubeadm `app/constants`, kubelet, kube-proxy, sshd, ours).
+/// Ports that a master listens on (kubeadm `app/constants`, kubelet, kube-proxy, sshd, firstboot).
 const TAKEN: [(u16, &str); 12] = [
     (22, "sshd"),
     (2379, "etcd"),
     (2380, "etcd"),
     (2381, "etcd"),
-    (STATUS_PORT, "firstboot's status"),
+    (STATUS_PORT, "firstboot-status"),
     (10248, "kubelet"),
     (10249, "kube-proxy"),
     (10250, "kubelet"),
@@ -34,7 +34,7 @@ const TAKEN: [(u16, &str); 12] = [
     (10259, "kube-scheduler"),
 ];
 
-/// What the hosts are checked against.
+/// The checked network, for the rules of hosts.
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) apiserver: Apiserver,
@@ -49,10 +49,10 @@ pub(super) fn check(topology: &Topology, f: &mut Findings<'_>) -> Network {
         for (_, pod) in pods.iter().filter(|(_, pod)| value::overlap(pod, service)) {
             let message =
                 format!("the service range `{service}` and the pod range `{pod}` overlap");
-            f.error(path, message, "write ranges that have no address in common");
+            f.error(path, message, "write disjoint ranges");
         }
         if service.max_prefix_len() - service.prefix_len() > 20 {
-            // kube-apiserver keeps a bit for each address (Kubernetes `cmd/kube-apiserver/app/options`).
+            // kube-apiserver has a bit for each address (`cmd/kube-apiserver/app/options`).
             let help = format!(
                 "write `{}/{}` or a smaller one",
                 service.network(),
@@ -60,7 +60,7 @@ pub(super) fn check(topology: &Topology, f: &mut Findings<'_>) -> Network {
             );
             f.error(
                 path,
-                "kube-apiserver takes no service range with more than 20 host bits",
+                "kube-apiserver accepts at most 20 host bits in a service range",
                 help,
             );
         } else if service.max_prefix_len() - service.prefix_len() < 4 {
@@ -74,7 +74,7 @@ pub(super) fn check(topology: &Topology, f: &mut Findings<'_>) -> Network {
     families(&pods, &services, f);
     let mut gateways: Vec<IpAddr> = Vec::new();
     for (path, text) in given.gateway.with_paths("network.gateway") {
-        // Behind a link-local gateway is a whole IPv6 world, and each host reaches it over its one link.
+        // A link-local IPv6 gateway is valid: each host reaches it on its only link.
         let checked = value::ip(text).and_then(|ip| match ip {
             IpAddr::V6(v6) if v6.is_unicast_link_local() => Ok(ip),
             _ => value::unicast(ip).map(|()| ip),
@@ -124,12 +124,12 @@ fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -
     let domain = given.domain.as_deref().unwrap_or(DOMAIN);
     if domain.parse::<IpAddr>().is_ok() {
         let help =
-            format!("write a name, `{DOMAIN}`: it means another address on masters than on nodes");
+            format!("write a name, `{DOMAIN}`, which masters and workers resolve differently");
         f.error("apiserver.domain", "an address, not a name", help);
     } else if domain == "localhost" {
         f.error(
             "apiserver.domain",
-            "every host is `localhost` to itself",
+            "`localhost` is every host itself",
             format!("write `{DOMAIN}`"),
         );
     } else {
@@ -145,7 +145,7 @@ fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -
     } else if let Some((_, who)) = TAKEN.iter().find(|(taken, _)| *taken == port) {
         f.error(
             "apiserver.port",
-            format!("{port} is {who}'s port on the same host"),
+            format!("{port} is the port of {who} on the same host"),
             format!("write `{PORT}`"),
         );
     }
@@ -163,23 +163,25 @@ fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -
     if network.pods.iter().any(|range| range.contains(&vip)) {
         f.error(
             path,
-            format!("the VIP `{vip}` lies inside the pod range, and may be given to a pod"),
+            format!("the VIP `{vip}` is in the pod range: a pod may get it"),
             free,
         );
     } else if let Some(range) = network.services.iter().find(|range| range.contains(&vip)) {
         if vip == IpAddr::V4(VIP) && range.prefix_len() <= 16 {
-            // sealos has shipped this pair for years: one Service in a million takes the address.
+            // sealos has used this pair for years: a conflict is very unlikely.
             f.warning(
-                if given.vip.is_some() { path } else { "network.services" },
-                format!("the VIP `{vip}` lies inside the service range `{range}`: a Service may be given it"),
-                format!("write `services: {SERVICES}`, or a VIP outside"),
+                if given.vip.is_some() {
+                    path
+                } else {
+                    "network.services"
+                },
+                format!("the VIP `{vip}` is in the service range `{range}`: a Service may get it"),
+                format!("write `services: {SERVICES}`, or a VIP outside of it"),
             );
         } else {
             f.error(
                 path,
-                format!(
-                    "the VIP `{vip}` lies inside the service range, and may be given to a Service"
-                ),
+                format!("the VIP `{vip}` is in the service range: a Service may get it"),
                 free,
             );
         }
@@ -227,7 +229,7 @@ fn ranges(
     ranges
 }
 
-/// kubeadm wants the same families for pods and services, in the same order.
+/// kubeadm requires the same families for pods and services, in the same order.
 fn families(pods: &[(String, IpNet)], services: &[(String, IpNet)], f: &mut Findings<'_>) {
     let of = |ranges: &[(String, IpNet)]| {
         ranges

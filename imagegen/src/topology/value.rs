@@ -1,6 +1,6 @@
-//! Checks of a single value of the topology, beside those shared with the document.
+//! Checks single values of a topology, besides those that documents share.
 //!
-//! Knows nothing of other values or of positions.
+//! Independent of other values and of positions.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,7 +13,8 @@ pub use userdata::value::{
 
 type Checked<T> = Result<T, Invalid>;
 
-/// A label that kubelet agrees to give its own node (Kubernetes `pkg/kubelet/apis/well_known_labels.go`).
+/// A label that kubelet may set on its own node (Kubernetes
+/// `pkg/kubelet/apis/well_known_labels.go`).
 pub fn node_label_key(text: &str) -> Checked<()> {
     label_key(text)?;
     let Some((prefix, _)) = text.split_once('/') else {
@@ -40,14 +41,15 @@ pub fn node_label_key(text: &str) -> Checked<()> {
         return Ok(());
     }
     Err(Invalid::new(
-        "a kubelet refuses to give itself this label: names below `kubernetes.io` and `k8s.io` are reserved",
-        "write it under `node.kubernetes.io/` or under a domain of your own",
+        "kubelet may not set this label: names below `kubernetes.io` and `k8s.io` are reserved",
+        "write it below `node.kubernetes.io/` or your own domain",
     ))
 }
 
-/// A MAC address of one card, in lower case with colons; dashes, dots and nothing between are read too.
+/// The MAC address of one card, in lower case with colons. Dashes, dots or no separators are valid
+/// too.
 pub fn mac(text: &str) -> Checked<String> {
-    let wanted = || {
+    let invalid = || {
         Invalid::new(
             "not a MAC address",
             "write six pairs of hex digits, `\"52:54:00:00:07:10\"`",
@@ -59,7 +61,7 @@ pub fn mac(text: &str) -> Checked<String> {
         .collect::<String>()
         .to_lowercase();
     if digits.len() != 12 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(wanted());
+        return Err(invalid());
     }
     let separated = |mark: char, group: usize| {
         text.contains(mark)
@@ -68,12 +70,12 @@ pub fn mac(text: &str) -> Checked<String> {
                 .all(|part| part.len() == group && !part.contains([':', '-', '.']))
     };
     if !(text.len() == 12 || separated(':', 2) || separated('-', 2) || separated('.', 4)) {
-        return Err(wanted());
+        return Err(invalid());
     }
     let pairs: Vec<&str> = (0..6).map(|i| &digits[2 * i..2 * i + 2]).collect();
     if u8::from_str_radix(pairs[0], 16).is_ok_and(|first| first & 1 == 1) {
         return Err(Invalid::new(
-            "a group address, which no card has",
+            "a multicast address, which no card has",
             "write the card's own, as `ip link` shows it",
         ));
     }
@@ -90,14 +92,14 @@ pub fn mac(text: &str) -> Checked<String> {
 pub fn ip(text: &str) -> Checked<IpAddr> {
     text.parse().map_err(|_| match text.split_once('/') {
         Some((address, _)) if address.parse::<IpAddr>().is_ok() => Invalid::new(
-            "an address without prefix is wanted here",
+            "an address with prefix length instead of an address",
             format!("write `{address}`"),
         ),
         _ => Invalid::new("not an IP address", "write `192.168.7.1` or `fd00::1`"),
     })
 }
 
-/// A host's own address with its prefix.
+/// A host's address with prefix length.
 pub fn host_address(text: &str) -> Checked<IpNet> {
     let net: IpNet = text.parse().map_err(|_| match text.parse::<IpAddr>() {
         Ok(IpAddr::V4(_)) => Invalid::new("the prefix is missing", format!("write `{text}/24`")),
@@ -116,7 +118,7 @@ pub fn host_address(text: &str) -> Checked<IpNet> {
     {
         return Err(Invalid::new(
             format!(
-                "the address of the network `{}` itself, not of a host in it",
+                "the address of the network `{}`, not of a host in it",
                 net.trunc()
             ),
             "write the host's own address",
@@ -146,9 +148,9 @@ pub fn range(text: &str) -> Checked<IpNet> {
 
 /// `20m`, `90s`, `1h30m`.
 pub fn duration(text: &str) -> Checked<Duration> {
-    let wanted = || {
+    let invalid = || {
         Invalid::new(
-            "not a length of time",
+            "not a duration",
             "write hours, minutes and seconds: `20m`, `90s`, `1h30m`",
         )
     };
@@ -157,22 +159,22 @@ pub fn duration(text: &str) -> Checked<Duration> {
     while !rest.is_empty() {
         let end = rest
             .find(|c: char| !c.is_ascii_digit())
-            .ok_or_else(wanted)?;
-        let number: u64 = rest[..end].parse().map_err(|_| wanted())?;
+            .ok_or_else(invalid)?;
+        let number: u64 = rest[..end].parse().map_err(|_| invalid())?;
         let unit = match rest.as_bytes()[end] {
             b'h' => 3600,
             b'm' => 60,
             b's' => 1,
-            _ => return Err(wanted()),
+            _ => return Err(invalid()),
         };
         seconds = number
             .checked_mul(unit)
             .and_then(|s| s.checked_add(seconds))
-            .ok_or_else(wanted)?;
+            .ok_or_else(invalid)?;
         rest = &rest[end + 1..];
     }
     if seconds == 0 {
-        Err(wanted())
+        Err(invalid())
     } else {
         Ok(Duration::from_secs(seconds))
     }
@@ -180,7 +182,7 @@ pub fn duration(text: &str) -> Checked<Duration> {
 
 /// `100y` or `3650d`, in days; a year has 365.25.
 pub fn validity_days(text: &str) -> Checked<u32> {
-    let wanted = || Invalid::new("not a validity", "write years or days: `100y`, `3650d`");
+    let invalid = || Invalid::new("not a validity", "write years or days: `100y`, `3650d`");
     let days = match text.strip_suffix('y') {
         Some(years) => years
             .parse::<u32>()
@@ -189,13 +191,13 @@ pub fn validity_days(text: &str) -> Checked<u32> {
             .map(|quarter| quarter / 4),
         None => text
             .strip_suffix('d')
-            .ok_or_else(wanted)?
+            .ok_or_else(invalid)?
             .parse::<u32>()
             .ok(),
     };
-    match days.ok_or_else(wanted)? {
+    match days.ok_or_else(invalid)? {
         0 => Err(Invalid::new(
-            "certificates that end before they begin",
+            "certificates without validity",
             "write at least `1d`",
         )),
         days if days > 365_250 => Err(Invalid::new(
@@ -215,13 +217,13 @@ pub fn ssh_key(text: &str) -> Checked<String> {
             "write the public half, the line in the file that ends in `.pub`",
         ));
     }
-    let wanted = || {
+    let invalid = || {
         Invalid::new(
             "not an OpenSSH public key",
             "write one line such as `ssh-ed25519 AAAA… name@host`",
         )
     };
-    // Options may stand before the type; the type is repeated inside the key's own bytes.
+    // Options may precede the type, which the key's bytes repeat.
     let words: Vec<&str> = text.split_whitespace().collect();
     let found = words.windows(2).any(|pair| {
         base64::engine::general_purpose::STANDARD
@@ -235,6 +237,6 @@ pub fn ssh_key(text: &str) -> Checked<String> {
     if found && !text.contains(['\n', '\r']) {
         Ok(text.trim().to_owned())
     } else {
-        Err(wanted())
+        Err(invalid())
     }
 }

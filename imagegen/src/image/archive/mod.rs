@@ -1,7 +1,7 @@
-//! The root file system as a sorted list of entries, from many sources, written out as one tar stream.
+//! The root file system: a sorted list of entries from many sources, written as one tar stream.
 //!
-//! Nothing is unpacked on the building host, so neither its users, nor its file systems, nor our privileges decide what
-//! owners, modes, devices and attributes the image's files have.
+//! Nothing is unpacked on the build host, so its users, file systems and privileges do not affect
+//! owners, modes, devices and attributes in the image.
 
 mod tarfile;
 
@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
 pub use self::tarfile::Placed;
-use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
 /// Entries by path, relative and without a trailing slash.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ pub enum Content {
     Directory,
     File(Data),
     Symlink(String),
-    /// Another name of a file in the same archive.
+    /// Another name for a file of the same archive.
     Hardlink(String),
     CharDevice(u32, u32),
     BlockDevice(u32, u32),
@@ -49,7 +49,7 @@ pub enum Content {
 #[derive(Debug, Clone)]
 pub enum Data {
     Bytes(Arc<[u8]>),
-    /// A part of a file that stays open.
+    /// Part of an open file.
     Slice {
         file: Arc<File>,
         offset: u64,
@@ -100,7 +100,7 @@ impl Read for SliceReader<'_> {
 }
 
 impl Archive {
-    /// Adds one entry, and the directories above it that are missing (root's, 0755).
+    /// Adds an entry, and missing parent directories with owner root and mode 0755.
     pub fn add(&mut self, path: &str, entry: Entry) {
         let path = path.trim_matches('/');
         for (end, _) in path.match_indices('/') {
@@ -122,7 +122,7 @@ impl Archive {
         );
     }
 
-    /// A file of the building host.
+    /// Adds a file of the build host.
     pub fn host_file(&mut self, path: &str, mode: u32, source: &Path) -> Result<()> {
         let len = source
             .metadata()
@@ -135,7 +135,7 @@ impl Archive {
         Ok(())
     }
 
-    /// A folder of the building host with all that is in it; owners become root.
+    /// Adds a folder of the build host recursively, with owner root.
     pub fn host_folder(&mut self, path: &str, source: &Path) -> Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         let entries =
@@ -172,7 +172,7 @@ impl Archive {
         self.entries.get(path)
     }
 
-    /// The whole content of a small file in the archive.
+    /// The contents of a small file in the archive.
     pub fn read(&self, path: &str) -> Result<Vec<u8>> {
         match self.entries.get(path).map(|e| &e.content) {
             Some(Content::File(data)) => {
@@ -182,7 +182,7 @@ impl Archive {
                     .with_context(|| format!("reading `{path}`"))?;
                 Ok(bytes)
             }
-            _ => bail!("no file `{path}` in the root"),
+            _ => bail!("the root has no file `{path}`"),
         }
     }
 
@@ -193,7 +193,7 @@ impl Archive {
             .retain(|p, _| p != path && !p.starts_with(&below));
     }
 
-    /// Number of entries and bytes of file contents below `path`.
+    /// Number of entries and total size of files below `path`.
     pub fn usage(&self, path: &str) -> (u64, u64) {
         let below = format!("{path}/");
         self.entries
@@ -207,7 +207,7 @@ impl Archive {
 }
 
 impl Entry {
-    /// Root's, dated like everything else we make.
+    /// An entry with owner root and the fixed date.
     pub fn new(content: Content, mode: u32) -> Self {
         Self {
             content,

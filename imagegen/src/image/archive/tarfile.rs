@@ -1,4 +1,4 @@
-//! The root's entries from tar files, and as one.
+//! Reads entries from tar files, and writes them as one.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,21 +13,21 @@ use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placed {
     At(String),
-    /// A file of a lower layer that this layer removes.
+    /// A file of a lower layer that this layer deletes.
     Whiteout(String),
-    /// A directory whose lower layers do not show.
+    /// A directory that hides the lower layers.
     Opaque(String),
 }
 
 impl Archive {
-    /// Adds the entries of an uncompressed tar file, each at the path that `place` gives it; `None` leaves it out.
-    /// Contents are read when the archive is written.
+    /// Adds the entries of an uncompressed tar file where `place` puts them; `None` skips an entry.
+    /// [`write`](Self::write) reads the contents.
     pub fn add_tar(
         &mut self,
         file: &Arc<File>,
         place: impl Fn(&str) -> Option<Placed>,
     ) -> Result<()> {
-        // Read from the start, whatever the file's own position is: several readers share it.
+        // Starts at 0 instead of the file's position, which several readers share.
         let whole = SliceReader {
             file: file.as_ref(),
             position: 0,
@@ -50,7 +50,8 @@ impl Archive {
                         match place(target) {
                             Some(Placed::At(target)) => made.content = Content::Hardlink(target),
                             _ => bail!(
-                                "`{path}` is a hard link to `{target}`, which is left out of the image"
+                                "`{path}` is a hard link to `{target}`, which the image does not \
+                                 have"
                             ),
                         }
                     }
@@ -72,7 +73,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Writes all entries in the order of their paths; hard links come last, after what they link to.
+    /// Writes all entries ordered by path, hard links last, after their targets.
     pub fn write(&self, out: impl Write) -> Result<()> {
         let mut tar = tar::Builder::new(out);
         let links = |entry: &Entry| matches!(entry.content, Content::Hardlink(_));
@@ -88,7 +89,7 @@ impl Archive {
     }
 }
 
-/// A path inside an archive, relative, without `.` parts; one that climbs out is refused.
+/// A relative path without `.` parts. A path that leads out of the archive is an error.
 fn clean(path: &[u8]) -> Result<String> {
     let text = std::str::from_utf8(path)
         .with_context(|| format!("`{}` is not a UTF-8 path", String::from_utf8_lossy(path)))?;
@@ -96,15 +97,15 @@ fn clean(path: &[u8]) -> Result<String> {
         .split('/')
         .filter(|p| !p.is_empty() && *p != ".")
         .collect();
-    ensure!(!parts.contains(&".."), "`{text}` climbs out of its archive");
+    ensure!(!parts.contains(&".."), "`{text}` leads out of its archive");
     Ok(parts.join("/"))
 }
 
 fn read_entry(entry: &mut tar::Entry<'_, impl Read>, file: &Arc<File>) -> Result<Entry> {
     let header = entry.header().clone();
     let link = |entry: &tar::Entry<'_, _>| -> Result<String> {
-        let name = entry.link_name_bytes().context("a link without a target")?;
-        String::from_utf8(name.into_owned()).context("a link target that is not UTF-8")
+        let name = entry.link_name_bytes().context("a link has no target")?;
+        String::from_utf8(name.into_owned()).context("the target of a link is not UTF-8")
     };
     let device = || -> Result<(u32, u32)> {
         Ok((
@@ -130,7 +131,7 @@ fn read_entry(entry: &mut tar::Entry<'_, impl Read>, file: &Arc<File>) -> Result
             Content::BlockDevice(major, minor)
         }
         tar::EntryType::Fifo => Content::Fifo,
-        other => bail!("entry type {other:?} has no place in a root file system"),
+        other => bail!("a root file system cannot have an entry of type {other:?}"),
     };
     let mut xattrs = Vec::new();
     if let Some(extensions) = entry.pax_extensions()? {
@@ -146,7 +147,7 @@ fn read_entry(entry: &mut tar::Entry<'_, impl Read>, file: &Arc<File>) -> Result
         mode: header.mode()? & 0o7777,
         uid: header.uid()?,
         gid: header.gid()?,
-        // Dates later than ours would come from the day of building.
+        // A later date is that of the build.
         mtime: header.mtime()?.min(SOURCE_DATE_EPOCH),
         xattrs,
     })

@@ -1,10 +1,10 @@
 //! Writes a bbolt database, the format of containerd's metadata: nested buckets of sorted keys.
 //!
-//! The writer exists because the known Rust port names no licence. It writes a database once and whole,
-//! with the same bytes for the same buckets; containerd itself reads and updates it after boot. Every
-//! bucket gets its own root page: bbolt inlines small buckets only to save space, and does so when it
-//! first rewrites them. Format: go.etcd.io/bbolt `page.go`, `bucket.go`, `db.go`; all integers are
-//! little-endian.
+//! The writer exists because the known Rust port names no licence. It writes a database once and
+//! whole, with the same bytes for the same buckets; containerd itself reads and updates it after
+//! boot. Every bucket gets its own root page: bbolt inlines small buckets only to save space, and
+//! does so when it first rewrites them. Format: go.etcd.io/bbolt `page.go`, `bucket.go`, `db.go`;
+//! all integers are little-endian.
 
 use std::collections::BTreeMap;
 
@@ -59,8 +59,8 @@ impl Bucket {
     }
 }
 
-/// The bytes of a database with `root`. A bucket must fit one leaf page, since the writer has no branch
-/// pages: more keys or bytes than bbolt can count in one page are an error.
+/// The bytes of a database with `root`. A bucket must fit one leaf page, since the writer has no
+/// branch pages: more keys or bytes than bbolt can count in one page are an error.
 pub fn serialize(root: &Bucket) -> Result<Vec<u8>> {
     let mut pages = Pages { data: Vec::new() };
     let root_page = pages.write_bucket(root)?;
@@ -111,7 +111,8 @@ impl Pages {
 
         let count = u16::try_from(elements.len()).with_context(|| {
             format!(
-                "containerd's metadata has {} keys in one bucket, but a page holds at most 65,535; use fewer images",
+                "containerd's metadata has {} keys in one bucket, but a page holds at most \
+                 65,535; use fewer images",
                 elements.len()
             )
         })?;
@@ -204,9 +205,9 @@ mod tests {
         let mut root = Bucket::default();
         root.put("k", "v");
         root.bucket("k");
-        let mut wanted = Bucket::default();
-        wanted.bucket("k");
-        assert_eq!(serialize(&root)?, serialize(&wanted)?);
+        let mut expected = Bucket::default();
+        expected.bucket("k");
+        assert_eq!(serialize(&root)?, serialize(&expected)?);
         Ok(())
     }
 
@@ -230,7 +231,7 @@ mod tests {
         for i in 0..=u32::from(u16::MAX) {
             root.put(i.to_be_bytes(), "");
         }
-        let said = format!("{:#}", serialize(&root).expect_err("65,536 keys"));
-        assert!(said.contains("65536 keys in one bucket"), "{said}");
+        let printed = format!("{:#}", serialize(&root).expect_err("65,536 keys"));
+        assert!(printed.contains("65536 keys in one bucket"), "{printed}");
     }
 }

@@ -1,6 +1,7 @@
 //! Go's encodings of numbers and times, as containerd stores them.
 
-/// Go's `time.Time.MarshalBinary`, version 1, in UTC: seconds since year 1, nanoseconds, zone offset.
+/// Go's `time.Time.MarshalBinary`, version 1, in UTC: seconds since year 1, nanoseconds, zone
+/// offset.
 pub(super) fn go_time(unix: u64) -> Vec<u8> {
     const YEAR_ONE_TO_1970: u64 = 62_135_596_800;
     let mut bytes = vec![1];

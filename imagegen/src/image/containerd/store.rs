@@ -1,10 +1,10 @@
 //! Writes the package's images as containerd stores them: unpacked, named, and managed by its CRI
 //! plug-in.
 //!
-//! Layers become read-only folders of the image root, protected by dm-verity. The state partition gets
-//! only containerd's two databases, the images' manifests and configurations, and one link per layer.
-//! So first boot imports nothing, and containers run from verified files. containerd does not run
-//! here: this module writes the store as containerd's sources define it (containerd 1.7
+//! Layers become read-only folders of the image root, protected by dm-verity. The state partition
+//! gets only containerd's two databases, the images' manifests and configurations, and one link per
+//! layer. So first boot imports nothing, and containers run from verified files. containerd does
+//! not run here: this module writes the store as containerd's sources define it (containerd 1.7
 //! `metadata/buckets.go`, `snapshots/storage/bolt.go`), which gives the same bytes each time.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,9 @@
-//! The descriptions in an image archive: OCI layout (`index.json`) and docker archive (`manifest.json`).
+//! Reads the descriptions of an image archive: OCI layout (`index.json`) or docker archive
+//! (`manifest.json`).
 //!
-//! An archive that is both is read as OCI, whose descriptions carry digests. Formats: OCI image-spec 1.1 `image-layout`,
-//! `manifest`, `config`; Docker Image Specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
+//! An archive with both is read as OCI, whose descriptions have digests. Formats: OCI image-spec
+//! 1.1 `image-layout`, `manifest`, `config`; Docker Image Specification v1.2, "Combined Image JSON
+//! + Filesystem Changeset Format".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -72,14 +74,15 @@ pub(super) fn images(index: &Index) -> Result<Vec<Image>> {
         docker(index)
     } else {
         bail!(
-            "it has neither `index.json` (OCI layout) nor `manifest.json` (docker archive); is it an image archive?"
+            "it has neither `index.json` (OCI layout) nor `manifest.json` (docker archive); is it \
+             an image archive?"
         )
     }
 }
 
 fn oci(index: &Index) -> Result<Vec<Image>> {
     let top: ImageIndex = parse("index.json", &index.description("index.json")?)?;
-    // One image may have several names, each with an entry of its own.
+    // An image with several names has an entry for each.
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for entry in top.manifests {
         let annotation = |key: &str| entry.annotations.get(key).map(String::as_str);
@@ -96,7 +99,8 @@ fn oci(index: &Index) -> Result<Vec<Image>> {
     for (digest, references) in names {
         ensure!(
             !references.is_empty(),
-            "image `{digest}` has no name; write the archive with one, as `ctr images export` and `docker save NAME` do"
+            "image `{digest}` has no name; write the archive with one, as `ctr images export` and \
+             `docker save NAME` do"
         );
         let manifest: Manifest = parse(&digest, &checked(index, &digest)?)?;
         let layers = manifest
@@ -107,11 +111,11 @@ fn oci(index: &Index) -> Result<Vec<Image>> {
         let config = checked(index, &manifest.config.digest)?;
         images.push(image(index, references, config, layers)?);
     }
-    ensure!(!images.is_empty(), "it holds no image for linux/amd64");
+    ensure!(!images.is_empty(), "it has no image for linux/amd64");
     Ok(images)
 }
 
-/// The manifest behind a descriptor: itself, or the one for this platform in the index that it names.
+/// The manifest of a descriptor: itself, or that for linux/amd64 if the descriptor is an index.
 fn choose(index: &Index, digest: String, descriptor: &Descriptor) -> Result<Option<String>> {
     let here = |p: &Platform| p.architecture == "amd64" && p.os == "linux";
     if !(descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list"))
@@ -147,7 +151,7 @@ fn docker(index: &Index) -> Result<Vec<Image>> {
             manifest.config
         );
         let config = index.description(&manifest.config)?;
-        // `<digest>.json` or `blobs/sha256/<digest>`: where the name is a digest, it must be the right one.
+        // A name that is a digest, `<digest>.json` or `blobs/sha256/<digest>`, must match.
         let name = manifest
             .config
             .rsplit('/')
@@ -170,7 +174,7 @@ fn docker(index: &Index) -> Result<Vec<Image>> {
 
 type Stored = (String, Option<String>, Option<u64>);
 
-/// Joins a configuration with its layers, given as (entry, digest, size) where they are told.
+/// Joins a configuration with its layers: entry, and digest and size if known.
 fn image(
     index: &Index,
     references: BTreeSet<String>,
@@ -195,10 +199,10 @@ fn image(
     for (diff_id, (entry, digest, size)) in parsed.rootfs.diff_ids.into_iter().zip(stored) {
         let slice = index
             .get(&entry)
-            .with_context(|| format!("layer `{entry}` of image `{name}` is not in it"))?;
+            .with_context(|| format!("layer `{entry}` of image `{name}` is missing"))?;
         ensure!(
             size.is_none_or(|size| size == slice.size),
-            "layer `{entry}` of image `{name}` has {} bytes and not {}",
+            "layer `{entry}` of image `{name}` has {} bytes instead of {}",
             slice.size,
             size.unwrap_or_default()
         );
@@ -223,22 +227,22 @@ fn blob(digest: &str) -> String {
     format!("blobs/{}", digest.replace(':', "/"))
 }
 
-/// A description under its digest.
+/// The description with the digest `digest`, verified.
 fn checked(index: &Index, digest: &str) -> Result<Vec<u8>> {
     ensure!(
         digest.starts_with("sha256:"),
-        "digest `{digest}` is not of SHA-256, the only kind that is read here"
+        "digest `{digest}` is not SHA-256, the only supported algorithm"
     );
     let bytes = index.description(&blob(digest))?;
     compare(&blob(digest), &bytes, digest)?;
     Ok(bytes)
 }
 
-fn compare(name: &str, bytes: &[u8], wanted: &str) -> Result<()> {
+fn compare(name: &str, bytes: &[u8], expected: &str) -> Result<()> {
     let found = digest::digest(bytes);
     ensure!(
-        found == wanted,
-        "`{name}` has the digest `{found}` and not `{wanted}`; the archive is damaged"
+        found == expected,
+        "`{name}` has the digest `{found}` instead of `{expected}`; the archive is damaged"
     );
     Ok(())
 }
@@ -247,7 +251,8 @@ fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).with_context(|| format!("reading `{name}`"))
 }
 
-/// The name as the runtime keeps it: with a registry and a tag. `nginx` is `docker.io/library/nginx:latest`.
+/// The name with registry and tag, as the runtime has it: `docker.io/library/nginx:latest` for
+/// `nginx`.
 fn full_name(name: &str) -> String {
     let tagged = if name.rsplit('/').next().unwrap_or(name).contains(':') {
         name.to_owned()
@@ -266,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_get_the_registry_and_tag_that_they_leave_out() {
+    fn short_names_get_registry_and_tag() {
         for (short, full) in [
             ("nginx", "docker.io/library/nginx:latest"),
             ("calico/cni:v3", "docker.io/calico/cni:v3"),

@@ -1,6 +1,6 @@
-//! Where the entries of an image archive lie, so that each can be read by itself.
+//! Offsets of the entries of an image archive, for random access.
 //!
-//! A compressed archive is unpacked once, into a file without a name that vanishes with us.
+//! A compressed archive is decompressed once, into an unnamed temporary file.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use tar::EntryType;
 
 use super::super::{listing, stream};
 
-/// Descriptions are small; a large one is not a description.
+/// The size limit of a description.
 const DESCRIPTION: u64 = 8 << 20;
 
 /// A part of the archive.
@@ -99,7 +99,7 @@ impl Index {
                     };
                     ensure!(
                         entries.insert(name.clone(), slice).is_none(),
-                        "entry `{name}` is there twice"
+                        "entry `{name}` appears twice"
                     );
                 }
                 kind @ (EntryType::Symlink | EntryType::Link) => {
@@ -111,13 +111,16 @@ impl Index {
                 }
                 EntryType::Directory | EntryType::XGlobalHeader => {}
                 other => {
-                    bail!("entry `{name}` is of the kind {other:?}, which no image archive has")
+                    bail!(
+                        "entry `{name}` has the type {other:?}, which is invalid in an image \
+                         archive"
+                    )
                 }
             }
             Ok(())
         })?;
         let mut index = Self { file, entries };
-        // docker before 25 writes a layer that two images share once, and a link to it.
+        // docker before 25 writes a shared layer once, and links to it.
         for (name, target, symbolic) in links {
             let target = if symbolic {
                 beside(&name, &target)
@@ -135,14 +138,14 @@ impl Index {
         self.entries.get(name).copied()
     }
 
-    /// A description that must be there.
+    /// The contents of a description, which must exist.
     pub(super) fn description(&self, name: &str) -> Result<Vec<u8>> {
         let slice = self
             .get(name)
-            .with_context(|| format!("there is no `{name}` in it"))?;
+            .with_context(|| format!("it has no `{name}`"))?;
         ensure!(
             slice.size <= DESCRIPTION,
-            "`{name}` has {} bytes, too many for a description",
+            "`{name}` has {} bytes, more than a description may have",
             slice.size
         );
         let mut bytes = Vec::new();
@@ -154,7 +157,7 @@ impl Index {
     }
 }
 
-/// The name that a relative link in the folder of `name` leads to.
+/// The target of a relative link in the folder of `name`.
 fn beside(name: &str, target: &str) -> Option<String> {
     let mut parts: Vec<&str> = name.split('/').collect();
     parts.pop();

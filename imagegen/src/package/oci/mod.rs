@@ -1,7 +1,8 @@
 //! Reads image archives, plain or compressed, as `docker save` and `ctr images export` write them.
 //!
-//! Every byte is verified: descriptions against their digests when an archive is opened, layers against
-//! their `diff_id` while they are read. This module neither unpacks layers nor uses a registry.
+//! Every byte is verified: descriptions against their digests when an archive is opened, layers
+//! against their `diff_id` while they are read. This module neither unpacks layers nor uses a
+//! registry.
 
 mod describe;
 mod index;
@@ -55,8 +56,8 @@ impl ImageArchive {
         Self::read(path).with_context(|| format!("opening the image archive `{}`", path.display()))
     }
 
-    /// Reads the archive `name` of the package unpacked at `folder`. Errors use that name, because the
-    /// folder is temporary.
+    /// Reads the archive `name` of the package unpacked at `folder`. Errors use that name, because
+    /// the folder is temporary.
     pub fn of_package(folder: &Path, name: &str) -> Result<Self> {
         Self::read(&folder.join(name))
             .with_context(|| format!("opening the image archive `{name}` of the package"))

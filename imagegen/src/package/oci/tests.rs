@@ -1,4 +1,4 @@
-//! Archives assembled here, whole and broken.
+//! Complete and broken archives.
 
 use std::fs;
 use std::io::Write as _;
@@ -88,18 +88,19 @@ fn write(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
 
 fn refused(bytes: &[u8], words: &str) {
     let (_dir, path) = write(bytes);
-    let said = ImageArchive::open(&path)
+    let printed = ImageArchive::open(&path)
         .map(|_| ())
         .map_err(|e| format!("{e:#}"));
     assert!(
-        said.as_ref()
+        printed
+            .as_ref()
             .is_err_and(|e| e.contains(words) && e.contains("image.tar")),
-        "wanted `{words}`, got {said:?}"
+        "expected `{words}`, got {printed:?}"
     );
 }
 
 #[test]
-fn both_formats_give_the_same_layer() {
+fn oci_and_docker_archives_have_the_same_layer() {
     let plain = layer();
     let zstd = zstd::encode_all(plain.as_slice(), 1).expect("in memory");
     let archives = [
@@ -128,7 +129,7 @@ fn both_formats_give_the_same_layer() {
 }
 
 #[test]
-fn an_image_keeps_all_its_names() {
+fn image_keeps_all_names() {
     let (_dir, path) = write(&docker(None));
     let archive = ImageArchive::open(&path).expect("a whole archive");
     assert_eq!(
@@ -138,7 +139,7 @@ fn an_image_keeps_all_its_names() {
 }
 
 #[test]
-fn broken_archives_are_refused_with_the_reason() {
+fn broken_archive_is_refused_with_its_reason() {
     let whole = docker(None);
     refused(&whole[..whole.len() - 1024], "cut off");
     refused(&whole[..600], "cut off");
@@ -151,20 +152,20 @@ fn broken_archives_are_refused_with_the_reason() {
     refused(b"", "empty");
     refused(&[b'x'; 1000], "not a tar archive");
     refused(&oci(&layer(), |e| e[2].1[5] ^= 1), "damaged");
-    refused(&oci(&layer(), |e| drop(e.pop())), "is not in it");
-    refused(&oci(&layer(), |e| e[4].1.push(0)), "bytes and not");
-    refused(&oci(&layer(), |e| e.push(e[0].clone())), "there twice");
+    refused(&oci(&layer(), |e| drop(e.pop())), "is missing");
+    refused(&oci(&layer(), |e| e[4].1.push(0)), "bytes instead of");
+    refused(&oci(&layer(), |e| e.push(e[0].clone())), "appears twice");
 }
 
 #[test]
-fn a_layer_with_other_contents_ends_in_an_error() {
+fn layer_with_wrong_digest_is_an_error() {
     let (_dir, path) = write(&oci(&layer(), |entries| entries[4].1[520] ^= 1));
     let archive = ImageArchive::open(&path).expect("descriptions are whole");
-    let said = archive.images[0].layers[0]
+    let printed = archive.images[0].layers[0]
         .copy_to(&mut io::sink())
         .map_err(|e| format!("{e:#}"));
     assert!(
-        said.as_ref().is_err_and(|e| e.contains("damaged")),
-        "{said:?}"
+        printed.as_ref().is_err_and(|e| e.contains("damaged")),
+        "{printed:?}"
     );
 }

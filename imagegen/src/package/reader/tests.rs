@@ -96,7 +96,7 @@ fn refusal(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_folder_and_its_archives_have_one_digest_and_one_extract() {
+fn folder_and_archives_have_equal_digests_and_extracts() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let package = folder(dir.path());
     let opened = Package::open(&package).expect("a whole package");
@@ -158,7 +158,7 @@ fn a_folder_and_its_archives_have_one_digest_and_one_extract() {
 }
 
 #[test]
-fn the_digest_sees_contents_names_and_modes() {
+fn digest_covers_contents_names_and_modes() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let package = folder(dir.path());
     let digest = || Package::open(&package).expect("whole").digest();
@@ -177,8 +177,8 @@ fn the_digest_sees_contents_names_and_modes() {
 }
 
 #[test]
-fn everything_missing_is_named_at_once() {
-    let said = refusal(&{
+fn all_missing_files_are_named() {
+    let printed = refusal(&{
         let mut raw = Raw(Builder::new(Vec::new()));
         raw.add("bin/kubelet", EntryType::Regular, "", "x");
         raw.bytes()
@@ -190,13 +190,13 @@ fn everything_missing_is_named_at_once() {
         "images/*.tar",
         "containerd/",
     ] {
-        assert!(said.contains(name), "{name}: {said}");
+        assert!(printed.contains(name), "{name}: {printed}");
     }
-    assert!(!said.contains("bin/kubelet,"), "{said}");
+    assert!(!printed.contains("bin/kubelet,"), "{printed}");
 }
 
 #[test]
-fn hooks_that_would_never_run_are_refused() {
+fn hooks_that_never_run_are_refused() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let package = folder(dir.path());
     let opened = |name: &str, mode: u32| {
@@ -204,9 +204,9 @@ fn hooks_that_would_never_run_are_refused() {
         fs::create_dir_all(path.parent().expect("a folder")).expect("creating it");
         fs::write(&path, "#!/bin/sh\n").expect("writing");
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
-        let said = Package::open(&package).map(|_| ());
+        let printed = Package::open(&package).map(|_| ());
         fs::remove_file(&path).expect("removing");
-        said.map_err(|e| format!("{e:#}"))
+        printed.map_err(|e| format!("{e:#}"))
     };
     for (name, mode) in [
         ("build", 0o755),
@@ -222,7 +222,7 @@ fn hooks_that_would_never_run_are_refused() {
         (
             "before-roles",
             0o755,
-            "there is no hook `before-roles`: hooks are hooks/build, ",
+            "unknown hook `before-roles`: hooks are hooks/build, ",
         ),
     ] {
         assert!(
@@ -233,7 +233,7 @@ fn hooks_that_would_never_run_are_refused() {
 }
 
 #[test]
-fn entries_that_harm_are_refused_by_name() {
+fn harmful_entries_are_refused_by_name() {
     let rows = [
         ("../evil", EntryType::Regular, "", "`../evil`"),
         ("/etc/evil", EntryType::Regular, "", "`/etc/evil`"),
@@ -270,34 +270,35 @@ fn entries_that_harm_are_refused_by_name() {
             "bin/kubelet",
             EntryType::Regular,
             "",
-            "`bin/kubelet` is there twice",
+            "`bin/kubelet` appears twice",
         ),
-        ("./bin//kubelet", EntryType::Regular, "", "there twice"),
+        ("./bin//kubelet", EntryType::Regular, "", "appears twice"),
         ("bin/kubelet/x", EntryType::Regular, "", "not a folder"),
     ];
     for (name, kind, link, words) in rows {
         let mut raw = Raw::whole();
         raw.add(name, kind, link, "");
-        let said = refusal(&raw.bytes());
+        let printed = refusal(&raw.bytes());
         assert!(
-            said.contains(words) && said.contains("package.tar"),
-            "{name} -> {link}: {said}"
+            printed.contains(words) && printed.contains("package.tar"),
+            "{name} -> {link}: {printed}"
         );
     }
 }
 
 #[test]
-fn a_cut_at_any_place_is_seen() {
+fn truncation_at_any_byte_is_an_error() {
     let whole = Raw::whole().bytes();
-    // At 1024 from the end the cut falls between two entries, where tar itself would see a shorter archive.
+    // At 1024 from the end the cut falls between two entries, where tar itself would see a shorter
+    // archive.
     for cut in (1..whole.len() - 512)
         .step_by(512)
         .chain([whole.len() - 1024, whole.len() - 1030])
     {
-        let said = refusal(&whole[..cut]);
+        let printed = refusal(&whole[..cut]);
         assert!(
-            said.contains("cut off") || cut < 512,
-            "{cut} of {}: {said}",
+            printed.contains("cut off") || cut < 512,
+            "{cut} of {}: {printed}",
             whole.len()
         );
     }
@@ -312,7 +313,7 @@ fn a_cut_at_any_place_is_seen() {
 }
 
 #[test]
-fn other_compressions_are_named() {
+fn unsupported_compressions_are_named() {
     assert!(refusal(b"\xfd7zXZ\0 and more").contains("compressed with xz"));
     assert!(refusal(b"BZh91AY").contains("compressed with bzip2"));
     assert!(refusal(&[7; 2000]).contains("not a tar archive"));
@@ -320,7 +321,7 @@ fn other_compressions_are_named() {
 }
 
 #[test]
-fn an_archive_that_changed_after_opening_leaves_nothing_behind() {
+fn archive_changed_after_open_leaves_nothing() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("package.tar");
     fs::write(&path, Raw::whole().bytes()).expect("writing");
@@ -328,12 +329,12 @@ fn an_archive_that_changed_after_opening_leaves_nothing_behind() {
     let mut changed = Raw::whole().bytes();
     changed[512] ^= 1;
     fs::write(&path, changed).expect("writing");
-    let said = package
+    let printed = package
         .extract_to(&dir.path().join("out"))
         .map_err(|e| format!("{e:#}"));
     assert!(
-        said.as_ref().is_err_and(|e| e.contains("changed since")),
-        "{said:?}"
+        printed.as_ref().is_err_and(|e| e.contains("changed since")),
+        "{printed:?}"
     );
     assert_eq!(
         fs::read_dir(dir.path()).expect("reading").count(),
@@ -343,7 +344,7 @@ fn an_archive_that_changed_after_opening_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_existing_target_is_not_touched() {
+fn existing_target_stays() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let package = Package::open(&folder(dir.path())).expect("whole");
     let out = dir.path().join("out");
@@ -351,13 +352,13 @@ fn an_existing_target_is_not_touched() {
     assert!(
         package
             .extract_to(&out)
-            .is_err_and(|e| format!("{e:#}").contains("already there"))
+            .is_err_and(|e| format!("{e:#}").contains("exists already"))
     );
     assert_eq!(fs::read_dir(&out).expect("reading").count(), 0);
 }
 
 #[test]
-fn the_version_is_kubeadms_configuration() {
+fn version_comes_from_kubeadm_configuration() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = folder(dir.path());
     let version = |text: &str| {
@@ -376,6 +377,6 @@ fn the_version_is_kubeadms_configuration() {
         version("kubernetesVersion: \"1.31.0-rc.1\" # x\n").as_deref(),
         Ok("1.31.0-rc.1")
     );
-    assert!(version("kind: x\n").is_err_and(|e| e.contains("add a line")));
+    assert!(version("kind: x\n").is_err_and(|e| e.contains("add `kubernetesVersion")));
     assert!(version("kubernetesVersion: stable\n").is_err_and(|e| e.contains("stable")));
 }

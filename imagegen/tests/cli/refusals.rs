@@ -1,7 +1,7 @@
-//! Bad input as its user meets it: one clear error, a status that is not zero, and nothing left behind.
+//! Invalid input leads to one clear error and a failure status, and leaves nothing behind.
 //!
-//! Mistakes inside a topology are in [`topology`](crate::topology) and [`cli`](crate::cli); no space for documents and a
-//! kill at any moment in [`interrupted`](crate::interrupted).
+//! Mistakes in a topology are in [`topology`](crate::topology) and [`commands`](crate::commands), a
+//! full disk and a kill in [`interrupted`](crate::interrupted).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,17 +11,17 @@ use std::process::{Command, Output};
 use crate::package::{self, Raw};
 use crate::work::{Work, imagegen_for_all, skip, static_programs, stderr};
 
-/// What a refused run said, which must be one message with this status, and must have left `work` with these names.
+/// The only error message of a failed run, which must leave `names` in `work`.
 fn refused(work: &Work, output: &Output, names: &[&str]) -> String {
-    let said = stderr(output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert_eq!(work.names(), names, "{said}");
-    let messages: Vec<_> = said
+    let printed = stderr(output);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert_eq!(work.names(), names, "{printed}");
+    let messages: Vec<_> = printed
         .lines()
         .filter(|line| line.starts_with("imagegen: "))
         .collect();
-    assert_eq!(messages.len(), 1, "{said}");
-    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(messages.len(), 1, "{printed}");
+    assert!(!printed.contains("panicked"), "{printed}");
     messages[0].to_owned()
 }
 
@@ -33,20 +33,21 @@ fn is_root() -> bool {
 fn missing_package_is_reported_at_its_line() {
     let work = Work::new();
     let output = work.run(&["package", "--package", "nowhere.tar"]);
-    let said = refused(&work, &output, &["cluster.yaml"]);
+    let printed = refused(&work, &output, &["cluster.yaml"]);
     assert_eq!(
-        said,
+        printed,
         "imagegen: opening the package `nowhere.tar`: No such file or directory (os error 2)"
     );
     if !is_root() {
-        return skip("building images needs root, and says so before it looks for the package");
+        return skip("building images needs root, which is checked before the package");
     }
     static_programs(&work);
     let output = work.run(&["-t", "cluster.yaml", "--programs", "programs"]);
-    let said = refused(&work, &output, &["cluster.yaml", "programs"]);
+    let printed = refused(&work, &output, &["cluster.yaml", "programs"]);
     assert_eq!(
-        said,
-        "imagegen: cluster.yaml:4:10: opening the package `kube-1.20.2.tar.zst`: No such file or directory (os error 2)"
+        printed,
+        "imagegen: cluster.yaml:4:10: opening the package `kube-1.20.2.tar.zst`: No such file or \
+         directory (os error 2)"
     );
 }
 
@@ -54,15 +55,15 @@ fn missing_package_is_reported_at_its_line() {
 fn validate_reports_a_missing_package_at_its_key() {
     let work = Work::new();
     let output = work.run(&["validate", "-t", "cluster.yaml"]);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(3), "{said}");
+    let printed = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{printed}");
     assert!(
-        said.contains("cluster.yaml:4:10")
-            && said.contains("the package `kube-1.20.2.tar.zst` does not exist"),
-        "{said}"
+        printed.contains("cluster.yaml:4:10")
+            && printed.contains("the package `kube-1.20.2.tar.zst` does not exist"),
+        "{printed}"
     );
 
-    // Beside the topology, whatever the working directory is.
+    // Relative to the topology, not to the working directory.
     fs::create_dir(work.path("sub")).expect("a folder");
     fs::rename(work.path("cluster.yaml"), work.path("sub/cluster.yaml")).expect("moving it");
     fs::write(work.path("sub/kube-1.20.2.tar.zst"), "").expect("writing");
@@ -81,14 +82,14 @@ fn validate_reports_a_missing_package_beside_other_mistakes() {
     let work = Work::new();
     work.topology(&crate::work::PROD.replace("192.168.7.20/24", "192.168.7.300/24"));
     let output = work.run(&["validate", "-t", "cluster.yaml"]);
-    let said = stderr(&output);
+    let printed = stderr(&output);
     for part in ["does not exist", "not an address with prefix", "2 error(s)"] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(printed.contains(part), "{part}: {printed}");
     }
 }
 
 #[test]
-fn packages_that_are_broken_or_harmful_are_refused_by_name() {
+fn invalid_packages_are_refused_by_name() {
     let whole = Raw::whole().bytes();
     let with = |name: &str, kind: tar::EntryType, link: &str| {
         let mut raw = Raw::whole();
@@ -122,12 +123,12 @@ fn packages_that_are_broken_or_harmful_are_refused_by_name() {
             "it is not a tar archive",
         ),
         (
-            "climbs",
+            "leads out",
             with("../evil", file, ""),
             "entry `../evil` leads out of the package",
         ),
         (
-            "climbs later",
+            "leads out later",
             with("conf/../../evil", file, ""),
             "`conf/../../evil` leads out",
         ),
@@ -181,24 +182,24 @@ fn packages_that_are_broken_or_harmful_are_refused_by_name() {
             runs.push(work.run(&all));
         }
         for output in runs {
-            let said = refused(
+            let printed = refused(
                 &work,
                 &output,
                 &names[..2 + usize::from(work.path("programs").exists())],
             );
             assert!(
-                said.starts_with("imagegen: opening the package `kube.tar`: ")
-                    && said.contains(words),
-                "{what}: {said}"
+                printed.starts_with("imagegen: opening the package `kube.tar`: ")
+                    && printed.contains(words),
+                "{what}: {printed}"
             );
         }
     }
 }
 
 #[test]
-fn an_archive_inside_the_package_is_called_by_its_name_there() {
+fn broken_image_archive_is_named_by_its_path_in_the_package() {
     if !is_root() {
-        return skip("building images needs root, and says so first");
+        return skip("building images needs root, which is checked first");
     }
     let work = Work::new();
     static_programs(&work);
@@ -226,19 +227,22 @@ fn an_archive_inside_the_package_is_called_by_its_name_there() {
             .image(&["-p", "kube"])
             .output()
             .expect("running imagegen");
-        let said = refused(
+        let printed = refused(
             &work,
             &output,
             &["cache", "cluster.yaml", "kube", "programs"],
         );
-        assert!(said.contains(words) && !said.contains("staging"), "{said}");
+        assert!(
+            printed.contains(words) && !printed.contains("staging"),
+            "{printed}"
+        );
     }
 }
 
 #[test]
-fn no_space_for_an_image_is_told_before_the_first_byte() {
+fn full_disk_is_reported_before_the_first_write() {
     if !is_root() {
-        return skip("a file system of its own needs root");
+        return skip("mounting needs root");
     }
     let work = Work::new();
     static_programs(&work);
@@ -267,11 +271,11 @@ fn no_space_for_an_image_is_told_before_the_first_byte() {
         "small",
         "small-names",
     ];
-    let said = refused(&work, &output, &names);
+    let printed = refused(&work, &output, &names);
     assert!(
-        said.contains("there is not enough space in `small/out/")
-            && said.contains("MiB are needed"),
-        "{said}"
+        printed.contains("there is not enough space in `small/out/")
+            && printed.contains("MiB are needed"),
+        "{printed}"
     );
     let left = fs::read_to_string(work.path("small-names")).expect("the names");
     assert_eq!(left, "");
@@ -280,7 +284,7 @@ fn no_space_for_an_image_is_told_before_the_first_byte() {
 #[test]
 fn missing_tool_is_named_with_its_install_command() {
     if !is_root() {
-        return skip("building images needs root, and says so first");
+        return skip("building images needs root, which is checked first");
     }
     let work = Work::new();
     static_programs(&work);
@@ -288,20 +292,21 @@ fn missing_tool_is_named_with_its_install_command() {
     let mut image = work.image(&["-p", "kube"]);
     image.env("PATH", "/nonexistent");
     let output = image.output().expect("running imagegen");
-    let said = refused(
+    let printed = refused(
         &work,
         &output,
         &["cache", "cluster.yaml", "kube", "programs"],
     );
     assert_eq!(
-        said,
-        "imagegen: making the Debian tree for image tools: `mmdebstrap` is not on this machine; install it: \
+        printed,
+        "imagegen: making the Debian tree for image tools: `mmdebstrap` is not on this machine; \
+         install it: \
          sudo apt-get install mmdebstrap"
     );
 }
 
 #[test]
-fn output_folders_that_are_not_ours_are_refused_untouched() {
+fn foreign_output_folders_are_refused_unchanged() {
     let work = Work::new();
     type Make = fn(&std::path::Path);
     let cases: [(Make, &str, &[&str]); 4] = [
@@ -324,7 +329,8 @@ fn output_folders_that_are_not_ours_are_refused_untouched() {
                 fs::create_dir(at).expect("a folder");
                 fs::write(at.join("manifest.json"), r#"{"name": "a web page"}"#).expect("a file");
             },
-            "reading `prod/manifest.json`; is `prod` an output folder of imagegen?: unknown field `name`",
+            "reading `prod/manifest.json`; is `prod` an output folder of imagegen?: unknown field \
+             `name`",
             &["manifest.json"],
         ),
         (
@@ -333,15 +339,16 @@ fn output_folders_that_are_not_ours_are_refused_untouched() {
                 let text = r#"{"apiVersion": "firstlight/v9", "kind": "Manifest", "inputs": {}, "outputs": {}}"#;
                 fs::write(at.join("manifest.json"), text).expect("a file");
             },
-            "`prod/manifest.json` is a `Manifest` of `firstlight/v9`, not a `Manifest` of `firstlight/v1`",
+            "`prod/manifest.json` is a `Manifest` of `firstlight/v9`, not a `Manifest` of \
+             `firstlight/v1`",
             &["manifest.json"],
         ),
     ];
     for (make, words, names) in cases {
         make(&work.path("prod"));
         let output = work.run(&["userdata", "-t", "cluster.yaml"]);
-        let said = refused(&work, &output, &["cluster.yaml", "prod"]);
-        assert!(said.contains(words), "{said}");
+        let printed = refused(&work, &output, &["cluster.yaml", "prod"]);
+        assert!(printed.contains(words), "{printed}");
         if work.path("prod").is_dir() {
             let left: Vec<_> = work.state("prod").into_keys().collect();
             assert_eq!(
@@ -358,22 +365,22 @@ fn output_folders_that_are_not_ours_are_refused_untouched() {
         }
     }
     let output = work.run(&["userdata", "-t", "cluster.yaml", "-o", "no/such/folder"]);
-    let said = refused(&work, &output, &["cluster.yaml"]);
+    let printed = refused(&work, &output, &["cluster.yaml"]);
     assert!(
-        said.contains("creating the output folder `no/such/folder`: No such file"),
-        "{said}"
+        printed.contains("creating the output folder `no/such/folder`: No such file"),
+        "{printed}"
     );
 }
 
-/// Root's files and folders, met by somebody else.
+/// Files and folders of root, used by another user.
 #[test]
-fn what_may_not_be_read_or_written_is_named() {
+fn permission_errors_name_the_path() {
     if !is_root() {
-        return skip("a file that only another user may read takes root to make");
+        return skip("changing owners needs root");
     }
     let work = Work::new();
     let imagegen = imagegen_for_all(&work);
-    let nobody = |args: &[&str]| {
+    let as_nobody = |args: &[&str]| {
         Command::new(&imagegen)
             .args(args)
             .current_dir(work.path(""))
@@ -384,33 +391,45 @@ fn what_may_not_be_read_or_written_is_named() {
             .expect("running imagegen")
     };
     let names = ["cluster.yaml", "imagegen"];
-    let said = refused(&work, &nobody(&["userdata", "-t", "cluster.yaml"]), &names);
+    let printed = refused(
+        &work,
+        &as_nobody(&["userdata", "-t", "cluster.yaml"]),
+        &names,
+    );
     assert_eq!(
-        said,
+        printed,
         "imagegen: creating the output folder `prod`: Permission denied (os error 13)"
     );
-    let said = refused(&work, &nobody(&["package", "-o", "kube.tar"]), &names);
+    let printed = refused(&work, &as_nobody(&["package", "-o", "kube.tar"]), &names);
     assert!(
-        said.starts_with("imagegen: creating the cache folder `")
-            && said.contains("(set FIRSTLIGHT_CACHE to another)"),
-        "{said}"
+        printed.starts_with("imagegen: creating the cache folder `")
+            && printed.contains("(set FIRSTLIGHT_CACHE to another)"),
+        "{printed}"
     );
 
     work.userdata();
     let before = work.state("prod");
     let names = ["cluster.yaml", "imagegen", "prod"];
-    let said = refused(&work, &nobody(&["userdata", "-t", "cluster.yaml"]), &names);
+    let printed = refused(
+        &work,
+        &as_nobody(&["userdata", "-t", "cluster.yaml"]),
+        &names,
+    );
     assert!(
-        said.contains("`prod/pki") && said.contains("Permission denied"),
-        "{said}"
+        printed.contains("`prod/pki") && printed.contains("Permission denied"),
+        "{printed}"
     );
     assert!(work.state("prod") == before);
 
     fs::set_permissions(work.path("cluster.yaml"), fs::Permissions::from_mode(0o600))
         .expect("closing it");
-    let said = refused(&work, &nobody(&["validate", "-t", "cluster.yaml"]), &names);
+    let printed = refused(
+        &work,
+        &as_nobody(&["validate", "-t", "cluster.yaml"]),
+        &names,
+    );
     assert_eq!(
-        said,
+        printed,
         "imagegen: reading the topology `cluster.yaml`: Permission denied (os error 13)"
     );
 }
@@ -420,15 +439,15 @@ fn topology_that_is_not_utf8_is_refused() {
     let work = Work::new();
     fs::write(work.path("cluster.yaml"), b"name: \xff\xfe").expect("writing");
     let output = work.run(&["validate", "-t", "cluster.yaml"]);
-    let said = refused(&work, &output, &["cluster.yaml"]);
+    let printed = refused(&work, &output, &["cluster.yaml"]);
     assert!(
-        said.contains("reading the topology `cluster.yaml`: it is not UTF-8 text"),
-        "{said}"
+        printed.contains("reading the topology `cluster.yaml`: it is not UTF-8 text"),
+        "{printed}"
     );
     let output = work.run(&["validate", "-t", "."]);
-    let said = refused(&work, &output, &["cluster.yaml"]);
+    let printed = refused(&work, &output, &["cluster.yaml"]);
     assert!(
-        said.contains("reading the topology `.`: Is a directory"),
-        "{said}"
+        printed.contains("reading the topology `.`: Is a directory"),
+        "{printed}"
     );
 }

@@ -1,4 +1,4 @@
-//! `docs/topology.md` is made from the schema, and every example is a valid topology.
+//! `docs/topology.md` is generated from the schema, and every example is a valid topology.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use serde_json::Value;
 
-/// Rewrites the reference instead of comparing it.
+/// Updates the reference instead of comparing it.
 const UPDATE: &str = "FIRSTLIGHT_UPDATE_DOCS";
 
 fn repository() -> PathBuf {

@@ -1,4 +1,4 @@
-//! A temporary folder with a topology in it, and the built program.
+//! A temporary folder with a topology, and the built program.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use userdata::document::{Document, Seed};
 
 pub(crate) const PROD: &str = include_str!("../topologies/prod.yaml");
 
-/// Turns a skipped check into a failure, as CI wants it.
+/// Reports a skipped test, which is a failure in CI.
 pub(crate) fn skip(reason: &str) {
     assert!(
         std::env::var_os("FIRSTLIGHT_NO_SKIP").is_none_or(|value| value != "1"),
@@ -41,7 +41,7 @@ impl Work {
         self.dir.path().join(name)
     }
 
-    /// Runs `imagegen` here.
+    /// Runs `imagegen` in the folder.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("imagegen"));
         command
@@ -51,7 +51,7 @@ impl Work {
             .expect("running imagegen")
     }
 
-    /// `imagegen image`, with a cache of its own and the programs of [`static_programs`].
+    /// `imagegen image` with its own cache and the programs of [`static_programs`].
     pub(crate) fn image(&self, args: &[&str]) -> std::process::Command {
         let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("imagegen"));
         command
@@ -62,7 +62,7 @@ impl Work {
         command
     }
 
-    /// `imagegen userdata`, which must succeed; what it said.
+    /// The output of `imagegen userdata`, which must succeed.
     pub(crate) fn userdata(&self) -> String {
         let output = self.run(&["userdata", "--topology", "cluster.yaml"]);
         assert!(
@@ -90,7 +90,7 @@ impl Work {
         document
     }
 
-    /// The document's files as the host would have them, below a folder of their own.
+    /// Writes the document's files to a folder, as on the host.
     pub(crate) fn unpack(&self, host: &str) -> PathBuf {
         let root = self.path(&format!("unpacked-{host}"));
         for file in &self.document(host).cloud_config.files {
@@ -120,7 +120,7 @@ impl Work {
         state
     }
 
-    /// What is in the working folder, by name.
+    /// The names in the folder.
     pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path()).expect("reading a folder");
         let mut names: Vec<_> = entries
@@ -137,7 +137,7 @@ impl Work {
     }
 }
 
-/// A copy of the program where anybody may run it: the build folder may be root's alone.
+/// A copy of the program for all users: the build folder may be accessible to root only.
 pub(crate) fn imagegen_for_all(work: &Work) -> PathBuf {
     let everybody = fs::Permissions::from_mode(0o755);
     fs::set_permissions(work.path(""), everybody.clone()).expect("opening the folder");
@@ -147,7 +147,7 @@ pub(crate) fn imagegen_for_all(work: &Work) -> PathBuf {
     copy
 }
 
-/// Stands for the image's own programs: the smallest ELF file without an interpreter, which is never run.
+/// Fake programs of the image: the smallest ELF file without interpreter. Nothing runs them.
 pub(crate) fn static_programs(work: &Work) {
     let folder = work.path("programs");
     fs::create_dir_all(&folder).expect("a folder");

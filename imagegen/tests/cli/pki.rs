@@ -1,4 +1,4 @@
-//! The certificates as a host has them, judged by openssl and by kubeadm.
+//! The certificates of hosts, verified by openssl and kubeadm.
 
 use std::fs;
 use std::path::Path;
@@ -26,8 +26,8 @@ fn openssl(args: &[&str], folder: &Path) -> (bool, String) {
 }
 
 fn good(args: &[&str], folder: &Path) {
-    let (good, said) = openssl(args, folder);
-    assert!(good, "openssl {}: {said}", args.join(" "));
+    let (good, printed) = openssl(args, folder);
+    assert!(good, "openssl {}: {printed}", args.join(" "));
 }
 
 /// `(certificate, authority, purposes)`; below `/etc/kubernetes/pki`.
@@ -294,7 +294,7 @@ fn worker_document_has_only_its_own_certificates() {
         );
     });
     files.sort();
-    let wanted = [
+    let expected = [
         "etc/firstlight/node.yaml",
         "etc/firstlight/status.crt",
         "etc/firstlight/status.key",
@@ -302,5 +302,5 @@ fn worker_document_has_only_its_own_certificates() {
         "etc/kubernetes/kubelet.conf",
         "etc/kubernetes/pki/ca.crt",
     ];
-    assert_eq!(files, wanted);
+    assert_eq!(files, expected);
 }

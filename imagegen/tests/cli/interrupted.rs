@@ -1,7 +1,7 @@
-//! Killed at any moment, or out of space: what is there is whole.
+//! Results are complete after a kill at any moment, or without space.
 #![allow(
     clippy::disallowed_methods,
-    reason = "a test arranges files and runs programs as it likes"
+    reason = "tests may write files and run programs directly"
 )]
 
 use std::fs;
@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use crate::work::{PROD, Work, skip};
 
-/// Kills run after run at a later moment each, while the topology keeps changing.
+/// Kills one run after another, each at a later moment, while the topology changes.
 #[test]
-fn killed_at_any_moment_the_folder_holds_whole_results() {
+fn kill_at_any_moment_leaves_complete_results() {
     let work = Work::new();
-    let mut authority: Option<Vec<u8>> = None;
+    let mut ca: Option<Vec<u8>> = None;
     let mut killed = 0;
     for round in 0..40_u64 {
         work.topology(&PROD.replace("disk: ssd", &format!("disk: d{round}")));
@@ -31,13 +31,12 @@ fn killed_at_any_moment_the_folder_holds_whole_results() {
         if !work.path("prod/hosts").exists() {
             continue;
         }
-        // Documents are there: then all of them are, and so is the authority that they were made with.
-        let found =
-            fs::read(work.path("prod/pki/ca.crt")).expect("documents without their authority");
+        // With one document, all documents and their CA must exist.
+        let found = fs::read(work.path("prod/pki/ca.crt")).expect("documents without their CA");
         assert_eq!(
-            *authority.get_or_insert(found.clone()),
+            *ca.get_or_insert(found.clone()),
             found,
-            "round {round}: the authority was replaced"
+            "round {round}: the CA was replaced"
         );
         let label = |host: &str| {
             work.document(host)
@@ -58,7 +57,7 @@ fn killed_at_any_moment_the_folder_holds_whole_results() {
             assert!(
                 seed.windows(512)
                     .any(|window| user_data.starts_with(window)),
-                "round {round}: the seed of {host} is another document's"
+                "round {round}: the seed of {host} has another document"
             );
         }
     }
@@ -74,12 +73,12 @@ fn killed_at_any_moment_the_folder_holds_whole_results() {
         !names
             .iter()
             .any(|name| name.to_string_lossy().starts_with('.')),
-        "something was left behind: {names:?}"
+        "leftovers: {names:?}"
     );
 }
 
 #[test]
-fn no_space_left_is_one_clear_error_and_leaves_nothing() {
+fn full_disk_is_one_error_and_leaves_nothing() {
     let work = Work::new();
     fs::create_dir(work.path("small")).expect("a folder");
     let script = "mount -t tmpfs -o size=100k none small || exit 99
@@ -90,16 +89,16 @@ fn no_space_left_is_one_clear_error_and_leaves_nothing() {
         .current_dir(work.path(""))
         .output();
     let Ok(output) = output else {
-        return skip("there is no unshare(1)");
+        return skip("unshare(1) is missing");
     };
-    let (said, errors) = (
+    let (printed, errors) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
     );
-    if !said.contains("status") {
-        return skip(&format!("no mount of our own: {errors}"));
+    if !printed.contains("status") {
+        return skip(&format!("mounting failed: {errors}"));
     }
-    assert_eq!(said, "status 1\n", "{errors}");
+    assert_eq!(printed, "status 1\n", "{errors}");
     assert!(
         errors.contains("No space left on device")
             && errors.contains("imagegen: writing `small/out/"),

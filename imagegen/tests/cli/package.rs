@@ -1,4 +1,4 @@
-//! Packages in sealos's layout that hold next to nothing, whole or as wrong as a test wants.
+//! Minimal packages in sealos's layout, valid or with any fault.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +19,7 @@ const TEXTS: [(&str, &str); 3] = [
 const RUNTIME: &str = "containerd/containerd.tar.gz";
 const IMAGES: &str = "images/all.tar";
 
-/// Every file of a whole package.
+/// Every file of a valid package.
 fn files() -> Vec<(&'static str, Vec<u8>)> {
     let programs = PROGRAMS.map(|name| (name, b"#!/bin/sh\n".to_vec()));
     let texts = TEXTS.map(|(name, text)| (name, text.as_bytes().to_vec()));
@@ -29,7 +29,7 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
     files
 }
 
-/// An archive, entry by entry.
+/// An archive built entry by entry.
 pub(crate) struct Raw(Builder<Vec<u8>>);
 
 impl Raw {
@@ -45,7 +45,7 @@ impl Raw {
         raw
     }
 
-    /// Writes the name as it is: the crate refuses to write what its readers must refuse.
+    /// Writes `name` unchecked: the crate does not write the names that readers must refuse.
     pub(crate) fn add(&mut self, name: &str, kind: EntryType, link: &str, bytes: &[u8]) {
         let mut header = Header::new_gnu();
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
@@ -67,7 +67,7 @@ impl Raw {
     }
 }
 
-/// A whole package as a folder, with `changed` files in the place of its own.
+/// A valid package as a folder, with `changed` files instead of its own.
 pub(crate) fn folder(at: &Path, changed: &[(&str, &[u8])]) {
     let own = files();
     let own = own.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
@@ -84,7 +84,7 @@ pub(crate) fn folder(at: &Path, changed: &[(&str, &[u8])]) {
     }
 }
 
-/// `docker save` of the images without which there is no control plane, all the same empty one.
+/// `docker save` of the control plane's images, all with the same empty contents.
 pub(crate) fn images() -> Vec<u8> {
     let layer = Raw::new().bytes();
     let sha = |bytes: &[u8]| {

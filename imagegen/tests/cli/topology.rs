@@ -1,4 +1,4 @@
-//! Each mistake in a topology beside what is said of it.
+//! Each mistake in a topology with its finding.
 
 use imagegen::topology::check;
 
@@ -43,7 +43,7 @@ const MISTAKES: &[(&str, &str, &str, &str, &str)] = &[
         "already has the address `192.168.7.10`",
     ),
     (
-        "duplicate MAC, otherwise written",
+        "duplicate MAC in another notation",
         "\"52:54:00:00:07:11\"",
         "52-54-00-00-07-10",
         "19:60",
@@ -85,18 +85,18 @@ const MISTAKES: &[(&str, &str, &str, &str, &str)] = &[
         "not a MAC address",
     ),
     (
-        "group MAC",
+        "multicast MAC",
         "52:54:00:00:07:20",
         "01:54:00:00:07:20",
         "21:60",
-        "a group address",
+        "a multicast address",
     ),
     (
         "bad role",
         "role: node,  ",
         "role: worker,",
         "21:21",
-        "there is no role `worker`",
+        "unknown role `worker`",
     ),
     (
         "bad label",
@@ -110,7 +110,7 @@ const MISTAKES: &[(&str, &str, &str, &str, &str)] = &[
         "disk: ssd",
         "node-role.kubernetes.io/worker: x",
         "21:90",
-        "a kubelet refuses to give itself this label",
+        "kubelet may not set this label",
     ),
     (
         "bad taint",
@@ -124,7 +124,7 @@ const MISTAKES: &[(&str, &str, &str, &str, &str)] = &[
         "port: 6443",
         "port: 10250",
         "7:9",
-        "10250 is kubelet's port",
+        "10250 is the port of kubelet",
     ),
     (
         "port zero",
@@ -152,14 +152,14 @@ const MISTAKES: &[(&str, &str, &str, &str, &str)] = &[
         "vip: 10.103.97.2",
         "vip: 10.244.3.4",
         "8:8",
-        "lies inside the pod range",
+        "is in the pod range",
     ),
     (
         "VIP in services",
         "vip: 10.103.97.2",
         "vip: 10.96.0.9",
         "8:8",
-        "lies inside the service range",
+        "is in the service range",
     ),
     (
         "VIP of a host",
@@ -225,7 +225,7 @@ fn findings(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn each_mistake_has_its_place_and_a_cure() {
+fn each_mistake_has_position_and_help() {
     let mut wrong = String::new();
     for (what, replaced, by, place, message) in MISTAKES {
         assert!(
@@ -239,7 +239,7 @@ fn each_mistake_has_its_place_and_a_cure() {
             .any(|line| line.starts_with(&start) && line.contains(message))
         {
             wrong.push_str(&format!(
-                "{what}: wanted `{message}` at {place}, got {found:#?}\n"
+                "{what}: expected `{message}` at {place}, got {found:#?}\n"
             ));
         }
     }
@@ -247,7 +247,7 @@ fn each_mistake_has_its_place_and_a_cure() {
 }
 
 #[test]
-fn all_mistakes_come_in_one_run() {
+fn one_run_reports_all_mistakes() {
     let text = PROD
         .replace("ntp:", "ntpd:")
         .replace("vip: 10.103.97.2", "vip: 127.0.0.1")
@@ -265,7 +265,7 @@ fn all_mistakes_come_in_one_run() {
 }
 
 #[test]
-fn an_even_number_of_masters_is_a_warning_only() {
+fn even_number_of_masters_is_a_warning() {
     let text: Vec<_> = PROD
         .lines()
         .filter(|line| !line.contains("name: m2"))
@@ -273,23 +273,23 @@ fn an_even_number_of_masters_is_a_warning_only() {
     let found = findings(&text.join("\n"));
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(
-        found[0].contains("warning: 2 masters outlive the loss of 0"),
+        found[0].contains("warning: 2 masters tolerate the loss of 0"),
         "{found:#?}"
     );
 }
 
 #[test]
-fn example_of_the_contract_is_valid_with_a_vip_warning() {
+fn vip_in_default_service_range_is_a_warning() {
     let found = findings(&PROD.replace("10.96.0.0/16", "10.96.0.0/12"));
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(
-        found[0].contains("8:8: warning: the VIP `10.103.97.2` lies inside the service range"),
+        found[0].contains("8:8: warning: the VIP `10.103.97.2` is in the service range"),
         "{found:#?}"
     );
 }
 
 #[test]
-fn dual_stack_is_understood() {
+fn dual_stack_needs_addresses_of_both_families() {
     let text = PROD
         .replace(
             "pods: 10.244.0.0/16",
@@ -311,7 +311,7 @@ fn dual_stack_is_understood() {
         text = text.replace(&format!("192.168.7.{last}/24"), &both);
     }
     let plan = check::read("cluster.yaml", &text)
-        .expect("a good topology")
+        .expect("a valid topology")
         .plan;
     assert_eq!(plan.hosts[0].addresses.len(), 2);
     let own = imagegen::pki::LEAVES[0].specify(&plan, &plan.hosts[0]);

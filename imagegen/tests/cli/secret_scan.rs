@@ -1,4 +1,4 @@
-//! Every forbidden thing planted in a document, and refused.
+//! Secrets planted in a document are refused in every encoding.
 
 use std::io::Write as _;
 
@@ -56,8 +56,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("compressing")
 }
 
-/// The ways a text may stand in a document.
-fn disguises(text: &str) -> Vec<(&'static str, String)> {
+/// The encodings that a document may have for a text.
+fn encodings(text: &str) -> Vec<(&'static str, String)> {
     let indented = text
         .lines()
         .map(|line| format!("    {line}\n"))
@@ -106,7 +106,7 @@ fn disguises(text: &str) -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn every_document_as_it_is_passes() {
+fn unchanged_documents_pass() {
     let cluster = Cluster::new();
     for host in 0..cluster.plan.hosts.len() {
         assert_eq!(cluster.check(host, &cluster.document(host)), Ok(()));
@@ -114,10 +114,10 @@ fn every_document_as_it_is_passes() {
 }
 
 #[test]
-fn each_forbidden_thing_is_refused_in_every_disguise() {
+fn planted_secrets_are_refused_in_every_encoding() {
     let cluster = Cluster::new();
     let authorities = &cluster.pki.authorities;
-    let stranger = Cluster::new();
+    let foreign = Cluster::new();
     let der = |pem: &str| {
         pem.lines()
             .filter(|line| !line.starts_with("-----"))
@@ -125,19 +125,19 @@ fn each_forbidden_thing_is_refused_in_every_disguise() {
     };
     let cases: Vec<(&str, String, &str)> = vec![
         (
-            "cluster authority",
+            "cluster CA",
             authorities.cluster.key.expose().into(),
-            "the authority `kubernetes`",
+            "the CA `kubernetes`",
         ),
         (
-            "front proxy authority",
+            "front proxy CA",
             authorities.front_proxy.key.expose().into(),
-            "the authority `front-proxy-ca`",
+            "the CA `front-proxy-ca`",
         ),
         (
-            "etcd authority",
+            "etcd CA",
             authorities.etcd.key.expose().into(),
-            "the authority `etcd-ca`",
+            "the CA `etcd-ca`",
         ),
         (
             "service accounts",
@@ -197,17 +197,17 @@ fn each_forbidden_thing_is_refused_in_every_disguise() {
                 .expect("it")
                 .certificate
                 .clone(),
-            "a certificate that does not belong here: `kubelet` of `m1`",
+            "a certificate that does not belong here, of `kubelet` of `m1`",
         ),
         (
-            "a key without its armour",
+            "a key in DER",
             format!("key: {}\n", der(authorities.cluster.key.expose())),
-            "the authority `kubernetes`",
+            "the CA `kubernetes`",
         ),
         (
-            "a stranger's key",
-            stranger.pki.authorities.cluster.key.expose().into(),
-            "a stranger",
+            "a foreign key",
+            foreign.pki.authorities.cluster.key.expose().into(),
+            "an unknown owner",
         ),
         (
             "an encrypted key",
@@ -227,7 +227,8 @@ fn each_forbidden_thing_is_refused_in_every_disguise() {
         ),
         (
             "a token's Secret",
-            "kind: Secret\ntype: bootstrap.kubernetes.io/token\nstringData:\n  token-secret: 0123456789abcdef\n"
+            "kind: Secret\ntype: bootstrap.kubernetes.io/token\nstringData:\n  token-secret: \
+             0123456789abcdef\n"
                 .into(),
             "a token",
         ),
@@ -258,7 +259,7 @@ fn each_forbidden_thing_is_refused_in_every_disguise() {
     ];
     let node = cluster.plan.hosts.len() - 1;
     for (what, text, message) in &cases {
-        for (how, planted) in disguises(text) {
+        for (how, planted) in encodings(text) {
             let mut document = cluster.document(node);
             document.user_data.push_str(&planted);
             let refused = cluster
@@ -274,7 +275,7 @@ fn each_forbidden_thing_is_refused_in_every_disguise() {
 }
 
 #[test]
-fn a_master_may_not_hold_what_is_another_masters() {
+fn secret_of_another_master_is_refused() {
     let cluster = Cluster::new();
     for name in ["apiserver", "etcd-peer", "admin", "kubelet"] {
         let mut document = cluster.document(1);

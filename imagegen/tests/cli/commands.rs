@@ -1,4 +1,4 @@
-//! Files, modes, second runs, refusals.
+//! Files and modes, second runs, invalid topologies.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::work::{PROD, Work, imagegen_for_all, stderr};
 
 #[test]
-fn documents_seeds_and_keys_have_their_modes_and_digests() {
+fn outputs_have_modes_and_digests() {
     let work = Work::new();
     work.userdata();
     let state = work.state("prod");
@@ -71,7 +71,7 @@ fn empty_taints_of_a_master_reach_its_document() {
 }
 
 #[test]
-fn second_run_writes_nothing_and_says_so() {
+fn second_run_writes_nothing() {
     let work = Work::new();
     assert!(work.userdata().contains("made documents"));
     let before = work.state("prod");
@@ -80,7 +80,7 @@ fn second_run_writes_nothing_and_says_so() {
 }
 
 #[test]
-fn a_changed_topology_changes_only_what_hangs_on_it() {
+fn changed_host_changes_only_its_files() {
     let work = Work::new();
     work.userdata();
     let before = work.state("prod");
@@ -101,10 +101,10 @@ fn a_changed_topology_changes_only_what_hangs_on_it() {
 }
 
 #[test]
-fn a_host_that_left_is_gone_and_what_a_person_put_there_stays() {
+fn removed_host_is_deleted_except_for_user_files() {
     let work = Work::new();
     work.userdata();
-    let authority = fs::read(work.path("prod/pki/ca.crt")).expect("the authority");
+    let ca = fs::read(work.path("prod/pki/ca.crt")).expect("the CA");
     fs::write(work.path("prod/hosts/n0/notes"), "rack 4").expect("writing notes");
     work.topology(
         PROD.lines()
@@ -116,19 +116,16 @@ fn a_host_that_left_is_gone_and_what_a_person_put_there_stays() {
     work.userdata();
     let left: Vec<_> = work.state("prod/hosts/n0").into_keys().collect();
     assert_eq!(left, [Path::new("notes")]);
-    assert_eq!(
-        fs::read(work.path("prod/pki/ca.crt")).expect("the authority"),
-        authority
-    );
+    assert_eq!(fs::read(work.path("prod/pki/ca.crt")).expect("the CA"), ca);
 }
 
 #[test]
-fn a_broken_authority_is_an_error_and_nothing_is_overwritten() {
+fn broken_ca_is_an_error_and_stays() {
     let work = Work::new();
     work.userdata();
     let other = Work::new();
     other.userdata();
-    let good = fs::read(work.path("prod/pki/ca.crt")).expect("the authority");
+    let good = fs::read(work.path("prod/pki/ca.crt")).expect("the CA");
     let foreign = fs::read(other.path("prod/pki/ca.crt")).expect("another authority");
     let cut = &good[..good.len() / 2];
     let cases: [(&str, Option<&[u8]>, &str); 4] = [
@@ -163,7 +160,7 @@ fn a_broken_authority_is_an_error_and_nothing_is_overwritten() {
 }
 
 #[test]
-fn bad_input_leaves_nothing_behind() {
+fn invalid_topology_leaves_nothing() {
     let work = Work::new();
     let cases: [(&str, i32, &str); 6] = [
         (
@@ -220,7 +217,7 @@ fn bad_input_leaves_nothing_behind() {
 }
 
 #[test]
-fn no_topology_is_wrong_usage() {
+fn missing_topology_is_wrong_usage() {
     let work = Work::new();
     for args in [&["userdata"][..], &[], &["no-such-command"]] {
         assert_eq!(work.run(args).status.code(), Some(2), "{args:?}");
@@ -283,12 +280,12 @@ fn schema_names_every_key_and_plan_every_host() {
         plan["hosts"][3]["secrets"],
         serde_json::json!(["kubelet.conf", "status.key"])
     );
-    assert_eq!(work.names(), ["cluster.yaml"], "plan makes nothing");
+    assert_eq!(work.names(), ["cluster.yaml"], "plan writes nothing");
 }
 
-/// Documents as a person reviews them; keys and certificates are not the same twice and are left out.
+/// Documents without keys and certificates, which differ in each run.
 #[test]
-fn documents_read_as_reviewed() {
+fn documents_match_snapshots() {
     let work = Work::new();
     work.userdata();
     for host in ["m0", "m1", "n0"] {
@@ -324,23 +321,23 @@ fn redact(text: &str) -> String {
 }
 
 #[test]
-fn image_without_root_is_refused_and_makes_nothing() {
+fn image_without_root_is_refused() {
     use std::os::unix::process::CommandExt as _;
     let work = Work::new();
     let mut command = std::process::Command::new(imagegen_for_all(&work));
     command
         .args(["--topology", "cluster.yaml"])
         .current_dir(work.path(""));
-    // Root becomes nobody for this; anybody else is unprivileged already.
+    // Root switches to nobody; other users are unprivileged already.
     if nix::unistd::geteuid().is_root() {
         command.uid(65534).gid(65534);
     }
     let output = command.output().expect("running imagegen");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
     assert!(
-        said.contains("needs root") && said.contains("sudo"),
-        "{said}"
+        printed.contains("needs root") && printed.contains("sudo"),
+        "{printed}"
     );
     assert!(!work.path("prod").exists());
 }

@@ -1,0 +1,13 @@
+//! Tests of the imagegen program and of its documents, with temporary folders and openssl.
+//!
+//! All are one test program, because linking takes longer than running.
+
+mod commands;
+mod docs;
+mod interrupted;
+mod package;
+mod pki;
+mod refusals;
+mod secret_scan;
+mod topology;
+mod work;
