@@ -8,6 +8,7 @@ mod interrupted;
 mod package;
 mod pki;
 mod refusals;
+mod refused_packages;
 mod secret_scan;
 mod topology;
 mod work;
