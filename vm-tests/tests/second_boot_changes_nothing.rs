@@ -12,7 +12,14 @@ use vm_tests::host::artifacts::{Output, Programs, topology};
 use vm_tests::host::run_dir::RunDir;
 
 /// Steps that every boot needs, because they start a service or wait for it.
-const EVERY_BOOT: &[&str] = &["addresses", "containerd", "kernel", "kubelet", "node-ready"];
+const EVERY_BOOT: &[&str] = &[
+    "addresses",
+    "containerd",
+    "kernel",
+    "kubelet",
+    "node-ready",
+    "ssh",
+];
 
 #[test]
 fn second_boot_changes_nothing_and_is_ready_again() -> Result<()> {

@@ -2,6 +2,7 @@
 //!
 //! imagegen writes the image and the documents; here each machine gets its disks and network card.
 
+pub mod checks;
 pub mod etcd;
 pub mod invariants;
 pub mod kubectl;

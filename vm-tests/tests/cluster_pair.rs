@@ -1,0 +1,27 @@
+//! Two control-plane hosts and a worker form a working cluster: the smallest with a join, IPVS and
+//! traffic between nodes.
+
+use anyhow::Result;
+use vm_tests::cluster::checks;
+use vm_tests::cluster::testbed::Testbed;
+
+// Forming takes most of the time, so checks that do not disturb each other share one cluster.
+#[test]
+fn two_masters_and_a_worker_form_a_cluster() -> Result<()> {
+    let Some(mut testbed) = Testbed::new("cluster_pair", "pair")? else {
+        return Ok(());
+    };
+    testbed.start_all()?;
+    for (name, ready) in testbed.wait_ready()? {
+        let boot = ready.since_boot().unwrap_or_default();
+        println!(
+            "{name}: ready {:.0} s after power-on by the guest's clock",
+            boot.as_secs_f64()
+        );
+    }
+    testbed.assert_healthy()?;
+    checks::worker_access_through_vip(&testbed, "n0")?;
+    checks::pods_and_services(&testbed, "n0")?;
+    testbed.passed();
+    Ok(())
+}
