@@ -200,7 +200,8 @@ const SYMLINKS: &[(&str, &str)] = &[
     ("root", "var/roothome"),
     ("home", "var/home"),
     ("opt/cni/bin", "../../usr/lib/cni"),
-    // The generator opens sshd to local sockets and to the hypervisor, whether a document has keys or not.
+    // The generator opens sshd to local sockets and to the hypervisor, even if a document has no
+    // keys.
     (
         "etc/systemd/system-generators/systemd-ssh-generator",
         "/dev/null",

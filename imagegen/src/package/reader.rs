@@ -196,10 +196,10 @@ impl Package {
 
     /// The release of Kubernetes, without a leading `v`.
     ///
-    /// It is `kubernetesVersion` in `conf/kubeadm.yaml`, which kubeadm reads too. Running kubeadm
-    /// is no option, since only the build hook of a package runs on the build host. Nor is
-    /// searching its binary: a Go program of 2020 has no unambiguous record of its version. The
-    /// image build compares the version with kube-apiserver's tag.
+    /// It is `kubernetesVersion` in `conf/kubeadm.yaml`, which kubeadm reads too. Opening a package
+    /// runs none of its programs, and searching kubeadm's binary is no alternative: a Go program of
+    /// 2020 has no unambiguous record of its version. The image build compares the version with
+    /// kube-apiserver's tag.
     pub fn kubernetes_version(&self) -> Result<semver::Version> {
         let text = self.file("conf/kubeadm.yaml")?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
