@@ -75,7 +75,7 @@ pub fn build(
     let tools = debian::tools(cache, request.plan.kernel, progress)?;
     let base = debian::root(cache, progress)?;
     let (release, modules) = kernel_modules(&tools)?;
-    facts.kubeadm_phases = kubeadm::phases(&package.join("bin/kubeadm"))?;
+    facts.kubeadm_phases = kubeadm::phases(&tools, &package)?;
 
     let stage = progress.stage("root");
     let mut composed = root::compose(&root::Inputs {

@@ -14,6 +14,14 @@ use crate::plan::ImagePlan;
 /// Incremented when code changes the image in a way that no part of the key shows.
 const REVISION: u32 = 2;
 
+/// Code that decides what is in the root: an edit of it makes another image.
+const CODE: &[&str] = &[
+    include_str!("build.rs"),
+    include_str!("facts.rs"),
+    include_str!("kubeadm.rs"),
+    include_str!("root.rs"),
+];
+
 /// What an image is made from.
 #[derive(Debug)]
 pub struct ImageRequest<'a> {
@@ -50,6 +58,7 @@ impl ImageRequest<'_> {
         for name in programs::NAMES {
             text(name, digest_file(&self.programs.join(name))?);
         }
+        text("code", CODE.concat());
         text("Debian trees", debian::recipe(self.plan.kernel));
         text("root", root_files::recipe());
         text("containerd", containerd::store::recipe());

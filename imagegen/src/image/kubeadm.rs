@@ -1,25 +1,32 @@
 //! Asks the package's kubeadm which phases it has.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use build_tools::debian_tree::Tree;
 use build_tools::process;
 use userdata::image_info::KubeadmPhases;
 
 /// The phases of `init` and `join`, as the program's own help lists them.
 ///
-/// The program runs on this machine, with an empty environment and no arguments but `--help`.
-pub fn phases(kubeadm: &Path) -> Result<KubeadmPhases> {
+/// A package is somebody else's: the program runs as nobody, with `tools` as its root, and only for its help.
+pub fn phases(tools: &Tree, package: &Path) -> Result<KubeadmPhases> {
     Ok(KubeadmPhases {
-        init: ask(kubeadm, "init")?,
-        join: ask(kubeadm, "join")?,
+        init: ask(tools, package, "init")?,
+        join: ask(tools, package, "join")?,
     })
 }
 
-fn ask(kubeadm: &Path, command: &str) -> Result<Vec<String>> {
-    let mut help = Command::new(kubeadm);
-    help.args([command, "--help"]).env_clear();
+fn ask(tools: &Tree, package: &Path, command: &str) -> Result<Vec<String>> {
+    let mut help = tools.chroot(&[(&package.join("bin"), "/run/package")], "setpriv")?;
+    help.args([
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--no-new-privs",
+        "--",
+    ]);
+    help.args(["/run/package/kubeadm", command, "--help"]);
     let text = process::output(&mut help).with_context(|| {
         format!(
             "asking the package's `bin/kubeadm` for the phases of `{command}`; it must be a program for this machine"
