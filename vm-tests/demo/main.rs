@@ -103,7 +103,7 @@ fn form(cli: &Cli, host: &Host, run_dir: &RunDir, output: &Output) -> Result<()>
         .context("the topology has no master")?;
     let kubeconfig = tour::kubeconfig(&cluster, output, run_dir.folder())?;
     let kubectl = kubectl::kubectl(host)?;
-    tour::nodes(&kubectl, &kubeconfig, first.wall(Duration::from_secs(60)))?;
+    tour::cluster(&kubectl, &kubeconfig, first.wall(Duration::from_secs(120)))?;
     interrupt::check()?;
     tour::status(first)?;
     let mut all = cluster.members.iter().zip(&machines);

@@ -16,7 +16,7 @@ use crate::screen::say;
 
 /// Shown on a worker: its static pods, its IPVS table and its host names.
 const WORKER_COMMANDS: [&str; 3] = [
-    "ls /etc/kubernetes/manifests",
+    "cat /etc/kubernetes/manifests/*",
     "ipvsadm -Ln",
     "cat /etc/hosts",
 ];
@@ -66,17 +66,35 @@ fn forwarded_kubeconfig(admin: &str, forwards: &[(String, SocketAddr)]) -> Resul
     Ok(text)
 }
 
-/// Runs `kubectl get nodes` on the host.
-pub(crate) fn nodes(kubectl: &Path, kubeconfig: &Path, within: Duration) -> Result<()> {
-    say("\n$ kubectl get nodes");
-    let status = Command::new(kubectl)
-        .args(["get", "nodes", "--output=wide"])
-        .arg(format!("--request-timeout={}s", within.as_secs()))
-        .env("KUBECONFIG", kubeconfig)
-        .status()
-        .with_context(|| format!("starting `{}`", kubectl.display()))?;
-    if !status.success() {
-        bail!("kubectl: {status}");
+/// Waits until all pods are Ready, and lists nodes and pods, with kubectl on the host.
+pub(crate) fn cluster(kubectl: &Path, kubeconfig: &Path, within: Duration) -> Result<()> {
+    let within = within.as_secs();
+    let run = |words: &[&str], limit: String| -> Result<()> {
+        say(&format!("\n$ kubectl {}", words.join(" ")));
+        let status = Command::new(kubectl)
+            .args(words)
+            .arg(limit)
+            .env("KUBECONFIG", kubeconfig)
+            .status()
+            .with_context(|| format!("starting `{}`", kubectl.display()))?;
+        if !status.success() {
+            bail!("kubectl: {status}");
+        }
+        Ok(())
+    };
+    let wait = [
+        "wait",
+        "--for=condition=Ready",
+        "pods",
+        "--all",
+        "--all-namespaces",
+    ];
+    run(&wait, format!("--timeout={within}s"))?;
+    for words in [
+        &["get", "nodes", "--output=wide"][..],
+        &["get", "pods", "--all-namespaces", "--output=wide"],
+    ] {
+        run(words, format!("--request-timeout={within}s"))?;
     }
     Ok(())
 }
