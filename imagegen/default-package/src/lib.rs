@@ -31,6 +31,11 @@ pub fn default_package(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     make(Release::newest(), cache, progress)
 }
 
+/// The minor releases of Kubernetes that can be built, newest first: `1.37`.
+pub fn releases() -> impl Iterator<Item = &'static str> {
+    release::RELEASES.iter().map(|release| release.minor)
+}
+
 /// Like [`default_package`], of another release: `1.34`, `v1.34.4`.
 pub fn package_of(kubernetes: &str, cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     make(Release::find(kubernetes)?, cache, progress)

@@ -34,7 +34,7 @@ use Source::{Debian, Modules};
 
 /// Newest first. `pause` is what kubeadm of that release names (`cmd/kubeadm/app/constants/constants.go`);
 /// etcd 3.7 has none of the `--experimental-…` flags that kubeadm before 1.36 writes for it.
-const RELEASES: &[Release] = &[
+pub(super) const RELEASES: &[Release] = &[
     release(
         "1.37",
         &modules::KUBERNETES_1_37,

@@ -149,13 +149,37 @@ pub struct Output {
 impl Output {
     /// Runs `imagegen --topology …`; the output folder is named after the topology's file.
     pub fn make(programs: &Programs, topology: &Path) -> Result<Self> {
-        let name = topology
-            .file_stem()
-            .context("the path of the topology has no file name")?;
+        let name = stem(topology)?;
+        Self::make_at(programs, topology, None, &name)
+    }
+
+    /// Like [`Output::make`], of another package, in a folder `name`.
+    pub fn make_of(
+        programs: &Programs,
+        topology: &Path,
+        package: &Path,
+        name: &str,
+    ) -> Result<Self> {
+        Self::make_at(programs, topology, Some(package), name)
+    }
+
+    fn make_at(
+        programs: &Programs,
+        topology: &Path,
+        package: Option<&Path>,
+        name: &str,
+    ) -> Result<Self> {
         let folder = target_dir().join("vm-tests/images").join(name);
         fs::create_dir_all(folder.parent().unwrap_or(&folder))?;
         let _lock = lock(&folder.with_extension("lock"))?;
-        let mut imagegen = imagegen(programs, topology, &folder);
+        let mut imagegen = match package {
+            None => imagegen(programs, topology, &folder),
+            Some(package) => {
+                let mut imagegen = without_package(programs, topology, &folder);
+                imagegen.arg("--package").arg(package);
+                imagegen
+            }
+        };
         imagegen.arg("--programs").arg(&programs.image);
         run(&mut imagegen)?;
         Ok(Self {
@@ -216,10 +240,22 @@ impl Output {
     }
 }
 
-fn imagegen(programs: &Programs, topology: &Path, folder: &Path) -> Command {
+fn stem(path: &Path) -> Result<String> {
+    let name = path
+        .file_stem()
+        .context("the path of the topology has no file name")?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn without_package(programs: &Programs, topology: &Path, folder: &Path) -> Command {
     let mut imagegen = Command::new(&programs.imagegen);
     imagegen.arg("--topology").arg(topology);
     imagegen.arg("--output").arg(folder);
+    imagegen
+}
+
+fn imagegen(programs: &Programs, topology: &Path, folder: &Path) -> Command {
+    let mut imagegen = without_package(programs, topology, folder);
     if let Some(package) = std::env::var_os(PACKAGE).filter(|path| !path.is_empty()) {
         imagegen.arg("--package").arg(package);
     }
