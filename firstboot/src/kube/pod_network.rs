@@ -1,14 +1,16 @@
-//! Completing the manifests of pod networks with the cluster's pod ranges.
+//! Completing the manifests of pod networks with the cluster's pod ranges and its apiserver.
 //!
 //! Upstream's manifests carry an example range. kubeadm, the controller manager and the pod network must agree on the
-//! topology's, so firstboot sets it wherever a manifest of flannel or Calico names one.
+//! topology's, so firstboot sets it wherever a manifest of flannel or Calico names one. A DaemonSet of the host network
+//! that names an apiserver by itself gets the cluster's domain, which each host resolves.
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use userdata::node_config::Apiserver;
 
-/// Sets the pod ranges in every object that names them.
-pub fn complete(objects: &mut [Value], pods: &[IpNet]) -> Result<()> {
+/// Sets pod ranges and apiserver in every object that names them.
+pub fn complete(objects: &mut [Value], pods: &[IpNet], apiserver: &Apiserver) -> Result<()> {
     let v4 = pods.iter().find(|range| range.addr().is_ipv4());
     let v6 = pods.iter().find(|range| range.addr().is_ipv6());
     for object in objects {
@@ -23,6 +25,7 @@ pub fn complete(objects: &mut [Value], pods: &[IpNet]) -> Result<()> {
         }
         if object["kind"] == "DaemonSet" {
             calico(object, v4, v6);
+            apiserver_of_host_network(object, apiserver);
         }
     }
     Ok(())
@@ -64,9 +67,55 @@ fn calico(object: &mut Value, v4: Option<&IpNet>, v6: Option<&IpNet>) {
     }
 }
 
+/// A pod of the host network that names its apiserver by itself does not wait for kube-proxy. Pods of the pod network do
+/// not resolve the domain.
+fn apiserver_of_host_network(object: &mut Value, apiserver: &Apiserver) {
+    let spec = &mut object["spec"]["template"]["spec"];
+    if spec["hostNetwork"] != true {
+        return;
+    }
+    let Some(containers) = spec["containers"].as_array_mut() else {
+        return;
+    };
+    for variable in containers
+        .iter_mut()
+        .filter_map(|container| container["env"].as_array_mut())
+        .flatten()
+    {
+        let value = match variable["name"].as_str() {
+            Some("KUBERNETES_SERVICE_HOST") => apiserver.domain.clone(),
+            Some("KUBERNETES_SERVICE_PORT") => apiserver.port.to_string(),
+            _ => continue,
+        };
+        variable["value"] = value.into();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn apiserver() -> Apiserver {
+        let text = r#"{"domain": "api.lab", "port": 7443, "vip": "10.103.97.2"}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn host_network_pods_get_the_domain_of_the_apiserver() {
+        for (host_network, host) in [(true, "api.lab"), (false, "example")] {
+            let mut objects = [json!({
+                "kind": "DaemonSet",
+                "spec": { "template": { "spec": { "hostNetwork": host_network, "containers": [{ "env": [
+                    { "name": "KUBERNETES_SERVICE_HOST", "value": "example" },
+                    { "name": "OTHER", "value": "kept" },
+                ] }] } } },
+            })];
+            complete(&mut objects, &ranges(&["10.9.0.0/16"]), &apiserver()).unwrap();
+            let env = &objects[0]["spec"]["template"]["spec"]["containers"][0]["env"];
+            assert_eq!(env[0]["value"], host);
+            assert_eq!(env[1]["value"], "kept");
+        }
+    }
 
     fn ranges(texts: &[&str]) -> Vec<IpNet> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -95,7 +144,7 @@ mod tests {
             ),
         ] {
             let mut objects = [flannel_map()];
-            complete(&mut objects, &ranges(pods)).unwrap();
+            complete(&mut objects, &ranges(pods), &apiserver()).unwrap();
             let text = objects[0]["data"]["net-conf.json"].as_str().unwrap();
             let config: Value = serde_json::from_str(text).unwrap();
             assert_eq!(config["Network"], network, "{pods:?}");
@@ -115,7 +164,7 @@ mod tests {
                 { "name": "IP", "value": "autodetect" },
             ] }] } } },
         })];
-        complete(&mut objects, &ranges(&["10.9.0.0/16"])).unwrap();
+        complete(&mut objects, &ranges(&["10.9.0.0/16"]), &apiserver()).unwrap();
         let env = &objects[0]["spec"]["template"]["spec"]["containers"][0]["env"];
         assert_eq!(env[0]["value"], "10.9.0.0/16");
         assert_eq!(env[1]["value"], "autodetect");
@@ -125,7 +174,7 @@ mod tests {
     fn broken_net_conf_is_reported_with_its_config_map() {
         let mut object = flannel_map();
         object["data"]["net-conf.json"] = "{".into();
-        let error = complete(&mut [object], &ranges(&["10.9.0.0/16"])).unwrap_err();
+        let error = complete(&mut [object], &ranges(&["10.9.0.0/16"]), &apiserver()).unwrap_err();
         assert!(
             format!("{error:#}").contains("`kube-flannel-cfg`"),
             "{error:#}"

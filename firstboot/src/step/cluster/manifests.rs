@@ -51,7 +51,7 @@ impl Manifests {
                 }
             }
         }
-        pod_network::complete(&mut objects, &node.network.pods)?;
+        pod_network::complete(&mut objects, &node.network.pods, &node.apiserver)?;
         for object in &objects {
             apply::identify(object)
                 .with_context(|| format!("reading the manifests in `{directory}`"))?;
