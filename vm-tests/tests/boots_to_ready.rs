@@ -64,14 +64,13 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
         STATE_PARTITION
     );
 
-    let disk_of = |device: &str| vm.shell(&format!("lsblk -nso NAME,TYPE {device} | grep disk"));
+    let root_disk = vm.shell(
+        "cd /sys/class/block/dm-0/slaves && set -- * && basename \"$(dirname \"$(readlink -f \"$1\")\")\"",
+    )?;
     assert_eq!(
-        disk_of("$(findmnt -no SOURCE /var)")?.trim(),
-        disk_of("$(findmnt -no SOURCE /)")?
-            .lines()
-            .next()
-            .unwrap_or_default()
+        vm.shell("lsblk -no PKNAME $(findmnt -no SOURCE /var)")?
             .trim(),
+        root_disk.trim(),
         "/var is on the disk of the root"
     );
     assert!(
