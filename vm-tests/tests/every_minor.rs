@@ -1,7 +1,8 @@
-//! Every release of Kubernetes that imagegen builds is accepted by its own kubeadm and becomes Ready.
+//! Every release of Kubernetes that imagegen builds is accepted by its own kubeadm and becomes
+//! Ready.
 //!
-//! `FIRSTLIGHT_RELEASES=1.31,1.33` selects releases. A run that is stopped goes on where it was: packages
-//! are kept in the cache, and each result in `target/vm-tests/every_minor/`.
+//! `FIRSTLIGHT_RELEASES=1.31,1.33` selects releases. A run that is stopped goes on where it was:
+//! packages are kept in the cache, and each result in `target/vm-tests/every_minor/`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -73,7 +74,8 @@ fn package(release: &str) -> Result<PathBuf> {
     default_package::package_of(release, &Cache::open()?, &Progress::stderr())
 }
 
-/// Forms the cluster of a topology with this release, unless that has been done with the same image.
+/// Forms the cluster of a topology with this release, unless that has been done with the same
+/// image.
 fn forms(release: &str, topology_name: &str) -> Result<()> {
     let name = format!("{topology_name}-{release}");
     let programs = Programs::build()?;

@@ -1,8 +1,9 @@
 //! Completing the manifests of pod networks with the cluster's pod ranges and its apiserver.
 //!
-//! Upstream's manifests carry an example range. kubeadm, the controller manager and the pod network must agree on the
-//! topology's, so firstboot sets it wherever a manifest of flannel or Calico names one. A DaemonSet of the host network
-//! that names an apiserver by itself gets the cluster's domain, which each host resolves.
+//! Upstream's manifests carry an example range. kubeadm, the controller manager and the pod network
+//! must agree on the topology's, so firstboot sets it wherever a manifest of flannel or Calico
+//! names one. A DaemonSet of the host network that names an apiserver by itself gets the cluster's
+//! domain, which each host resolves.
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
@@ -46,7 +47,8 @@ fn flannel(text: &str, v4: Option<&IpNet>, v6: Option<&IpNet>) -> Result<String>
     Ok(serde_json::to_string_pretty(&config)?)
 }
 
-/// The pools that calico-node creates at its first start; a manifest without them takes kubeadm's ranges by itself.
+/// The pools that calico-node creates at its first start; a manifest without them takes kubeadm's
+/// ranges by itself.
 fn calico(object: &mut Value, v4: Option<&IpNet>, v6: Option<&IpNet>) {
     let Some(containers) = object["spec"]["template"]["spec"]["containers"].as_array_mut() else {
         return;
@@ -67,8 +69,8 @@ fn calico(object: &mut Value, v4: Option<&IpNet>, v6: Option<&IpNet>) {
     }
 }
 
-/// A pod of the host network that names its apiserver by itself does not wait for kube-proxy. Pods of the pod network do
-/// not resolve the domain.
+/// A pod of the host network that names its apiserver by itself does not wait for kube-proxy. Pods
+/// of the pod network do not resolve the domain.
 fn apiserver_of_host_network(object: &mut Value, apiserver: &Apiserver) {
     let spec = &mut object["spec"]["template"]["spec"];
     if spec["hostNetwork"] != true {

@@ -1,4 +1,5 @@
-//! kubeadm's configuration: the package's base, completed with what the node file and the image file say.
+//! kubeadm's configuration: the package's base, completed with what the node file and the image
+//! file say.
 //!
 //! Pure: data in, documents out. Writing and running are the steps'.
 
@@ -10,8 +11,8 @@ use serde_json::{Map, Value, json};
 use userdata::image_info::ImageInfo;
 use userdata::node_config::{NodeConfig, Role};
 
-/// kubeadm waits this long for the control plane unless the topology says otherwise. Its own four minutes are too few
-/// for a slow machine, and firstboot waits itself, without a limit.
+/// kubeadm waits this long for the control plane unless the topology says otherwise. Its own four
+/// minutes are too few for a slow machine, and firstboot waits itself, without a limit.
 const CONTROL_PLANE_TIMEOUT_SECONDS: u32 = 1800;
 
 /// As Go reads a duration.
@@ -29,9 +30,11 @@ enum Api {
     V1Beta4,
 }
 
-/// The kubeadm configuration for this host's role: `kubeadm init`'s documents on master0, `kubeadm join`'s elsewhere.
+/// The kubeadm configuration for this host's role: `kubeadm init`'s documents on master0, `kubeadm
+/// join`'s elsewhere.
 ///
-/// `base` holds the documents of the package's `conf/kubeadm.yaml`. What both say, the node file wins.
+/// `base` holds the documents of the package's `conf/kubeadm.yaml`. What both say, the node file
+/// wins.
 pub fn kubeadm(node: &NodeConfig, image: &ImageInfo, base: Vec<Value>) -> Result<Vec<Value>> {
     let api = match image.kubeadm_api_version.as_str() {
         "kubeadm.k8s.io/v1beta2" => Api::V1Beta2,
@@ -72,7 +75,8 @@ struct Documents {
 }
 
 impl Documents {
-    /// The document of this kind, made when the base has none. A base of an older package version is moved up.
+    /// The document of this kind, made when the base has none. A base of an older package version
+    /// is moved up.
     fn get(&mut self, kind: &str, version: &str) -> Result<&mut Map<String, Value>> {
         let at = match self
             .all
@@ -117,8 +121,8 @@ fn join(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> Resu
     let api = documents.api;
     let document = documents.kubeadm("JoinConfiguration")?;
     let discovery = section(document, "discovery")?;
-    // The document's discovery file names the endpoint, carries the authority and this kubelet's client certificate, so
-    // no token is shared and nothing expires on the shelf.
+    // The document's discovery file names the endpoint, carries the authority and this kubelet's
+    // client certificate, so no token is shared and nothing expires on the shelf.
     discovery.clear();
     discovery.insert("file".into(), json!({ "kubeConfigPath": DISCOVERY }));
     if api < Api::V1Beta4 {
@@ -247,7 +251,8 @@ fn register(
             .map(|taint| parse_taint(taint))
             .collect::<Result<Vec<_>>>()?;
         if node.role != Role::Node && !given.is_empty() {
-            // kubeadm adds the control plane's taint only without a list; an empty list means no taints.
+            // kubeadm adds the control plane's taint only without a list; an empty list means no
+            // taints.
             let minor = minor(image)?;
             if minor < 25 {
                 taints.push(

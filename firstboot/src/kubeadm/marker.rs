@@ -1,6 +1,7 @@
 //! Markers on this host's state, each bound to the cluster's certificate authority.
 //!
-//! A marker records a moment that cannot be read off the machine afterwards. Everything else is asked of the machine.
+//! A marker records a moment that cannot be read off the machine afterwards. Everything else is
+//! asked of the machine.
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};

@@ -1,4 +1,5 @@
-//! kubeadm on this host: its configuration, the phases that firstboot runs, its files, and markers of progress.
+//! kubeadm on this host: its configuration, the phases that firstboot runs, its files, and markers
+//! of progress.
 
 pub mod config;
 pub mod marker;

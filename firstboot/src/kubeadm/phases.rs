@@ -1,16 +1,18 @@
 //! Which phases of kubeadm firstboot runs, in which calls.
 //!
-//! kubeadm's `init` and `join` are not made to run twice, but their phases are (read in `cmd/kubeadm/app`): `certs`
-//! and `kubeconfig` keep existing files, `kubelet-start`, `control-plane` and `etcd` rewrite the same files,
-//! `upload-config`, `mark-control-plane` and `addon` create or update. Only `preflight` blocks a second run (manifests
-//! present, ports in use, etcd's directory not empty); everything else that it checks is a property of the image or is
+//! kubeadm's `init` and `join` are not made to run twice, but their phases are (read in
+//! `cmd/kubeadm/app`): `certs` and `kubeconfig` keep existing files, `kubelet-start`,
+//! `control-plane` and `etcd` rewrite the same files, `upload-config`, `mark-control-plane` and
+//! `addon` create or update. Only `preflight` blocks a second run (manifests present, ports in use,
+//! etcd's directory not empty); everything else that it checks is a property of the image or is
 //! checked by an earlier step, so firstboot skips it.
 //!
-//! Several calls, because kubeadm's own waits have fixed limits (40 s for kubelet, two minutes for the node object) that
-//! a slow machine exceeds. firstboot waits between the calls, without a limit, and reports what it waits for.
+//! Several calls, because kubeadm's own waits have fixed limits (40 s for kubelet, two minutes for
+//! the node object) that a slow machine exceeds. firstboot waits between the calls, without a
+//! limit, and reports what it waits for.
 //!
-//! Each list names the phases of every supported minor. kubeadm refuses to skip a phase that it does not have, so each
-//! call leaves out the names that the image's kubeadm does not list:
+//! Each list names the phases of every supported minor. kubeadm refuses to skip a phase that it
+//! does not have, so each call leaves out the names that the image's kubeadm does not list:
 //!
 //! | phase | in |
 //! | --- | --- |
@@ -44,8 +46,9 @@ pub const INIT_STATIC_PODS: &[&str] = &[
     "show-join-command",
 ];
 
-/// `init`, second call: what needs an apiserver. Still skipped: `upload-certs` and `bootstrap-token`, because no host joins
-/// by a shared secret; `kubelet-finalize`, because the document's kubelet.conf already has a certificate.
+/// `init`, second call: what needs an apiserver. Still skipped: `upload-certs` and
+/// `bootstrap-token`, because no host joins by a shared secret; `kubelet-finalize`, because the
+/// document's kubelet.conf already has a certificate.
 pub const INIT_FINISH: &[&str] = &[
     "preflight",
     "certs",
@@ -82,7 +85,8 @@ pub const JOIN_STATIC_PODS: &[&str] = &[
     "wait-control-plane",
 ];
 
-/// `join` of a control-plane host, third call: cluster status, label and taint. firstboot joined etcd itself.
+/// `join` of a control-plane host, third call: cluster status, label and taint. firstboot joined
+/// etcd itself.
 pub const JOIN_FINISH: &[&str] = &[
     "control-plane-prepare",
     "check-etcd",
@@ -93,7 +97,8 @@ pub const JOIN_FINISH: &[&str] = &[
     "wait-control-plane",
 ];
 
-/// Runs `kubeadm init` without the phases in `skipped` and without add-ons whose images the package lacks.
+/// Runs `kubeadm init` without the phases in `skipped` and without add-ons whose images the package
+/// lacks.
 pub fn init(phases: &KubeadmPhases, skipped: &[&str], missing_addons: &[String]) -> Result<()> {
     let mut skipped = existing(skipped, &phases.init);
     if !skipped.iter().any(|phase| phase == "addon") {

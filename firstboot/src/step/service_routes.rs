@@ -1,8 +1,9 @@
 //! Routes for the ranges of Services.
 //!
-//! The kernel routes a packet before kube-proxy translates its address. On a host without a default route a process of
-//! the host network that asks for a Service gets "network is unreachable", and the pod network never starts. A dummy
-//! link holds a route for each range; what kube-proxy translates is routed again to where it really goes.
+//! The kernel routes a packet before kube-proxy translates its address. On a host without a default
+//! route a process of the host network that asks for a Service gets "network is unreachable", and
+//! the pod network never starts. A dummy link holds a route for each range; what kube-proxy
+//! translates is routed again to where it really goes.
 
 use std::fmt::Write as _;
 

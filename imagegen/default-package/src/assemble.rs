@@ -247,8 +247,8 @@ fn kubeadm_api(release: &Release) -> &'static str {
     }
 }
 
-/// kubeadm before 1.36 mounts the folder of FlexVolume plugins from the host and would create it below /usr, which is
-/// read-only.
+/// kubeadm before 1.36 mounts the folder of FlexVolume plugins from the host and would create it
+/// below /usr, which is read-only.
 fn flex_volumes(release: &Release) -> &'static str {
     match release.minor_number() {
         ..31 => {

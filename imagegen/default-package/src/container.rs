@@ -1,7 +1,8 @@
-//! Container images as archives: an OCI layout that is a docker archive too, so that containerd and docker both load it.
+//! Container images as archives: an OCI layout that is a docker archive too, so that containerd and
+//! docker both load it.
 //!
-//! Layers are not compressed: the package around them is, and the runtime unpacks them at once. The same items give the
-//! same bytes.
+//! Layers are not compressed: the package around them is, and the runtime unpacks them at once. The
+//! same items give the same bytes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -166,7 +167,8 @@ pub(super) fn programs(files: &[(&str, PathBuf)]) -> BTreeMap<String, Item> {
         .collect()
 }
 
-/// The resolved file of a path that may be a symlink inside `tree` (links there may be absolute, meant from its root).
+/// The resolved file of a path that may be a symlink inside `tree` (links there may be absolute,
+/// meant from its root).
 pub(super) fn resolve(tree: &Path, name: &str) -> Result<PathBuf> {
     let mut at = tree.join(name);
     for _ in 0..8 {

@@ -1,7 +1,7 @@
 //! Kubernetes 1.20, from Debian 12's source package.
 //!
-//! Three stages, each kept in the cache: the source, the seven programs (minutes), and pause. Which version it
-//! is, the source says.
+//! Three stages, each kept in the cache: the source, the seven programs (minutes), and pause. Which
+//! version it is, the source says.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,9 @@ use build_tools::debian_tree::{Spec, Tree};
 use build_tools::process;
 use build_tools::progress::Progress;
 
-/// Where the source lies for whoever builds: inside a GOPATH, because the tree is from before Go modules were the rule
-/// for it, and always at the same place, so that no path of this machine gets into a program.
+/// Where the source lies for whoever builds: inside a GOPATH, because the tree is from before Go
+/// modules were the rule for it, and always at the same place, so that no path of this machine gets
+/// into a program.
 const SOURCE: &str = "/run/go/src/k8s.io/kubernetes";
 const GO_CACHE: &str = "/run/go-build";
 
@@ -92,7 +93,8 @@ fn build_tree() -> Spec {
     ];
     let mut spec = Spec::new("building Kubernetes", "bookworm", "apt", &packages);
     spec.sources = true;
-    // apt checks the source against the archive's signature; it needs the package lists, which are gone after this.
+    // apt checks the source against the archive's signature; it needs the package lists, which are
+    // gone after this.
     let fetch = "mkdir -p /usr/src/kubernetes && cd /usr/src/kubernetes && apt-get source --download-only kubernetes";
     spec.arguments
         .push(format!("--customize-hook=chroot \"$1\" sh -c '{fetch}'"));
@@ -105,7 +107,8 @@ fn source(cache: &Cache, tree: &Tree, progress: &Progress) -> Result<PathBuf> {
     cache.ensure("kubernetes-source", &key, |making| {
         let stage = progress.stage("unpacking Kubernetes' source");
         fs::create_dir(making)?;
-        // reflect2 as vendored reads Go's internals of 2018 and crashes with Debian's Go; Debian's own copy does not.
+        // reflect2 as vendored reads Go's internals of 2018 and crashes with Debian's Go; Debian's
+        // own copy does not.
         let script = "set -e\n\
              cd /tmp/work\n\
              dpkg-source --no-check -x /usr/src/kubernetes/*.dsc source\n\
@@ -140,7 +143,8 @@ impl Build<'_> {
             let (major, minor) = version.split_once('.').context("version without a dot")?;
             let minor = minor.split('.').next().unwrap_or_default();
             let what = KUBERNETES.map(|name| format!("cmd/{name}")).join(" ");
-            // FORCE_HOST_GO: Debian's Go. KUBE_GIT_*: there is no repository to ask. -v: one line for each Go package.
+            // FORCE_HOST_GO: Debian's Go. KUBE_GIT_*: there is no repository to ask. -v: one line
+            // for each Go package.
             let script = format!(
                 "set -e\n\
                  mkdir -p {SOURCE}/_output/local/go && ln -sfn {GO_CACHE} {SOURCE}/_output/local/go/cache\n\

@@ -1,7 +1,8 @@
 //! Building a default package: `imagegen package`.
 //!
-//! Kubernetes and what it needs are built from Go modules, or for 1.20 from Debian's source. Every stage is an
-//! entry of the cache, so an interrupted build goes on where it was. This crate does not read packages.
+//! Kubernetes and what it needs are built from Go modules, or for 1.20 from Debian's source. Every
+//! stage is an entry of the cache, so an interrupted build goes on where it was. This crate does
+//! not read packages.
 
 mod assemble;
 mod assets;
@@ -25,8 +26,8 @@ use build_tools::progress::Progress;
 use parts::Parts;
 use release::Release;
 
-/// The default package's folder in the cache, of the newest Kubernetes; made first where it is not there. That takes
-/// minutes, a network with a Debian mirror and the Go module proxy, and root.
+/// The default package's folder in the cache, of the newest Kubernetes; made first where it is not
+/// there. That takes minutes, a network with a Debian mirror and the Go module proxy, and root.
 pub fn default_package(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     make(Release::newest(), cache, progress)
 }
@@ -41,7 +42,8 @@ pub fn package_of(kubernetes: &str, cache: &Cache, progress: &Progress) -> Resul
     make(Release::find(kubernetes)?, cache, progress)
 }
 
-/// The code that decides a package's bytes is an input of it, so that an edit of it never leaves an old package in use.
+/// The code that decides a package's bytes is an input of it, so that an edit of it never leaves an
+/// old package in use.
 const ASSEMBLY: &[(&str, &str)] = &[
     ("assemble.rs", include_str!("assemble.rs")),
     ("container.rs", include_str!("container.rs")),
@@ -64,8 +66,9 @@ fn make(release: &Release, cache: &Cache, progress: &Progress) -> Result<PathBuf
     })
 }
 
-/// `imagegen package`: a default package as a folder, or as an archive when `output` ends in `.tar` or `.tar.zst`.
-/// Whatever is at `output` is replaced only by a whole package. Without `kubernetes` it is of the newest release.
+/// `imagegen package`: a default package as a folder, or as an archive when `output` ends in `.tar`
+/// or `.tar.zst`. Whatever is at `output` is replaced only by a whole package. Without `kubernetes`
+/// it is of the newest release.
 pub fn write_default(
     kubernetes: Option<&str>,
     cache: &Cache,

@@ -1,9 +1,12 @@
 //! Programs built from Go modules.
 //!
-//! Each family of programs has a wrapper module in `go/`: its `go.mod` names every version, its `go.sum` the
-//! digest of every module, so what the proxy serves is checked against our tree. Debian 13 brings the `go`
-//! command and gcc; the `go` command fetches the one pinned toolchain, whose digest the checksum database
-//! vouches for. The same inputs give the same bytes on every machine.
+//! Each family of programs has a wrapper module in `go/`: its `go.mod` names every version, its
+//! `go.sum` the digest of every module, so what the proxy serves is checked against our tree.
+//! Debian 13 brings the `go` command and gcc; the `go` command fetches the one pinned toolchain,
+//! whose digest the checksum database vouches for. The same inputs give the same bytes on every
+//! machine.
+
+mod table;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +18,8 @@ use build_tools::debian_tree::{Spec, Tree};
 use build_tools::process;
 use build_tools::progress::{Progress, Stage};
 
+pub(super) use self::table::*;
+
 /// The newest Go of the line that upstream builds Kubernetes 1.37 with.
 const TOOLCHAIN: &str = "go1.26.9";
 const WORK: &str = "/run/go/work";
@@ -23,7 +28,8 @@ const GO_CACHE: &str = "/run/go/build";
 const MODULES: &str = "/run/go/mod";
 const HOST: &str = "/run/host";
 
-/// Settings of the `go` command that a machine behind a proxy needs; they do not change what is built.
+/// Settings of the `go` command that a machine behind a proxy needs; they do not change what is
+/// built.
 const PASSED_ON: &[&str] = &[
     "GOPROXY",
     "GOSUMDB",
@@ -79,264 +85,6 @@ enum Stamp {
     Text(&'static str),
 }
 
-const fn program(package: &'static str, file: &'static str) -> Program {
-    Program { package, file }
-}
-
-macro_rules! files {
-    ($name:literal $(, $more:literal)*) => {
-        &[
-            ("go.mod", include_str!(concat!("../go/", $name, "/go.mod"))),
-            ("go.sum", include_str!(concat!("../go/", $name, "/go.sum"))),
-            $(($more, include_str!(concat!("../go/", $name, "/", $more))),)*
-        ]
-    };
-}
-
-/// The programs of Kubernetes that a cluster runs.
-pub(super) const KUBERNETES: [&str; 7] = [
-    "kubeadm",
-    "kubelet",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "kube-proxy",
-    "kubectl",
-];
-
-/// As `hack/lib/version.sh` of Kubernetes stamps them. No commit: a module does not say its own.
-const KUBERNETES_STAMPS: &[(&str, Stamp)] = &[
-    ("k8s.io/component-base/version.gitVersion", Stamp::V),
-    ("k8s.io/component-base/version.gitMajor", Stamp::Major),
-    ("k8s.io/component-base/version.gitMinor", Stamp::Minor),
-    (
-        "k8s.io/component-base/version.gitTreeState",
-        Stamp::Text("clean"),
-    ),
-    (
-        "k8s.io/component-base/version.buildDate",
-        Stamp::Text("1970-01-01T00:00:00Z"),
-    ),
-    ("k8s.io/client-go/pkg/version.gitVersion", Stamp::V),
-    ("k8s.io/client-go/pkg/version.gitMajor", Stamp::Major),
-    ("k8s.io/client-go/pkg/version.gitMinor", Stamp::Minor),
-    (
-        "k8s.io/client-go/pkg/version.gitTreeState",
-        Stamp::Text("clean"),
-    ),
-    (
-        "k8s.io/client-go/pkg/version.buildDate",
-        Stamp::Text("1970-01-01T00:00:00Z"),
-    ),
-];
-
-macro_rules! kubernetes {
-    ($const:ident, $name:literal, $version:literal, pause $pause:literal) => {
-        pub(super) static $const: Module = Module {
-            name: $name,
-            version: $version,
-            files: files!($name),
-            programs: &[
-                program("k8s.io/kubernetes/cmd/kubeadm", "kubeadm"),
-                program("k8s.io/kubernetes/cmd/kubelet", "kubelet"),
-                program("k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"),
-                program(
-                    "k8s.io/kubernetes/cmd/kube-controller-manager",
-                    "kube-controller-manager",
-                ),
-                program("k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"),
-                program("k8s.io/kubernetes/cmd/kube-proxy", "kube-proxy"),
-                program("k8s.io/kubernetes/cmd/kubectl", "kubectl"),
-            ],
-            tags: "selinux,notest,grpcnotrace",
-            stamps: KUBERNETES_STAMPS,
-            cgo: false,
-            // kubeadm with a wrong version looks for wrong images; pause is C and lies in the same module.
-            after: concat!(
-                "test \"$(/tmp/out/kubeadm version -o short)\" = v",
-                $version,
-                "\n",
-                "module=$(go list -m -f '{{.Dir}}' k8s.io/kubernetes)\n",
-                "gcc -Os -Wall -Werror -static -DVERSION=v",
-                $pause,
-                " -Wl,--build-id=none -s ",
-                "-o /tmp/out/pause \"$module/build/pause/linux/pause.c\"\n",
-            ),
-        };
-    };
-}
-
-kubernetes!(KUBERNETES_1_37, "kubernetes-1.37", "1.37.2", pause "3.10.2");
-kubernetes!(KUBERNETES_1_36, "kubernetes-1.36", "1.36.3", pause "3.10.2");
-kubernetes!(KUBERNETES_1_35, "kubernetes-1.35", "1.35.4", pause "3.10.1");
-kubernetes!(KUBERNETES_1_34, "kubernetes-1.34", "1.34.4", pause "3.10.1");
-kubernetes!(KUBERNETES_1_33, "kubernetes-1.33", "1.33.13", pause "3.10");
-kubernetes!(KUBERNETES_1_32, "kubernetes-1.32", "1.32.13", pause "3.10");
-kubernetes!(KUBERNETES_1_31, "kubernetes-1.31", "1.31.14", pause "3.10");
-kubernetes!(KUBERNETES_1_30, "kubernetes-1.30", "1.30.14", pause "3.9");
-kubernetes!(KUBERNETES_1_29, "kubernetes-1.29", "1.29.6", pause "3.9");
-
-macro_rules! etcd {
-    ($const:ident, $name:literal, $version:literal) => {
-        pub(super) static $const: Module = Module {
-            name: $name,
-            version: $version,
-            files: files!($name),
-            programs: &[
-                program("go.etcd.io/etcd/server/v3", "etcd"),
-                program("go.etcd.io/etcd/etcdctl/v3", "etcdctl"),
-                program("go.etcd.io/etcd/etcdutl/v3", "etcdutl"),
-            ],
-            tags: "",
-            stamps: &[],
-            cgo: false,
-            after: "",
-        };
-    };
-}
-
-etcd!(ETCD_3_7, "etcd-3.7", "3.7.3");
-etcd!(ETCD_3_6, "etcd-3.6", "3.6.16");
-
-pub(super) static CONTAINERD: Module = Module {
-    name: "containerd-2.4",
-    version: "2.4.2",
-    files: files!("containerd-2.4"),
-    programs: &[
-        program(
-            "github.com/containerd/containerd/v2/cmd/containerd",
-            "containerd",
-        ),
-        program(
-            "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
-            "containerd-shim-runc-v2",
-        ),
-        program("github.com/containerd/containerd/v2/cmd/ctr", "ctr"),
-    ],
-    // The snapshotters left out need cgo or kernel modules that the node image does not have.
-    tags: "osusergo,netgo,static_build,no_btrfs,no_devmapper,no_zfs",
-    stamps: &[
-        (
-            "github.com/containerd/containerd/v2/version.Version",
-            Stamp::V,
-        ),
-        (
-            "github.com/containerd/containerd/v2/version.Package",
-            Stamp::Text("github.com/containerd/containerd/v2"),
-        ),
-    ],
-    cgo: false,
-    after: "",
-};
-
-pub(super) static CRICTL: Module = Module {
-    name: "cri-tools-1.37",
-    version: "1.37.0",
-    files: files!("cri-tools-1.37"),
-    programs: &[program("sigs.k8s.io/cri-tools/cmd/crictl", "crictl")],
-    tags: "",
-    stamps: &[("sigs.k8s.io/cri-tools/pkg/version.Version", Stamp::Plain)],
-    cgo: false,
-    after: "",
-};
-
-macro_rules! plugins {
-    ($($kind:literal / $name:literal),* $(,)?) => {
-        &[$(program(
-            concat!("github.com/containernetworking/plugins/plugins/", $kind, "/", $name),
-            $name,
-        )),*]
-    };
-}
-
-pub(super) static CNI_PLUGINS: Module = Module {
-    name: "cni-plugins-1.10",
-    version: "1.10.0",
-    files: files!("cni-plugins-1.10"),
-    programs: plugins!(
-        "ipam" / "dhcp",
-        "ipam" / "host-local",
-        "ipam" / "static",
-        "main" / "bridge",
-        "main" / "dummy",
-        "main" / "host-device",
-        "main" / "ipvlan",
-        "main" / "loopback",
-        "main" / "macvlan",
-        "main" / "ptp",
-        "main" / "tap",
-        "main" / "vlan",
-        "meta" / "bandwidth",
-        "meta" / "firewall",
-        "meta" / "portmap",
-        "meta" / "sbr",
-        "meta" / "tuning",
-        "meta" / "vrf",
-    ),
-    tags: "",
-    stamps: &[(
-        "github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion",
-        Stamp::V,
-    )],
-    cgo: false,
-    after: "",
-};
-
-/// flannel's own CNI plugin. Its present home, `github.com/flannel-io/cni-plugin`, is not served as a module; this is
-/// the last release of the plugins' repository that held it.
-pub(super) static FLANNEL_CNI: Module = Module {
-    name: "flannel-cni-0.9",
-    version: "0.9.1",
-    files: files!("flannel-cni-0.9"),
-    programs: &[program(
-        "github.com/containernetworking/plugins/plugins/meta/flannel",
-        "flannel",
-    )],
-    tags: "",
-    stamps: &[(
-        "github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion",
-        Stamp::V,
-    )],
-    cgo: false,
-    after: "",
-};
-
-pub(super) static FLANNEL: Module = Module {
-    name: "flannel-0.28",
-    version: "0.28.10",
-    files: files!(
-        "flannel-0.28",
-        "tencent-vpc/go.mod",
-        "tencent-vpc/v20170312/vpc.go"
-    ),
-    programs: &[
-        program("github.com/flannel-io/flannel", "flanneld"),
-        program(
-            "github.com/flannel-io/flannel/cmd/install_conf",
-            "install-conf",
-        ),
-    ],
-    tags: "osusergo,netgo",
-    stamps: &[(
-        "github.com/flannel-io/flannel/pkg/version.Version",
-        Stamp::V,
-    )],
-    // Its UDP backend is C on amd64, and the main package imports every backend.
-    cgo: true,
-    after: "",
-};
-
-pub(super) static COREDNS: Module = Module {
-    name: "coredns-1.15",
-    version: "1.15.0",
-    files: files!("coredns-1.15"),
-    programs: &[program("github.com/coredns/coredns", "coredns")],
-    tags: "",
-    stamps: &[],
-    cgo: false,
-    after: "",
-};
-
 /// Builds modules in one Debian tree.
 pub(super) struct Builder<'a> {
     cache: &'a Cache,
@@ -375,8 +123,8 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// The programs of `module`, from the cache or built now. What an interrupted build had compiled and fetched is
-    /// used again.
+    /// The programs of `module`, from the cache or built now. What an interrupted build had
+    /// compiled and fetched is used again.
     pub(super) fn build(&self, module: &Module) -> Result<Built> {
         let script = module.script();
         let mut key = Key::new("go-module", 1)
@@ -444,7 +192,8 @@ impl Module {
         self.after.contains(&format!("-DVERSION=v{version} "))
     }
 
-    /// The linker's flags: no symbols and no build id, as upstream's releases, and the version stamps.
+    /// The linker's flags: no symbols and no build id, as upstream's releases, and the version
+    /// stamps.
     fn linker_flags(&self) -> String {
         let mut flags = "-s -w -buildid=".to_owned();
         let mut parts = self.version.split('.');
@@ -493,7 +242,8 @@ impl Module {
     }
 }
 
-/// The file name that `go build` gives a main package: the last element of its path that is not a major version.
+/// The file name that `go build` gives a main package: the last element of its path that is not a
+/// major version.
 fn built_name(package: &str) -> &str {
     let version = |part: &&str| {
         part.strip_prefix('v')
@@ -518,7 +268,8 @@ fn build_tree() -> Spec {
     spec
 }
 
-/// What a program in the tree needs of this machine to reach the module proxy: names and authorities.
+/// What a program in the tree needs of this machine to reach the module proxy: names and
+/// authorities.
 fn host(folder: &Path) -> Result<()> {
     for name in ["hosts", "resolv.conf"] {
         // A machine may have neither; then nothing needs them.
@@ -555,73 +306,6 @@ pub(super) fn watched(command: &mut Command, stage: &Stage) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ALL: &[&Module] = &[
-        &KUBERNETES_1_37,
-        &KUBERNETES_1_36,
-        &KUBERNETES_1_35,
-        &KUBERNETES_1_34,
-        &KUBERNETES_1_33,
-        &KUBERNETES_1_32,
-        &KUBERNETES_1_31,
-        &KUBERNETES_1_30,
-        &KUBERNETES_1_29,
-        &ETCD_3_7,
-        &ETCD_3_6,
-        &CONTAINERD,
-        &CRICTL,
-        &CNI_PLUGINS,
-        &FLANNEL_CNI,
-        &FLANNEL,
-        &COREDNS,
-    ];
-
-    #[test]
-    fn every_module_requires_the_version_it_is_named_by() {
-        for module in ALL {
-            let text = module.files[0].1;
-            let version = format!(" v{}", module.version);
-            assert!(
-                text.contains(&version),
-                "{}: no{version} in go.mod",
-                module.name
-            );
-            for program in module.programs {
-                let root = program
-                    .package
-                    .split('/')
-                    .take(3)
-                    .collect::<Vec<_>>()
-                    .join("/");
-                assert!(
-                    text.contains(&root),
-                    "{}: {root} is not required",
-                    module.name
-                );
-                assert!(
-                    text.contains(program.package),
-                    "{}: {}",
-                    module.name,
-                    program.package
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn every_folder_of_wrapper_modules_is_used() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("go");
-        let mut found: Vec<_> = fs::read_dir(folder)
-            .expect("go/ is there")
-            .map(|entry| entry.expect("an entry"))
-            .filter(|entry| entry.path().is_dir())
-            .map(|entry| entry.file_name().into_string().expect("UTF-8"))
-            .collect();
-        found.sort();
-        let mut used: Vec<_> = ALL.iter().map(|module| module.name.to_owned()).collect();
-        used.sort();
-        assert_eq!(found, used);
-    }
 
     #[test]
     fn programs_get_the_names_that_go_build_gives_them() {

@@ -1,7 +1,7 @@
 //! A package's folder as what a person asked for: a copy of the folder, or an archive.
 //!
-//! The output appears whole or not at all. An existing file is replaced; an existing folder is not, because it may hold
-//! more than a package.
+//! The output appears whole or not at all. An existing file is replaced; an existing folder is not,
+//! because it may hold more than a package.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -16,7 +16,8 @@ use build_tools::progress::Progress;
 
 /// Between the speed of 3 and the size of 19: programs shrink little more, and slowly, above it.
 const LEVEL: i32 = 9;
-/// The encoder with workers writes the same bytes for any number of them, but other bytes than without.
+/// The encoder with workers writes the same bytes for any number of them, but other bytes than
+/// without.
 const WORKERS: u32 = 2;
 /// 128 MiB: so far back a copy is found; the base of two images is the same.
 const WINDOW_LOG: u32 = 27;

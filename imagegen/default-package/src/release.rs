@@ -1,6 +1,7 @@
 //! Which versions a default package is made of: one row for each minor release of Kubernetes.
 //!
-//! The newest patch releases that the module proxy serves completely. `go/README.md` tells how to add a row.
+//! The newest patch releases that the module proxy serves completely. `go/README.md` tells how to
+//! add a row.
 
 use anyhow::{Context as _, Result};
 
@@ -20,8 +21,8 @@ pub(super) struct Release {
 /// Where the programs of a release come from.
 #[derive(Debug)]
 pub(super) enum Source {
-    /// Debian 12's source package of Kubernetes, Debian 13's containerd and etcd. kubelet before 1.23
-    /// speaks only CRI v1alpha2, which containerd 2 does not; Debian's 1.7 speaks both.
+    /// Debian 12's source package of Kubernetes, Debian 13's containerd and etcd. kubelet before
+    /// 1.23 speaks only CRI v1alpha2, which containerd 2 does not; Debian's 1.7 speaks both.
     Debian,
     /// Go modules.
     Modules {
@@ -32,8 +33,9 @@ pub(super) enum Source {
 
 use Source::{Debian, Modules};
 
-/// Newest first. `pause` is what kubeadm of that release names (`cmd/kubeadm/app/constants/constants.go`);
-/// etcd 3.7 has none of the `--experimental-…` flags that kubeadm before 1.36 writes for it.
+/// Newest first. `pause` is what kubeadm of that release names
+/// (`cmd/kubeadm/app/constants/constants.go`); etcd 3.7 has none of the `--experimental-…` flags
+/// that kubeadm before 1.36 writes for it.
 pub(super) const RELEASES: &[Release] = &[
     release(
         "1.37",

@@ -1,7 +1,8 @@
-//! The container runtime's archive, and what comes from Debian: runc, the base of kube-proxy and flannel, and for
-//! Kubernetes 1.20 containerd and etcd.
+//! The container runtime's archive, and what comes from Debian: runc, the base of kube-proxy and
+//! flannel, and for Kubernetes 1.20 containerd and etcd.
 //!
-//! Debian's programs come from a tree of Debian 13, the release of the node image, so that its libraries are theirs.
+//! Debian's programs come from a tree of Debian 13, the release of the node image, so that its
+//! libraries are theirs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -116,8 +117,9 @@ fn libraries_of(tree: &Path, name: &str) -> Result<BTreeMap<String, Item>> {
     Ok(found.into_iter().map(item).collect())
 }
 
-/// The base of kube-proxy and flannel: iptables in its nf_tables form, as on the node, with all its extensions, nft
-/// for kube-proxy's nftables mode, and conntrack, which kube-proxy calls before 1.32.
+/// The base of kube-proxy and flannel: iptables in its nf_tables form, as on the node, with all its
+/// extensions, nft for kube-proxy's nftables mode, and conntrack, which kube-proxy calls before
+/// 1.32.
 pub(super) fn iptables(tree: &Path) -> Result<BTreeMap<String, Item>> {
     let tools = [
         "usr/sbin/conntrack",
@@ -149,7 +151,8 @@ pub(super) fn iptables(tree: &Path) -> Result<BTreeMap<String, Item>> {
             "{extensions}/{}",
             name.to_str().context("an extension's name is not UTF-8")?
         );
-        // They load libraries that no program does: `statistic`, without which no Service has two endpoints, loads libm.
+        // They load libraries that no program does: `statistic`, without which no Service has two
+        // endpoints, loads libm.
         items.extend(libraries_of(tree, &name)?);
         items.insert(
             name.clone(),

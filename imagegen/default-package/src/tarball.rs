@@ -60,7 +60,8 @@ impl<W: Write> Tarball<W> {
         Ok(())
     }
 
-    /// Adds a file of `size` bytes; a source that is shorter or longer is an error, not a broken archive.
+    /// Adds a file of `size` bytes; a source that is shorter or longer is an error, not a broken
+    /// archive.
     pub(crate) fn file(&mut self, name: &str, mode: u32, size: u64, data: impl Read) -> Result<()> {
         let mut header = header(EntryType::Regular, mode, size);
         let mut data = Counted {

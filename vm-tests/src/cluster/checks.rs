@@ -18,8 +18,8 @@ const SERVICE_NAME: &str = "web.default.svc.cluster.local";
 
 pub const DOMAIN: &str = "apiserver.cluster.local";
 
-/// Fails unless `worker` reaches the apiservers as it should: one static pod, every apiserver in the
-/// IPVS table, the domain at the VIP, and on a control-plane host at itself.
+/// Fails unless `worker` reaches the apiservers as it should: one static pod, every apiserver in
+/// the IPVS table, the domain at the VIP, and on a control-plane host at itself.
 pub fn worker_access_through_vip(testbed: &Testbed, worker: &str) -> Result<()> {
     let node = testbed.vm(worker)?;
     let manifests = node.shell("ls /etc/kubernetes/manifests")?;

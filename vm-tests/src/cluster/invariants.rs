@@ -62,8 +62,9 @@ impl Testbed {
         Ok(())
     }
 
-    /// Waits until the pod network, DNS and kube-proxy run: every DaemonSet on every host, and every
-    /// Deployment, outside the namespace `default`. A node is Ready a little before its pods are.
+    /// Waits until the pod network, DNS and kube-proxy run: every DaemonSet on every host, and
+    /// every Deployment, outside the namespace `default`. A node is Ready a little before its pods
+    /// are.
     fn assert_system_pods_run(&self, master: &str) -> Result<()> {
         let end = Instant::now() + self.vm(master)?.wall(SYSTEM_PODS_DEADLINE);
         loop {

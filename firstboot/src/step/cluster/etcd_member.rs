@@ -1,9 +1,10 @@
 //! This host's etcd joins the others', one host at a time, as a learner first.
 //!
-//! kubeadm 1.20 adds a voting member before it has started: from one member to two, a power cut then stops the cluster
-//! for good. Here the member is added as a learner, starts from kubeadm's manifest (`init phase etcd local`, with the other
-//! members as arguments, which needs no apiserver), and is promoted once it has caught up. The apiserver comes only after
-//! that: it costs a slow machine much, and could not serve before.
+//! kubeadm 1.20 adds a voting member before it has started: from one member to two, a power cut
+//! then stops the cluster for good. Here the member is added as a learner, starts from kubeadm's
+//! manifest (`init phase etcd local`, with the other members as arguments, which needs no
+//! apiserver), and is promoted once it has caught up. The apiserver comes only after that: it costs
+//! a slow machine much, and could not serve before.
 
 use std::fmt;
 
@@ -101,8 +102,9 @@ impl EtcdMember {
         anyhow::bail!("{}", answers.join("; "))
     }
 
-    /// kubelet registers before it reports ephemeral-storage, and until then it rejects etcd's pod, which requests some. It
-    /// does not retry a rejected static pod (`predicate.go`, `pod_workers.go` of 1.20).
+    /// kubelet registers before it reports ephemeral-storage, and until then it rejects etcd's pod,
+    /// which requests some. It does not retry a rejected static pod (`predicate.go`,
+    /// `pod_workers.go` of 1.20).
     fn wait_for_capacity(&self, report: &mut Reporter) -> Result<()> {
         let client = self.find_apiserver(report)?;
         let path = format!("/api/v1/nodes/{}", self.own.name);
@@ -142,14 +144,16 @@ impl EtcdMember {
         }
     }
 
-    /// Reads the member list and does the one thing that it calls for. `None`: this member votes; else what it waits for.
+    /// Reads the member list and does the one thing that it calls for. `None`: this member votes;
+    /// else what it waits for.
     fn join_etcd_once(&self, learner: &mut Learner) -> Result<Option<String>> {
         let (etcd, members) = self.ask_etcd()?;
         let peer = self.peer();
         let own = members.iter().find(|member| member.peers.contains(&peer));
         let healthy = membership::healthy(self.root(), &members)?;
         let running = machine::is_running("etcd")?;
-        // A learner whose promotion succeeded while the response was lost runs here: its data counts as marked.
+        // A learner whose promotion succeeded while the response was lost runs here: its data
+        // counts as marked.
         let data = marker::is_set(self.root(), marker::ETCD_VOTES)?
             || (running && own.is_some_and(|own| !own.name.is_empty()));
         match verdict(&members, &peer, &healthy, running || learner.added, data) {
@@ -184,8 +188,8 @@ impl EtcdMember {
                         "learner at raft index {applied} of {committed}"
                     )));
                 }
-                // Before the promotion: after a power cut in between, a voting member must not look like one that has
-                // nothing to lose.
+                // Before the promotion: after a power cut in between, a voting member must not look
+                // like one that has nothing to lose.
                 marker::set(self.root(), marker::ETCD_VOTES)?;
                 match etcd.promote(&own.id) {
                     Ok(()) => Ok(None),
@@ -205,9 +209,11 @@ impl EtcdMember {
         self.root().exists(paths::manifest("etcd"))
     }
 
-    /// Removes what an earlier try left: the manifest, so that kubelet does not start it, and the data.
+    /// Removes what an earlier try left: the manifest, so that kubelet does not start it, and the
+    /// data.
     fn clear(&self) -> Result<()> {
-        // A marker here means data that voted, of a member that the cluster no longer has: it is kept as a backup.
+        // A marker here means data that voted, of a member that the cluster no longer has: it is
+        // kept as a backup.
         self.root().remove(paths::manifest("etcd"))?;
         if machine::is_running("etcd")? {
             anyhow::bail!("etcd of an earlier try is still running; kubelet is stopping it");
@@ -269,8 +275,8 @@ impl Step for EtcdMember {
 
     fn apply(&self, report: &mut Reporter) -> Result<()> {
         self.wait_for_capacity(report)?;
-        // Only etcd's members join one at a time. What comes before and after takes most of the time, and hosts do it in
-        // parallel.
+        // Only etcd's members join one at a time. What comes before and after takes most of the
+        // time, and hosts do it in parallel.
         let lock = lease::hold(&self.own.name, report, |report| self.find_apiserver(report))?;
         self.join_etcd(report)?;
         drop(lock);

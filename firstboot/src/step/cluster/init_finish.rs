@@ -1,4 +1,5 @@
-//! The phases of `kubeadm init` that need an apiserver: configuration, control-plane label and taint, add-ons.
+//! The phases of `kubeadm init` that need an apiserver: configuration, control-plane label and
+//! taint, add-ons.
 
 use std::fmt;
 
@@ -43,8 +44,8 @@ impl InitFinish {
 
     /// Creates CoreDNS's configuration before kubeadm does, where the host has no name server.
     ///
-    /// kubeadm's own forwards to the servers of /etc/resolv.conf, and CoreDNS exits when there is none. kubeadm keeps
-    /// a ConfigMap that exists.
+    /// kubeadm's own forwards to the servers of /etc/resolv.conf, and CoreDNS exits when there is
+    /// none. kubeadm keeps a ConfigMap that exists.
     fn configure_dns(&self, report: &mut Reporter) -> Result<()> {
         let resolv_conf = self.root.read("/etc/resolv.conf")?.unwrap_or_default();
         let without_addon = self.missing_addons.iter().any(|addon| addon == "coredns");

@@ -1,4 +1,5 @@
-//! Refuses to initialise a second cluster, and moves etcd's data of an unfinished first boot out of the way.
+//! Refuses to initialise a second cluster, and moves etcd's data of an unfinished first boot out of
+//! the way.
 
 use std::fmt;
 use std::thread;
@@ -48,7 +49,8 @@ impl InitGuard {
         })
     }
 
-    /// A second cluster of the same name and authority would split this one: nodes could not tell them apart.
+    /// A second cluster of the same name and authority would split this one: nodes could not tell
+    /// them apart.
     fn refuse_beside_running_cluster(&self) -> Result<()> {
         let authority = self.authority()?;
         let answering = thread::scope(|scope| {
@@ -89,7 +91,8 @@ impl InitGuard {
         if self.root.list(ETCD_DATA)?.is_empty() {
             return Ok(());
         }
-        // firstboot has restarted in the same boot: a running etcd has read its data and found it whole.
+        // firstboot has restarted in the same boot: a running etcd has read its data and found it
+        // whole.
         if systemd::is_active("kubelet.service")? || machine::is_running("etcd")? {
             return Ok(());
         }
@@ -108,8 +111,8 @@ impl Step for InitGuard {
         "init-guard"
     }
 
-    /// A host with any of these markers belongs to this cluster, as master0 or as a master that a new topology puts
-    /// first: its etcd data stays, whatever other files are missing.
+    /// A host with any of these markers belongs to this cluster, as master0 or as a master that a
+    /// new topology puts first: its etcd data stays, whatever other files are missing.
     fn is_done(&self) -> Result<bool> {
         for marker in [
             marker::INITIALISED,

@@ -31,7 +31,8 @@ impl Ipvs {
 
     /// Asks every master once; those that answer are in the table then, or all when none does.
     pub fn set_up(&self) -> Result<()> {
-        // Without `--wait`: the rules must exist even if no server answers, and the join reports what it waits for.
+        // Without `--wait`: the rules must exist even if no server answers, and the join reports
+        // what it waits for.
         let mut arguments = vec!["run-once".to_owned()];
         arguments.extend(self.arguments.clone());
         // A master that hangs must not hold up a boot.

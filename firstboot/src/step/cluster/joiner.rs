@@ -1,9 +1,11 @@
-//! What both joining roles share: find a ready apiserver, then have kubeadm configure and start kubelet.
+//! What both joining roles share: find a ready apiserver, then have kubeadm configure and start
+//! kubelet.
 //!
-//! No token and no TLS bootstrap: the document contains kubelet.conf. From kubeadm 1.20's source (`phases/join`): file
-//! discovery asks for `cluster-info`, gets 403 as a node, and continues with the file. `kubelet-start` refuses while a node
-//! of this name is Ready, writes kubelet's two files, starts it, finds kubelet.conf at once, and then waits at most two
-//! minutes for the node object, to annotate it. That is too short for a slow machine: its failure there is ignored, and
+//! No token and no TLS bootstrap: the document contains kubelet.conf. From kubeadm 1.20's source
+//! (`phases/join`): file discovery asks for `cluster-info`, gets 403 as a node, and continues with
+//! the file. `kubelet-start` refuses while a node of this name is Ready, writes kubelet's two
+//! files, starts it, finds kubelet.conf at once, and then waits at most two minutes for the node
+//! object, to annotate it. That is too short for a slow machine: its failure there is ignored, and
 //! the step `node-registered` annotates.
 
 use anyhow::{Context, Result, ensure};
@@ -61,7 +63,8 @@ impl Joiner {
         })
     }
 
-    /// Waits for the first control-plane host of the list whose apiserver is ready; asks with the credentials of `kubeconfig`.
+    /// Waits for the first control-plane host of the list whose apiserver is ready; asks with the
+    /// credentials of `kubeconfig`.
     pub fn wait_for_master(
         &self,
         kubeconfig: &str,
@@ -110,9 +113,11 @@ impl Joiner {
             && paths::has_kubelet_files(&self.root))
     }
 
-    /// Runs `kubeadm join` without the phases in `skipped`; afterwards kubelet runs on complete files.
+    /// Runs `kubeadm join` without the phases in `skipped`; afterwards kubelet runs on complete
+    /// files.
     ///
-    /// `connect` returns a client of an apiserver that is ready; it is called again after each error.
+    /// `connect` returns a client of an apiserver that is ready; it is called again after each
+    /// error.
     pub fn configure_kubelet(
         &self,
         connect: &dyn Fn(&mut Reporter) -> Result<Client>,
@@ -141,7 +146,8 @@ impl Joiner {
         report.waited();
         report.kubeadm_started();
         if let Err(error) = phases::join(&self.phases, skipped) {
-            // kubeadm stops kubelet before it writes and starts it after: a running kubelet has complete files.
+            // kubeadm stops kubelet before it writes and starts it after: a running kubelet has
+            // complete files.
             let complete = paths::has_kubelet_files(&self.root);
             if !complete || !systemd::is_active("kubelet.service")? {
                 return Err(error);

@@ -23,7 +23,8 @@ pub struct KubeadmConfig {
 }
 
 impl KubeadmConfig {
-    /// Makes the text at once: a base that cannot be completed is found before the first change to the host.
+    /// Makes the text at once: a base that cannot be completed is found before the first change to
+    /// the host.
     pub fn new(root: &Root, node: &NodeConfig, image: &ImageInfo) -> Result<Self> {
         let path = format!("{CONF_DIR}/kubeadm.yaml");
         let base = match root.read(&path)? {
@@ -41,7 +42,8 @@ impl KubeadmConfig {
         })
     }
 
-    /// What would be written, for a step that needs kubeadm to read something else than this host's own.
+    /// What would be written, for a step that needs kubeadm to read something else than this host's
+    /// own.
     pub fn into_text(self) -> String {
         self.text
     }

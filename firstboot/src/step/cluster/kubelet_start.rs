@@ -62,7 +62,8 @@ impl Step for WorkerKubelet {
         Membership::Worker.reset(&joiner.root)?;
         let connect = |report: &mut Reporter| {
             joiner.wait_for_master(paths::KUBELET_CONF, report)?;
-            // At boot no real server may have answered; now one does, and dead ones are out of the table.
+            // At boot no real server may have answered; now one does, and dead ones are out of the
+            // table.
             self.ipvs.set_up()?;
             Client::from_kubeconfig(&joiner.root, paths::KUBELET_CONF, &self.endpoint)
         };
@@ -103,10 +104,12 @@ impl Step for ControlPlaneKubelet {
         let member = &self.0;
         Membership::ControlPlane.reset(member.root())?;
         if marker::is_set(member.root(), marker::ETCD_VOTES)? && member.joiner.is_configured()? {
-            // Without this member the others may lack quorum, and then none is ready: start first, then wait.
+            // Without this member the others may lack quorum, and then none is ready: start first,
+            // then wait.
             systemd::start("kubelet.service")?;
         } else if !systemd::is_active("kubelet.service")? {
-            // From a try that was interrupted before it voted: kubelet, started below, must not run it.
+            // From a try that was interrupted before it voted: kubelet, started below, must not run
+            // it.
             member.root().remove(paths::manifest("etcd"))?;
         }
         member.joiner.configure_kubelet(

@@ -1,8 +1,8 @@
 //! lvscare as a static pod: the file from which kubelet runs it.
 //!
-//! Its program is the host's own `/usr/bin/lvscare`, static and verified with the root; its image is the pause image,
-//! which every package holds, as an empty root to mount it in. So nothing is pulled, and pod and first boot run the same
-//! bytes.
+//! Its program is the host's own `/usr/bin/lvscare`, static and verified with the root; its image
+//! is the pause image, which every package holds, as an empty root to mount it in. So nothing is
+//! pulled, and pod and first boot run the same bytes.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,10 +23,10 @@ const PATH: &str = "/etc/kubernetes/manifests/lvscare.yaml";
 const PROGRAM: &str = "/usr/bin/lvscare";
 /// lvscare's own default, in milliseconds.
 const INTERVAL_MS: usize = 500;
-/// All nodes together ask an apiserver no more often than this in a second, for as long as each still asks once in
-/// `LONGEST_INTERVAL_MS`. That is an eighth of a core, at 1.3 ms of it for each (`cargo bench -p vm-tests --bench readyz`).
-/// A dead process is seen at once at any interval, by the held connection's end; a host that vanished is seen by the next
-/// question.
+/// All nodes together ask an apiserver no more often than this in a second, for as long as each
+/// still asks once in `LONGEST_INTERVAL_MS`. That is an eighth of a core, at 1.3 ms of it for each
+/// (`cargo bench -p vm-tests --bench readyz`). A dead process is seen at once at any interval, by
+/// the held connection's end; a host that vanished is seen by the next question.
 const QUESTIONS: usize = 100;
 const LONGEST_INTERVAL_MS: usize = 5000;
 
@@ -67,7 +67,8 @@ fn pod(template: &str, node: &NodeConfig, image: &ImageInfo) -> Result<Value> {
     Ok(pod)
 }
 
-/// lvscare's flag for it, where its own default would be too much for the apiservers of so large a cluster.
+/// lvscare's flag for it, where its own default would be too much for the apiservers of so large a
+/// cluster.
 fn interval(node: &NodeConfig) -> Option<String> {
     // A host has an entry for each of its addresses, with its short name last.
     let others = node.hosts.iter().filter_map(|entry| entry.names.last());

@@ -113,7 +113,8 @@ impl Step for Manifests {
     }
 }
 
-/// Lets a kubelet renew its own client certificate. kubeadm makes this together with bootstrap tokens, which we skip.
+/// Lets a kubelet renew its own client certificate. kubeadm makes this together with bootstrap
+/// tokens, which we skip.
 fn node_certificate_renewal() -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -128,7 +129,8 @@ fn node_certificate_renewal() -> Value {
     })
 }
 
-/// Lets lvscare, which runs as its node's kubelet, see where the apiservers are: that one slice, and nothing else.
+/// Lets lvscare, which runs as its node's kubelet, see where the apiservers are: that one slice,
+/// and nothing else.
 fn apiservers_for_nodes() -> [Value; 2] {
     const GROUP: &str = "rbac.authorization.k8s.io";
     let metadata = json!({ "name": "firstlight:apiservers", "namespace": "default" });

@@ -1,8 +1,10 @@
-//! The steps that make a host part of a Kubernetes cluster, one file each, in the order of the role lists.
+//! The steps that make a host part of a Kubernetes cluster, one file each, in the order of the role
+//! lists.
 //!
-//! A host is *initialised* (master0) or *joined* (every other) once its last kubeadm step has set its marker. From then
-//! on all kubeadm steps are done, whatever the rest of the cluster does. Before that each of them runs again after a power
-//! cut: kubeadm does not replace its files atomically, so a file alone proves nothing.
+//! A host is *initialised* (master0) or *joined* (every other) once its last kubeadm step has set
+//! its marker. From then on all kubeadm steps are done, whatever the rest of the cluster does.
+//! Before that each of them runs again after a power cut: kubeadm does not replace its files
+//! atomically, so a file alone proves nothing.
 
 pub mod apiserver_ready;
 pub mod domain_local;
@@ -49,8 +51,8 @@ pub enum Membership {
 impl Membership {
     /// Whether the last kubeadm step has ended and its files are still here.
     ///
-    /// A topology whose masters change places swaps the roles of hosts that run: a control-plane host is complete
-    /// however it came into its cluster.
+    /// A topology whose masters change places swaps the roles of hosts that run: a control-plane
+    /// host is complete however it came into its cluster.
     pub fn is_complete(self, root: &Root) -> Result<bool> {
         let joined = marker::is_set(root, marker::KUBELET_CONFIGURED)?
             && marker::is_set(root, marker::JOINED)?;
@@ -61,12 +63,14 @@ impl Membership {
 
     /// Clears the marker of the last kubeadm step, before an earlier one rewrites files.
     ///
-    /// A complete host whose files are missing then repeats all of its kubeadm steps. Otherwise the first rewritten file
-    /// would complete it again, and a power cut would leave a partial file beside a valid marker.
+    /// A complete host whose files are missing then repeats all of its kubeadm steps. Otherwise the
+    /// first rewritten file would complete it again, and a power cut would leave a partial file
+    /// beside a valid marker.
     pub fn reset(self, root: &Root) -> Result<()> {
         match self {
             Self::Initialised | Self::ControlPlane => {
-                // `init-guard` must never take the etcd data of a complete host for an unfinished one's.
+                // `init-guard` must never take the etcd data of a complete host for an unfinished
+                // one's.
                 if marker::is_set(root, marker::INITIALISED)?
                     || marker::is_set(root, marker::JOINED)?
                 {

@@ -1,8 +1,10 @@
-//! A host whose document gives it another address than it joined with: kubelet and the static pods follow.
+//! A host whose document gives it another address than it joined with: kubelet and the static pods
+//! follow.
 //!
-//! Names are what a cluster holds on to, and certificates come with the document; what remembers the address is few:
-//! kubelet's `--node-ip`, the manifests of the apiserver and of etcd, and etcd's own list of members. The list is changed
-//! first, through another master, as etcd's documentation has it, so that no member waits at the old address.
+//! Names are what a cluster holds on to, and certificates come with the document; what remembers
+//! the address is few: kubelet's `--node-ip`, the manifests of the apiserver and of etcd, and
+//! etcd's own list of members. The list is changed first, through another master, as etcd's
+//! documentation has it, so that no member waits at the old address.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -106,7 +108,8 @@ impl NodeIp {
         )
     }
 
-    /// Tells etcd, through the first master of the list that answers, where this host's member is from now on.
+    /// Tells etcd, through the first master of the list that answers, where this host's member is
+    /// from now on.
     fn update_member(&self, masters: &[Master]) -> Result<()> {
         let mut answers = Vec::new();
         for master in masters {

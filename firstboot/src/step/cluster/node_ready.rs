@@ -104,8 +104,8 @@ impl Step for NodeReady {
 
 /// Why this node object does not say that the node is Ready in this boot.
 ///
-/// After a restart of the whole cluster the object still says Ready, from before: kubelet's first report of this boot
-/// brings the new boot id.
+/// After a restart of the whole cluster the object still says Ready, from before: kubelet's first
+/// report of this boot brings the new boot id.
 fn obstacle(node: &Value, boot: Option<&str>) -> Option<String> {
     if let Some(boot) = boot
         && node["status"]["nodeInfo"]["bootID"] != boot

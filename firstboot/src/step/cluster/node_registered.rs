@@ -44,7 +44,8 @@ impl NodeRegistered {
         })
     }
 
-    /// kubeadm annotates the node in its `kubelet-start` phase of `join`, which gives up after two minutes.
+    /// kubeadm annotates the node in its `kubelet-start` phase of `join`, which gives up after two
+    /// minutes.
     fn annotate(&self, client: &Client, report: &mut Reporter) {
         let path = format!("/api/v1/nodes/{}", self.name);
         let annotation = json!({ "metadata": { "annotations": { "kubeadm.alpha.kubernetes.io/cri-socket": self.cri_socket } } });

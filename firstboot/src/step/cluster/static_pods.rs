@@ -1,4 +1,5 @@
-//! kubeadm writes the control plane's static pods: all of them on master0, all but etcd's on a host that joins.
+//! kubeadm writes the control plane's static pods: all of them on master0, all but etcd's on a host
+//! that joins.
 
 use std::fmt;
 

@@ -1,7 +1,8 @@
-//! Waiting, on the first boot of master0, until what makes a cluster usable runs: the pod network, DNS, kube-proxy.
+//! Waiting, on the first boot of master0, until what makes a cluster usable runs: the pod network,
+//! DNS, kube-proxy.
 //!
-//! A Ready node is not enough: kubelet reports it as soon as a CNI configuration file exists, whether or not pods get
-//! an address.
+//! A Ready node is not enough: kubelet reports it as soon as a CNI configuration file exists,
+//! whether or not pods get an address.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -96,8 +97,9 @@ impl Cluster {
         })
     }
 
-    /// What is not Ready: in kube-system, and in each namespace with a DaemonSet, which is where pod networks live. Pods
-    /// count when they are on `node`; a Deployment's one available pod is enough.
+    /// What is not Ready: in kube-system, and in each namespace with a DaemonSet, which is where
+    /// pod networks live. Pods count when they are on `node`; a Deployment's one available pod is
+    /// enough.
     fn obstacle(&self, node: &str) -> Option<String> {
         let mut namespaces = BTreeSet::from(["kube-system"]);
         for set in &self.daemon_sets {
