@@ -1,7 +1,7 @@
 #!/bin/sh
 # Joins a prepared host. An administrator runs this on one host after another.
 # shellcheck disable=SC2086 # a command and a list of options
-$JOIN_COMMAND $CONTROL_PLANE --ignore-preflight-errors=SystemVerification --node-name "$NAME" \
+$JOIN_COMMAND $CONTROL_PLANE --ignore-preflight-errors=SystemVerification,NumCPU --node-name "$NAME" \
   --cri-socket unix:///run/containerd/containerd.sock
 if [ -n "$CONTROL_PLANE" ]; then
   export KUBECONFIG=/etc/kubernetes/admin.conf

@@ -74,10 +74,14 @@ impl Cluster {
         let switch = Switch::start(run_dir)?;
         let port_forward = PortForward::start(&switch, HOST_ADDRESS, 24)?;
         let topology = Topology::read(output.topology())?;
-        let time_scale = host.time_scale(topology.hosts.len());
+        let machines = topology.hosts.len();
+        let time_scale = host.time_scale(machines);
+        let cpus = host.cpus(machines);
         let mut members = Vec::new();
         for wanted in &topology.hosts {
-            members.push(member(host, run_dir, output, &switch, wanted, time_scale)?);
+            let mut member = member(host, run_dir, output, &switch, wanted, time_scale)?;
+            member.machine.cpus = cpus;
+            members.push(member);
         }
         Ok(Self {
             switch,

@@ -103,6 +103,17 @@ impl Host {
         }
     }
 
+    /// The virtual processors of each of `machines` that run at the same time.
+    ///
+    /// Emulated machines that share the host's cores get one: two of them wait for each other, and
+    /// need about 15 % more of the host's time for the same work.
+    pub fn cpus(&self, machines: usize) -> u32 {
+        match self.accel() {
+            Accel::Tcg if machines > 1 && machines >= self.cores => 1,
+            Accel::Kvm | Accel::Tcg => 2,
+        }
+    }
+
     /// The cores that each of `machines` with `cpus` processors may use, so that all get the same.
     /// `None` if the host has enough cores for all of them.
     pub fn cpu_quota(&self, machines: usize, cpus: u32) -> Option<f64> {
