@@ -38,12 +38,22 @@ pub struct ImageInfo {
     pub package_digest: String,
 }
 
-/// The phases that `kubeadm init --help` and `kubeadm join --help` list: `certs`, `certs/ca`.
+/// The phases of the package's kubeadm, as its help lists them: `certs`, `certs/ca`.
 ///
-/// Their names change between minor releases, and kubeadm refuses to skip a phase that it does not have.
+/// Their names change between minor releases, and kubeadm refuses to skip a phase that it does not
+/// have. Those of [`HIDDEN_JOIN_PHASES`] that it has without listing them are here too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KubeadmPhases {
     pub init: Vec<String>,
     pub join: Vec<String>,
 }
+
+/// Phases of `kubeadm join` that some releases have and do not list, and that firstboot skips.
+pub const HIDDEN_JOIN_PHASES: &[&str] = &[
+    "check-etcd",
+    "etcd-join",
+    "kubelet-wait-bootstrap",
+    "control-plane-join/etcd",
+    "wait-control-plane",
+];

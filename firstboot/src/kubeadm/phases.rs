@@ -29,9 +29,6 @@ use userdata::image_info::KubeadmPhases;
 use crate::step::cluster::kubeadm_config;
 use crate::system::command;
 
-/// Phases that kubeadm has in every release and does not list.
-const HIDDEN: &[&str] = &["check-etcd"];
-
 /// `init`, first call: up to the static pods that kubelet starts.
 pub const INIT_STATIC_PODS: &[&str] = &[
     "preflight",
@@ -123,7 +120,7 @@ pub fn join(phases: &KubeadmPhases, skipped: &[&str]) -> Result<()> {
 fn existing(names: &[&str], listed: &[String]) -> Vec<String> {
     names
         .iter()
-        .filter(|name| HIDDEN.contains(name) || listed.iter().any(|phase| phase == *name))
+        .filter(|name| listed.iter().any(|phase| phase == *name))
         .map(|name| (*name).to_owned())
         .collect()
 }
@@ -135,13 +132,14 @@ mod tests {
     #[test]
     fn only_phases_that_this_kubeadm_has_are_skipped() {
         let listed = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
-        // As `kubeadm join --help` of 1.20 and of 1.37 lists them.
+        // As imagegen records them of 1.20 and of 1.37.
         let old = listed(&[
             "preflight",
             "control-plane-prepare",
             "control-plane-prepare/control-plane",
             "kubelet-start",
             "control-plane-join",
+            "check-etcd",
             "control-plane-join/etcd",
             "control-plane-join/update-status",
             "control-plane-join/mark-control-plane",
@@ -156,6 +154,7 @@ mod tests {
             "control-plane-join",
             "control-plane-join/mark-control-plane",
             "wait-control-plane",
+            "check-etcd",
         ]);
         assert_eq!(
             existing(JOIN_FINISH, &old),

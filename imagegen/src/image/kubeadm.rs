@@ -1,32 +1,67 @@
 //! Asks the package's kubeadm which phases it has.
 
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use build_tools::debian_tree::Tree;
 use build_tools::process;
-use userdata::image_info::KubeadmPhases;
+use userdata::image_info::{HIDDEN_JOIN_PHASES, KubeadmPhases};
 
 /// The phases of `init` and `join`, as the program's own help lists them.
 ///
 /// A package is somebody else's: the program runs as nobody, with `tools` as its root, and only for its help.
 pub fn phases(tools: &Tree, package: &Path) -> Result<KubeadmPhases> {
+    let mut join = ask(tools, package, "join")?;
+    for phase in HIDDEN_JOIN_PHASES {
+        if !join.iter().any(|listed| listed == phase) && has_hidden(tools, package, phase)? {
+            join.push((*phase).to_owned());
+        }
+    }
     Ok(KubeadmPhases {
         init: ask(tools, package, "init")?,
-        join: ask(tools, package, "join")?,
+        join,
     })
 }
 
-fn ask(tools: &Tree, package: &Path, command: &str) -> Result<Vec<String>> {
-    let mut help = tools.chroot(&[(&package.join("bin"), "/run/package")], "setpriv")?;
-    help.args([
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-        "--no-new-privs",
-        "--",
+/// Whether `join` has a phase that its help does not list.
+///
+/// kubeadm checks the names of phases to skip before it runs the first one, `preflight`, which
+/// refuses to run for anybody but root.
+fn has_hidden(tools: &Tree, package: &Path, phase: &str) -> Result<bool> {
+    let mut join = kubeadm(tools, package)?;
+    join.args(["join", "192.0.2.1:6443", "--node-name=probe"]);
+    join.args([
+        "--token=abcdef.0123456789abcdef",
+        "--discovery-token-unsafe-skip-ca-verification",
     ]);
-    help.args(["/run/package/kubeadm", command, "--help"]);
+    join.arg(format!("--skip-phases={phase}"));
+    let Err(error) = process::output(&mut join) else {
+        bail!("`kubeadm join` of the package joins as nobody, without a cluster; is it kubeadm?");
+    };
+    let answer = format!("{error:#}");
+    if answer.contains("invalid phase name") {
+        return Ok(false);
+    }
+    ensure!(
+        answer.contains("IsPrivilegedUser"),
+        "the package's kubeadm does not say whether `join` has the phase `{phase}`: {answer}"
+    );
+    Ok(true)
+}
+
+/// The package's kubeadm, as nobody, with `tools` as its root.
+fn kubeadm(tools: &Tree, package: &Path) -> Result<Command> {
+    let bin = package.join("bin");
+    let mut command = tools.chroot(&[(&bin, "/run/package")], "setpriv")?;
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.args(["--no-new-privs", "--", "/run/package/kubeadm"]);
+    Ok(command)
+}
+
+fn ask(tools: &Tree, package: &Path, command: &str) -> Result<Vec<String>> {
+    let mut help = kubeadm(tools, package)?;
+    help.args([command, "--help"]);
     let text = process::output(&mut help).with_context(|| {
         format!(
             "asking the package's `bin/kubeadm` for the phases of `{command}`; it must be a program for this machine"
