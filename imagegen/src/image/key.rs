@@ -17,6 +17,8 @@ const REVISION: u32 = 2;
 /// Code that decides what is in the root: an edit of it makes another image.
 const CODE: &[&str] = &[
     include_str!("build.rs"),
+    include_str!("containerd/snapshots.rs"),
+    include_str!("containerd/store.rs"),
     include_str!("facts.rs"),
     include_str!("kubeadm.rs"),
     include_str!("root.rs"),

@@ -28,6 +28,12 @@ pub(super) struct Snapshot {
     size: u64,
 }
 
+/// Named by content: under a new image, the databases of an older state lead to the same layers or
+/// to none, and never to other ones.
+fn layer_folder(chain: &str) -> String {
+    format!("{LAYERS}/{}", chain.trim_start_matches("sha256:"))
+}
+
 impl Snapshots {
     pub(super) fn count(&self) -> u64 {
         self.by_chain.len() as u64
@@ -47,7 +53,7 @@ impl Snapshots {
             return Ok(chain);
         }
         let id = self.count() + 1;
-        let folder = format!("{LAYERS}/{id}/fs");
+        let folder = format!("{}/fs", layer_folder(&chain));
         root.directory(&folder, 0o755);
         root.add_tar(&layer.tar, |path| Some(place(&folder, path)))
             .with_context(|| format!("unpacking layer `{}`", layer.diff_id))?;
@@ -63,6 +69,13 @@ impl Snapshots {
             },
         );
         Ok(chain)
+    }
+
+    /// Number and folder in the image root of each snapshot.
+    pub(super) fn folders(&self) -> impl Iterator<Item = (u64, String)> {
+        self.by_chain
+            .iter()
+            .map(|(chain, snapshot)| (snapshot.id, layer_folder(chain)))
     }
 
     /// The name of a snapshot in the metadata database and in the snapshotter.
@@ -116,7 +129,42 @@ fn place(folder: &str, path: &str) -> Placed {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    /// The folder of each layer, by its digest, when images are added in the given order.
+    fn folders(order: &[&str]) -> BTreeMap<String, String> {
+        let mut root = Archive::default();
+        let mut snapshots = Snapshots::default();
+        for name in order {
+            // The end of an empty tar: two blocks of zeros.
+            let tar = tempfile::tempfile().expect("a temporary file");
+            tar.set_len(1024).expect("growing a temporary file");
+            let layer = StoredLayer {
+                diff_id: format!("sha256:{name}"),
+                size: 1024,
+                tar: Arc::new(tar),
+            };
+            snapshots
+                .add(&mut root, &layer, None)
+                .expect("an empty layer");
+        }
+        let numbers: BTreeMap<_, _> = snapshots.folders().collect();
+        snapshots
+            .by_chain
+            .iter()
+            .map(|(chain, snapshot)| (chain.clone(), numbers[&snapshot.id].clone()))
+            .collect()
+    }
+
+    #[test]
+    fn folder_of_a_layer_does_not_depend_on_other_images() {
+        let one = folders(&["aa", "bb"]);
+        let other = folders(&["cc", "bb", "aa"]);
+        assert_eq!(one["sha256:bb"], format!("{LAYERS}/bb"));
+        assert!(one.iter().all(|(chain, folder)| other[chain] == *folder));
+    }
 
     #[test]
     fn oci_whiteouts_become_overlayfs_whiteouts() {

@@ -123,10 +123,10 @@ pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<
             blob.bytes.clone(),
         );
     }
-    for id in 1..=snapshots.count() {
+    for (id, folder) in snapshots.folders() {
         root.symlink(
             &format!("{snapshotter}/snapshots/{id}"),
-            &format!("/{LAYERS}/{id}"),
+            &format!("/{folder}"),
         );
     }
     root.file(
