@@ -7,6 +7,7 @@
 //!    each host its share; [`secret_scan`] checks the finished bytes.
 //! 3. [`package`] opens the offline package; [`image`] builds `node.raw` with it.
 //! 4. [`output`] publishes complete results in a folder; [`pipeline`] runs the stages in order.
+//! 5. [`flash`] writes the image and one host's seed to a disk.
 //!
 //! [`cli`] and [`display`] are the user interface. Debian trees, subprocesses, the cache and
 //! progress output are in the crate `build-tools`; the crate `default-package` builds the default
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod digest;
 pub mod display;
 pub mod documents;
+pub mod flash;
 pub mod image;
 pub mod kubeconfig;
 pub mod output;
