@@ -52,6 +52,22 @@ pub struct Common {
     pub verbose: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct Flash {
+    /// The host in the output folder whose seed the disk gets
+    #[arg(long, value_name = "NAME")]
+    pub host: String,
+    /// Create the file with this size, or grow it: `20G`, `20480M`
+    #[arg(long, value_name = "SIZE", value_parser = crate::flash::parse_size)]
+    pub size: Option<u64>,
+    /// Do not ask before the disk is erased
+    #[arg(long, short)]
+    pub yes: bool,
+    /// The disk, for example /dev/sdX or a link in /dev/disk/by-id, or a file
+    #[arg(value_name = "DISK", value_hint = clap::ValueHint::FilePath)]
+    pub disk: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check the topology and report every mistake with its position
@@ -66,6 +82,11 @@ pub enum Command {
     Userdata,
     /// Build the node image only
     Image,
+    /// Write the node image and a host's seed to a disk, or to a file for a VM
+    ///
+    /// The disk must not be in use. Everything on it is lost. The command shows the
+    /// disk and asks, writes, and reads everything back.
+    Flash(Flash),
     /// Build the default offline package at --output [default: kube.tar.zst], or
     /// list the contents of --package
     Package {

@@ -1,4 +1,4 @@
-//! Formats the plan as text and as JSON.
+//! Formats the plan as text and as JSON, and tells what to do next.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -167,6 +167,72 @@ fn secrets(host: &HostPlan) -> Vec<String> {
     secrets
 }
 
+/// What to do with the results in `folder`, on one screen. `program` is imagegen as it was called.
+pub fn next_steps(plan: &ClusterPlan, folder: &Path, program: &str) -> String {
+    /// The other hosts' commands differ by the name only.
+    const SHOWN: usize = 10;
+    let (program, output) = (quoted(program), quoted_path(folder));
+    let flash = |host: &HostPlan| format!("{program} flash -o {output} --host {}", host.name);
+    let shown = || plan.hosts.iter().take(SHOWN);
+    let width = shown().map(|host| flash(host).len()).max().unwrap_or(0);
+    let mut out = String::from("\nNext, attach each host's disk to this machine and write it:\n");
+    for host in shown() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "  {:width$} /dev/sdX  # {}, {}",
+            flash(host),
+            host.role.as_str(),
+            host.mac
+        );
+    }
+    if let Some(more @ 1..) = plan.hosts.len().checked_sub(SHOWN) {
+        let _ = writeln!(out, "  # and so on: {more} more hosts in {output}/hosts");
+    }
+    if let Some(host) = plan.hosts.first() {
+        let file = format!("{}.raw", host.name);
+        let _ = writeln!(
+            out,
+            "Or make the disk of a virtual machine, and start it on a bridge of this machine:\n  \
+             {} --size 20G {file}\n{}",
+            flash(host),
+            qemu(Path::new(&file), Some(&host.mac.to_string()))
+        );
+    }
+    let _ = writeln!(
+        out,
+        "Switch the machines on in any order (UEFI, no Secure Boot), and see them get Ready:\n  \
+         kubectl --kubeconfig {} get nodes",
+        quoted_path(&folder.join("admin.conf"))
+    );
+    out
+}
+
+/// The command that starts a virtual machine from the disk `file`.
+pub fn qemu(file: &Path, mac: Option<&str>) -> String {
+    let file = quoted(&format!("file={},format=raw,if=virtio", file.display()));
+    let mac = mac.map(|mac| format!(",mac={mac}")).unwrap_or_default();
+    // Without random numbers, a machine waits for them.
+    format!(
+        "  qemu-system-x86_64 -accel kvm -cpu host -smp 2 -m 4G -device virtio-rng-pci \\\n    \
+         -bios /usr/share/ovmf/OVMF.fd -drive {file} \\\n    \
+         -nic bridge,br=br0,model=virtio-net-pci{mac}"
+    )
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.display().to_string())
+}
+
+/// An argument as a shell reads it.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,=@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,5 +254,24 @@ mod tests {
                 ["hostname", "network", "addresses", "files", "hosts"]
             );
         }
+    }
+
+    #[test]
+    fn next_steps_fit_a_screen_and_quote_paths() {
+        let topology = include_str!("../tests/topologies/prod.yaml");
+        let mut plan = check::read("prod.yaml", topology).unwrap().plan;
+        let text = next_steps(&plan, Path::new("my prod"), "imagegen");
+        for line in [
+            "  imagegen flash -o 'my prod' --host m1 /dev/sdX  # master, 52:54:00:00:07:11",
+            "  imagegen flash -o 'my prod' --host m0 --size 20G m0.raw",
+            "  kubectl --kubeconfig 'my prod/admin.conf' get nodes",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.contains("mac=52:54:00:00:07:10"), "{text}");
+        plan.hosts = vec![plan.hosts[3].clone(); 200];
+        let text = next_steps(&plan, Path::new("prod"), "imagegen");
+        assert!(text.contains("190 more hosts in prod/hosts"), "{text}");
+        assert!(text.lines().count() <= 24, "{text}");
     }
 }

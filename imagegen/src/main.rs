@@ -26,6 +26,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Plan { json }) => command::plan::run(common, *json),
         Some(Command::Userdata) => command::userdata::run(common),
         Some(Command::Image) => command::image::run(common),
+        Some(Command::Flash(args)) => command::flash::run(common, args),
         Some(Command::Package { kubernetes }) => {
             command::package::run(common, kubernetes.as_deref())
         }

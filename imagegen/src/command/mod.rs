@@ -1,6 +1,7 @@
 //! The commands: each reads its input, calls the library and prints the result.
 
 pub(crate) mod all;
+pub(crate) mod flash;
 pub(crate) mod image;
 pub(crate) mod man;
 pub(crate) mod package;

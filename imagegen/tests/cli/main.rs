@@ -4,6 +4,7 @@
 
 mod commands;
 mod docs;
+mod flash;
 mod interrupted;
 mod package;
 mod pki;

@@ -1,0 +1,153 @@
+//! `imagegen flash`
+
+use std::fmt::Write as _;
+use std::io::{BufRead, IsTerminal as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use build_tools::progress::Progress;
+use clap::CommandFactory as _;
+use clap::error::ErrorKind as UsageError;
+use imagegen::cli::{Cli, Common, Flash};
+use imagegen::flash::{self, Disk, Kind, Source, System, Target, size_text};
+use imagegen::{display, pipeline};
+
+pub(crate) fn run(common: &Common, args: &Flash) -> Result<()> {
+    let source = Source::open(&folder(common)?, &args.host)?;
+    let mut target = Target::open(&args.disk, args.size, &source, &System::default())?;
+    let progress = Progress::stderr();
+    source.check_image(&progress)?;
+    if target.exists() {
+        eprint!("{}", description(&target));
+        if !args.yes {
+            ask(target.path(), source.host())?;
+        }
+    }
+    flash::write(&source, &mut target, &progress)?;
+    super::print(&done(&source, &target))
+}
+
+/// `--output`, else the default folder of the topology's cluster.
+fn folder(common: &Common) -> Result<PathBuf> {
+    if let Some(output) = &common.output {
+        return Ok(output.clone());
+    }
+    if common.topology.is_none() {
+        let message = "no output folder; give the one with the node image with `--output DIR`";
+        Cli::command()
+            .error(UsageError::MissingRequiredArgument, message)
+            .exit();
+    }
+    let request = super::request(common);
+    let plan = super::read(&request)?.plan;
+    Ok(pipeline::output(&request, &plan))
+}
+
+/// What is about to be lost.
+fn description(target: &Target) -> String {
+    let mut out = format!("{}\n", target.path().display());
+    let mut fact = |name: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "  {name:8} {value}");
+    };
+    let size = size_text(target.size());
+    match target.kind() {
+        Kind::File { .. } => {
+            fact("is", "a file, which is overwritten");
+            fact("size", &size);
+        }
+        Kind::Disk(disk) => {
+            let unknown = || "unknown".to_owned();
+            fact("is", &format!("the disk {}", disk.name));
+            fact("model", &disk.model.clone().unwrap_or_else(unknown));
+            fact("serial", &disk.serial.clone().unwrap_or_else(unknown));
+            let removable = if disk.removable { ", removable" } else { "" };
+            let sector = disk.sector;
+            fact(
+                "size",
+                &format!("{size}, sectors of {sector} bytes{removable}"),
+            );
+            fact("holds", &contents(disk));
+        }
+    }
+    out
+}
+
+fn contents(disk: &Disk) -> String {
+    const SHOWN: usize = 8;
+    let mut texts: Vec<_> = disk
+        .partitions
+        .iter()
+        .take(SHOWN)
+        .map(|part| {
+            let label = part.label.as_deref().unwrap_or("no name");
+            format!("{} ({label}, {})", part.name, size_text(part.size))
+        })
+        .collect();
+    match disk.partitions.len() {
+        0 => return "no partitions that the kernel knows".to_owned(),
+        more if more > SHOWN => texts.push(format!("{} more", more - SHOWN)),
+        _ => {}
+    }
+    texts.join(", ")
+}
+
+/// Asks for the last part of the path: a wrong letter in `/dev/sdX` is the mistake to catch.
+fn ask(path: &Path, host: &str) -> Result<()> {
+    let shown = path.display();
+    let stdin = std::io::stdin();
+    ensure!(
+        stdin.is_terminal(),
+        "standard input is not a terminal, so nobody can be asked; give --yes to erase `{shown}`"
+    );
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let name = name.to_string_lossy();
+    eprint!("Everything on it is lost. Type `{name}` to make it the disk of the host `{host}`: ");
+    ensure!(
+        is_confirmed(&name, &mut stdin.lock())?,
+        "the answer is not `{name}`; nothing was written to `{shown}`"
+    );
+    Ok(())
+}
+
+fn is_confirmed(name: &str, input: &mut impl BufRead) -> Result<bool> {
+    let mut answer = String::new();
+    input.read_line(&mut answer).context("reading the answer")?;
+    Ok(answer.trim() == name)
+}
+
+fn done(source: &Source, target: &Target) -> String {
+    let (shown, host) = (target.path().display(), source.host());
+    let mac = source.mac();
+    let next = match target.kind() {
+        Kind::Disk(_) => {
+            let machine = match mac {
+                Some(mac) => format!("the machine with the MAC address {mac}"),
+                None => "its machine".to_owned(),
+            };
+            format!(
+                "Next, move it to {machine}, and switch the machine on (UEFI, without Secure \
+                 Boot).\nIts console, and `firstboot status` on it, tell how far it is."
+            )
+        }
+        Kind::File { .. } => format!(
+            "Next, start the virtual machine, for example on the bridge br0:\n{}",
+            display::qemu(target.path(), mac.as_deref())
+        ),
+    };
+    format!("`{shown}` has the node image and the seed of the host `{host}`.\n{next}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_name_of_the_disk_is_a_yes() {
+        let is = |answer: &str| is_confirmed("sdb", &mut answer.as_bytes()).unwrap();
+        assert!(is("sdb\n"));
+        for no in ["", "\n", "y\n", "yes\n", "sda\n", "sdb1\n"] {
+            assert!(!is(no), "{no:?}");
+        }
+    }
+}
