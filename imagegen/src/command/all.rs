@@ -3,6 +3,7 @@
 use anyhow::Result;
 use build_tools::progress::Progress;
 use imagegen::cli::Common;
+use imagegen::display;
 use imagegen::output::Folder;
 use imagegen::pipeline::{self, ImageInputs};
 
@@ -14,5 +15,6 @@ pub(crate) fn run(common: &Common) -> Result<()> {
     super::report(&pipeline::userdata(&input, &folder)?, super::userdata::WHAT);
     let outcome = pipeline::image(inputs, &input, &folder, &Progress::stderr())?;
     super::report(&outcome, super::image::WHAT);
-    Ok(())
+    let steps = display::next_steps(&input.plan, &outcome.folder, &super::program());
+    super::print(&steps)
 }

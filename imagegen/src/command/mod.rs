@@ -47,6 +47,12 @@ fn print_warnings(input: Input) -> Input {
     input
 }
 
+/// imagegen as it was called.
+fn program() -> String {
+    let name = std::env::args_os().next().unwrap_or_default();
+    name.into_string().unwrap_or_else(|_| "imagegen".to_owned())
+}
+
 fn report(outcome: &Outcome, what: &str) {
     let (folder, hosts) = (outcome.folder.display(), outcome.hosts);
     if outcome.changed {
