@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::MIB;
 use crate::digest::{digest, text};
+use crate::image::disk::STATE_MIN;
 use crate::output::manifest::{self, Manifest};
 
 const IMAGE: &str = "node.raw";
@@ -22,9 +23,6 @@ const SEED: &str = "seed.img";
 
 /// The image's sector size: it is made for the most common disks.
 const SECTOR: u64 = 512;
-
-/// The smallest state partition that systemd-repart makes behind the image's partitions.
-const STATE_MIN: u64 = 2 << 30;
 
 #[derive(Debug)]
 pub struct Source {
@@ -192,20 +190,5 @@ fn hosts(manifest: &Manifest) -> String {
         0 => "none".to_owned(),
         1..=12 => names.join(", "),
         more => format!("{} and {} more", names[..12].join(", "), more - 12),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn smallest_state_is_what_repart_asks_for() {
-        let conf = include_str!("../../assets/root/state.repart.conf");
-        let size = conf
-            .lines()
-            .find_map(|line| line.strip_prefix("SizeMinBytes="));
-        let size = super::super::parse_size(size.unwrap()).unwrap();
-        assert_eq!(size, STATE_MIN);
     }
 }

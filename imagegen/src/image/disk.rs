@@ -24,6 +24,10 @@ const SEED_SIZE: u64 = 16 * MIB;
 /// Free space after root in its slot, so that a later image can be larger.
 const SLOT_HEADROOM: u64 = 256 * MIB;
 
+/// Free space behind the partitions: the least that systemd-repart makes a state partition of. So
+/// the image boots on a disk of its own size, and virtual machines boot it as it is.
+pub(crate) const STATE_MIN: u64 = 2 << 30;
+
 const ESP_TYPE: Uuid = uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
 /// Discoverable Partitions Specification: root and its verity tree on x86-64.
 const ROOT_TYPE: Uuid = uuid!("4f68bce3-e8cd-4db1-96e7-fbcaf984b709");
@@ -110,8 +114,8 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
         .create_new(true)
         .open(out)
         .with_context(|| format!("creating `{}`", out.display()))?;
-    // One MiB before the first partition, one after the last for the second table.
-    let total = slots.iter().map(|s| s.size).sum::<u64>() + 2 * MIB;
+    // One MiB before the first partition, one at the end for the second table.
+    let total = slots.iter().map(|s| s.size).sum::<u64>() + STATE_MIN + 2 * MIB;
     file.set_len(total)
         .with_context(|| format!("making `{}` {total} bytes long", out.display()))?;
 
@@ -227,7 +231,7 @@ fn copy_bytes(disk: &mut File, offset: u64, bytes: &[u8]) -> Result<()> {
 
 /// The part of the image's key that this module decides.
 pub(super) fn recipe() -> String {
-    let sizes = (ESP_SIZE, SEED_SIZE, SLOT_HEADROOM);
+    let sizes = (ESP_SIZE, SEED_SIZE, SLOT_HEADROOM, STATE_MIN);
     let types = [ESP_TYPE, ROOT_TYPE, VERITY_TYPE, SEED_TYPE];
     let names = [
         contract::ESP_PARTITION,
@@ -237,4 +241,46 @@ pub(super) fn recipe() -> String {
         contract::SEED_LABEL,
     ];
     format!("{:?}", (sizes, types, names))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn image_has_room_for_state_and_stays_sparse() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let part = dir.path().join("part");
+        std::fs::write(&part, vec![0x5a; 8192])?;
+        let parts = Parts {
+            uki: &part,
+            root: &part,
+            verity: &part,
+            root_hash: &"5a".repeat(32),
+            seed: &[],
+        };
+        let out = dir.path().join("node.raw");
+        write(&parts, &out)?;
+        let meta = out.metadata()?;
+        assert!(meta.blocks() * 512 < 4 * MIB, "{} blocks", meta.blocks());
+
+        let disk = gpt::GptConfig::new().only_valid_headers(true).open(&out)?;
+        let backup = disk.primary_header()?.backup_lba;
+        assert_eq!(backup, meta.len() / SECTOR - 1, "the second table ends it");
+        let conf = include_str!("../../assets/root/state.repart.conf");
+        let wanted = conf
+            .lines()
+            .find_map(|line| line.strip_prefix("SizeMinBytes="));
+        let wanted = crate::flash::parse_size(wanted.unwrap()).unwrap();
+        let last = disk.partitions().values().map(|part| part.last_lba).max();
+        let free = disk.find_free_sectors();
+        let behind = free.iter().find(|(start, _)| Some(start - 1) == last);
+        // repart aligns partitions to 4 KiB.
+        let (_, sectors) = behind.unwrap();
+        assert!(sectors * SECTOR >= wanted + 4096, "{sectors} sectors");
+        assert_eq!(wanted, STATE_MIN);
+        Ok(())
+    }
 }
