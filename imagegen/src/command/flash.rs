@@ -22,6 +22,11 @@ pub(crate) fn run(common: &Common, args: &Flash) -> Result<()> {
         if !args.yes {
             ask(target.path(), source.host())?;
         }
+        // For whoever stops the command by Ctrl-C or pulls the disk out.
+        let shown = target.path().display();
+        eprintln!(
+            "Until the command succeeds, `{shown}` has no partition table and does not boot."
+        );
     }
     flash::write(&source, &mut target, &progress)?;
     super::print(&done(&source, &target))
