@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use build_tools::progress::Progress;
@@ -20,7 +20,7 @@ pub(crate) fn run(common: &Common, args: &Flash) -> Result<()> {
     if target.exists() {
         eprint!("{}", description(&target));
         if !args.yes {
-            ask(target.path(), source.host())?;
+            ask(&target, source.host())?;
         }
         // For whoever stops the command by Ctrl-C or pulls the disk out.
         let shown = target.path().display();
@@ -97,16 +97,23 @@ fn contents(disk: &Disk) -> String {
     texts.join(", ")
 }
 
-/// Asks for the last part of the path: a wrong letter in `/dev/sdX` is the mistake to catch.
-fn ask(path: &Path, host: &str) -> Result<()> {
+/// Asks for the name: a wrong letter in `/dev/sdX` is the mistake to catch, and a link in
+/// `/dev/disk` leads to the name that was shown.
+fn ask(target: &Target, host: &str) -> Result<()> {
+    let path = target.path();
     let shown = path.display();
     let stdin = std::io::stdin();
     ensure!(
         stdin.is_terminal(),
         "standard input is not a terminal, so nobody can be asked; give --yes to erase `{shown}`"
     );
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    let name = name.to_string_lossy();
+    let name = match target.kind() {
+        Kind::Disk(disk) => disk.name.clone(),
+        Kind::File { .. } => {
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            name.to_string_lossy().into_owned()
+        }
+    };
     eprint!("Everything on it is lost. Type `{name}` to make it the disk of the host `{host}`: ");
     ensure!(
         is_confirmed(&name, &mut stdin.lock())?,

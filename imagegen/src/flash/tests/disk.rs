@@ -335,3 +335,22 @@ fn sizes_are_read_with_units() {
         assert!(parse_size(bad).is_err(), "{bad}");
     }
 }
+
+/// Linux and EDK2 take the type of FAT from the number of clusters; fatfs writes it as text, too.
+#[test]
+fn large_sectors_keep_the_type_of_fat_clear() {
+    for size in [256 * MIB, 16 * MIB] {
+        let volume = super::super::fat::rebuild(fat("ESP", "a", b"kernel"), size, 4096).unwrap();
+        let word = |at: usize| u64::from(u16::from_le_bytes([volume[at], volume[at + 1]]));
+        let total = match word(19) {
+            0 => u64::from(u32::from_le_bytes(volume[32..36].try_into().unwrap())),
+            small => small,
+        };
+        let root = (word(17) * 32).div_ceil(4096);
+        let data = total - word(14) - u64::from(volume[16]) * word(22) - root;
+        let clusters = data / u64::from(volume[13]);
+        assert_eq!((word(11), total), (4096, size / 4096));
+        assert!((4085..65525).contains(&clusters), "{size}: {clusters}");
+        assert_eq!(&volume[54..62], b"FAT16   ");
+    }
+}
