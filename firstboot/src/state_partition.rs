@@ -102,6 +102,7 @@ mod tests {
     use std::path::Path;
 
     use gpt::GptConfig;
+    use gpt::disk::LogicalBlockSize;
     use gpt::partition::Partition;
     use gpt::partition_types::LINUX_FS;
     use tempfile::TempDir;
@@ -114,12 +115,19 @@ mod tests {
 
     /// Adds a disk with these partitions, as the kernel and the partition table show it.
     fn attach(dir: &Path, disk: &str, partitions: &[(&str, u128)]) {
+        attach_with(dir, disk, partitions, LogicalBlockSize::Lb512);
+    }
+
+    fn attach_with(dir: &Path, disk: &str, partitions: &[(&str, u128)], sector: LogicalBlockSize) {
         let class = dir.join("sys/class/block");
         let device = dir.join("sys/devices/pci/block").join(disk);
         fs::create_dir_all(&class).unwrap();
         fs::create_dir_all(&device).unwrap();
         fs::create_dir_all(dir.join("dev")).unwrap();
-        fs::write(device.join("size"), "8192\n").unwrap();
+        fs::write(device.join("size"), "32768\n").unwrap();
+        fs::create_dir(device.join("queue")).unwrap();
+        let size = format!("{}\n", sector.as_u64());
+        fs::write(device.join("queue/logical_block_size"), size).unwrap();
         symlink(&device, class.join(disk)).unwrap();
         let mut table = BTreeMap::new();
         for (number, (name, id)) in (1..).zip(partitions) {
@@ -146,9 +154,10 @@ mod tests {
             .create_new(true)
             .open(dir.join("dev").join(disk))
             .unwrap();
-        file.set_len(4 << 20).unwrap();
+        file.set_len(16 << 20).unwrap();
         let mut gpt = GptConfig::new()
             .writable(true)
+            .logical_block_size(sector)
             .create_from_device(file, None)
             .unwrap();
         gpt.update_partitions(table).unwrap();
@@ -174,6 +183,15 @@ mod tests {
         let machine = machine(&[ROOT, VERITY, (STATE_PARTITION, 3)]);
         attach(machine.path(), "sda", &[(STATE_PARTITION, 4)]);
         attach(machine.path(), "vdb", &[("data", 5)]);
+        assert_eq!(state(&machine), "vda3");
+    }
+
+    #[test]
+    fn state_is_found_on_a_disk_with_sectors_of_4096_bytes() {
+        let machine = TempDir::new().unwrap();
+        let partitions = [ROOT, VERITY, (STATE_PARTITION, 3)];
+        attach_with(machine.path(), "vda", &partitions, LogicalBlockSize::Lb4096);
+        attach(machine.path(), "sda", &[(STATE_PARTITION, 4)]);
         assert_eq!(state(&machine), "vda3");
     }
 

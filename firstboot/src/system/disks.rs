@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use gpt::GptConfig;
+use gpt::disk::LogicalBlockSize;
 use uuid::Uuid;
 
 use super::files::Root;
@@ -63,8 +64,15 @@ pub fn disks(root: &Root) -> Result<Vec<String>> {
 pub fn partitions(root: &Root, disk: &str) -> Result<Vec<Partition>> {
     // sysfs writes `!` where the node has a directory.
     let node = root.join(Path::new("/dev").join(disk.replace('!', "/")));
+    let sector = root.read(format!("{BLOCK}/{disk}/queue/logical_block_size"))?;
+    // The table lies in the second sector and counts in sectors.
+    let sector = match sector.as_deref().map(<[u8]>::trim_ascii) {
+        Some(b"4096") => LogicalBlockSize::Lb4096,
+        _ => LogicalBlockSize::Lb512,
+    };
     let table = GptConfig::new()
         .writable(false)
+        .logical_block_size(sector)
         .open(&node)
         .with_context(|| format!("reading the partition table of `{}`", node.display()))?;
     let mut found = Vec::new();
