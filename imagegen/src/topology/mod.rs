@@ -7,6 +7,7 @@ pub mod check;
 mod findings;
 mod hosts;
 mod network;
+mod pods;
 pub mod value;
 
 use std::collections::BTreeMap;

@@ -72,6 +72,7 @@ pub(super) fn check(topology: &Topology, f: &mut Findings<'_>) -> Network {
         }
     }
     families(&pods, &services, f);
+    super::pods::check(&pods, topology, f);
     let mut gateways: Vec<IpAddr> = Vec::new();
     for (path, text) in given.gateway.with_paths("network.gateway") {
         // A link-local IPv6 gateway is valid: each host reaches it on its only link.

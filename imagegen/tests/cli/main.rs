@@ -12,4 +12,5 @@ mod refusals;
 mod refused_packages;
 mod secret_scan;
 mod topology;
+mod topology_cases;
 mod work;

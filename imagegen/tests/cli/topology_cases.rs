@@ -1,0 +1,105 @@
+//! Topologies that look right and cannot work, and the classes that they stand for.
+
+use imagegen::topology::check;
+
+use crate::work::PROD;
+
+/// The one-line findings of `text`.
+pub(crate) fn findings(text: &str) -> Vec<String> {
+    match check::read("cluster.yaml", text) {
+        Ok(checked) => checked
+            .warnings
+            .iter()
+            .map(|found| found.one_line())
+            .collect(),
+        Err(found) => found.lines().collect(),
+    }
+}
+
+/// Fails unless `text` has exactly one finding, an error that contains `part`.
+pub(crate) fn only_error(text: &str, part: &str) {
+    let found = findings(text);
+    assert!(
+        found.len() == 1 && found[0].contains(": error: ") && found[0].contains(part),
+        "expected `{part}`, got {found:#?}\n{text}"
+    );
+}
+
+fn with_pods(pods: &str, args: &str) -> String {
+    PROD.replace("pods: 10.244.0.0/16", &format!("pods: {pods}")) + "\n" + args
+}
+
+const V6: &str = r#"apiVersion: firstlight/v1
+kind: Cluster
+name: prod
+apiserver: { vip: "fd00:a::2" }
+network: { pods: "PODS", services: "fd00:96::/112", gateway: "fd00:7::1" }
+hosts:
+- { name: m0, role: master, address: "fd00:7::10/64", mac: "52:54:00:00:07:10" }
+"#;
+
+#[test]
+fn pod_range_without_a_part_for_each_host_is_refused() {
+    only_error(
+        &with_pods("10.244.0.0/24", ""),
+        "10:9: error: the pod range has room for 1 of 4 hosts: each takes a /24; write a range of \
+         at least /22, or smaller parts: `kubernetes: {controller_manager_args: \
+         {node-cidr-mask-size: \"26\"}}`",
+    );
+    only_error(&with_pods("10.244.0.0/23", ""), "room for 2 of 4 hosts");
+    let smaller = "kubernetes: {controller_manager_args: {node-cidr-mask-size: \"26\"}}\n";
+    let own = "kubernetes: {controller_manager_args: {allocate-node-cidrs: \"false\"}}\n";
+    for (pods, args) in [
+        ("10.244.0.0/22", ""),
+        ("10.244.0.0/24", smaller),
+        ("10.244.0.0/24", own),
+    ] {
+        let found = findings(&with_pods(pods, args));
+        assert!(found.is_empty(), "{pods} {args}: {found:#?}");
+    }
+}
+
+#[test]
+fn pod_range_that_kubeadm_refuses_is_refused() {
+    let v6 = |pods: &str| V6.replace("PODS", pods);
+    only_error(
+        &v6("fd00:10::/32"),
+        "5:18: error: the /64 of a node is more than 16 bits longer than the pod range: kubeadm \
+         refuses it; write `fd00:10::/48` or a smaller range",
+    );
+    only_error(
+        &v6("fd00:10:0:1::/66"),
+        "the pod range is smaller than the /64 of a single node: kubeadm refuses it; write a \
+         range of at least /64, or",
+    );
+    only_error(&with_pods("10.244.0.0/25", ""), "smaller than the /24");
+    for pods in ["fd00:10::/48", "fd00:10:0:1::/64"] {
+        let found = findings(&v6(pods));
+        assert!(found.is_empty(), "{pods}: {found:#?}");
+    }
+}
+
+#[test]
+fn mask_size_flags_fit_the_address_families() {
+    let args = |flag: &str, value: &str| {
+        format!("kubernetes: {{controller_manager_args: {{{flag}: \"{value}\"}}}}\n")
+    };
+    only_error(
+        &with_pods("10.244.0.0/16", &args("node-cidr-mask-size-ipv4", "25")),
+        "a cluster of one address family; write `node-cidr-mask-size`",
+    );
+    only_error(
+        &with_pods("10.244.0.0/16", &args("node-cidr-mask-size", "many")),
+        "not a prefix length",
+    );
+    let dual = include_str!("../../../examples/dual-stack.yaml");
+    assert!(findings(dual).is_empty(), "{:#?}", findings(dual));
+    only_error(
+        &format!("{dual}\n{}", args("node-cidr-mask-size", "25")),
+        "refuses this flag in a dual-stack cluster",
+    );
+    only_error(
+        &format!("{dual}\n{}", args("node-cidr-mask-size-ipv6", "72")),
+        "more than 16 bits longer",
+    );
+}
