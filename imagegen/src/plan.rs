@@ -15,6 +15,8 @@ pub struct ClusterPlan {
     /// The path in the topology; `None` is the default package.
     pub package: Option<String>,
     pub apiserver: Apiserver,
+    /// Names in every apiserver's certificate, besides those that each cluster has.
+    pub apiserver_names: AlternativeNames,
     pub network: NetworkPlan,
     pub validity_days: u32,
     pub ssh_authorized_keys: Vec<String>,
@@ -23,6 +25,24 @@ pub struct ClusterPlan {
     pub image: ImagePlan,
     /// In the topology's order. The first master is master0.
     pub hosts: Vec<HostPlan>,
+}
+
+/// Names and addresses for which a certificate is valid.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct AlternativeNames {
+    pub dns: Vec<String>,
+    pub ips: Vec<IpAddr>,
+}
+
+impl AlternativeNames {
+    /// Adds an address, or else a name, once.
+    pub fn add(&mut self, text: &str) {
+        match text.parse() {
+            Ok(ip) if !self.ips.contains(&ip) => self.ips.push(ip),
+            Err(_) if !self.dns.iter().any(|name| name == text) => self.dns.push(text.to_owned()),
+            _ => {}
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -102,7 +122,7 @@ impl ClusterPlan {
     /// `m0.prod.internal`. `internal` is reserved for private use (ICANN board resolution of 29
     /// July 2024), so a host name never matches a public one.
     pub fn fqdn(&self, host: &HostPlan) -> String {
-        format!("{}.{}.internal", host.name, self.name)
+        host.fqdn(&self.name)
     }
 
     /// `https://<domain>:<port>`
@@ -123,6 +143,11 @@ impl HostPlan {
     /// The node's address.
     pub fn address(&self) -> IpAddr {
         self.addresses[0].addr()
+    }
+
+    /// The name in the domain of `cluster`.
+    pub fn fqdn(&self, cluster: &str) -> String {
+        format!("{}.{cluster}.internal", self.name)
     }
 
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> {

@@ -1,13 +1,13 @@
 //! The node image and its qcow2 form.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::Result;
 use build_tools::cache::Cache;
 use build_tools::process::side_by_side;
 use build_tools::progress::Progress;
 
-use super::input::open_package;
 use super::{IMAGE, Input, Outcome, QCOW2, Request};
 use crate::digest::digest_file;
 use crate::image::{self, ImageReport, ImageRequest};
@@ -20,22 +20,17 @@ use crate::package::Package;
 pub struct ImageInputs {
     programs: PathBuf,
     /// `None` for the default package, which is built unless the cache has it.
-    package: Option<Package>,
+    package: Option<Rc<Package>>,
     qcow2: bool,
 }
 
 impl ImageInputs {
     /// `programs` is the folder of the image's own programs, by default that of imagegen.
-    pub fn check(
-        request: &Request,
-        input: &Input,
-        programs: Option<&Path>,
-        qcow2: bool,
-    ) -> Result<Self> {
+    pub fn check(_: &Request, input: &Input, programs: Option<&Path>, qcow2: bool) -> Result<Self> {
         image::check_privilege()?;
         Ok(Self {
             programs: image::programs::folder(programs)?,
-            package: open_package(request, input)?,
+            package: input.open_package()?,
             qcow2,
         })
     }
@@ -57,7 +52,7 @@ pub fn image(
                 || default_package::default_package(&cache, progress),
                 || image::prepare(&cache, input.plan.image.kernel, progress),
             );
-            Package::open(&package?)?
+            Rc::new(Package::open(&package?)?)
         }
     };
     let request = ImageRequest {

@@ -1,13 +1,16 @@
 //! Reading and checking what the user gives.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 use yaml::{Diagnostic, Diagnostics};
 
+use super::base;
 use crate::digest::digest;
 use crate::package::Package;
 use crate::plan::ClusterPlan;
@@ -31,8 +34,12 @@ pub struct Input {
     pub warnings: Vec<Diagnostic>,
     /// Digest of the topology's bytes.
     pub(super) digest: String,
-    /// Position of the package in the topology: `cluster.yaml:4:10`.
+    /// The path of the package; `None` for the default package.
+    package_path: Option<PathBuf>,
+    /// Position of the package in the topology, `cluster.yaml:4:10`, if it is the topology's.
     package_place: Option<String>,
+    /// The opened package: reading it takes seconds, and documents and image both need it.
+    opened: OnceCell<Rc<Package>>,
 }
 
 /// An invalid topology, with all findings.
@@ -89,8 +96,11 @@ fn read_with(request: &Request, package: &dyn Fn(&str) -> Result<(), Invalid>) -
     })?;
     let checked = check::read_with(&path.display().to_string(), text, package).map_err(Refused)?;
     let place = |(line, column)| format!("{}:{line}:{column}", path.display());
+    let own = request.package.is_none();
     Ok(Input {
-        package_place: checked.package_place.map(place),
+        package_path: self::package(request, &checked.plan),
+        package_place: checked.package_place.filter(|_| own).map(place),
+        opened: OnceCell::new(),
         plan: checked.plan,
         warnings: checked.warnings,
         digest: digest(&bytes),
@@ -112,18 +122,44 @@ fn beside(request: &Request, name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Opens the package; `None` for the default package. An error with the topology's package has its
-/// position in the topology.
-pub(super) fn open_package(request: &Request, input: &Input) -> Result<Option<Package>> {
-    let Some(path) = package(request, &input.plan) else {
-        return Ok(None);
-    };
-    let opened = Package::open(&path);
-    match &input.package_place {
-        Some(place) if request.package.is_none() => opened.with_context(|| place.clone()),
-        _ => opened,
+impl Input {
+    /// Opens the package; `None` for the default package. An error with the topology's package has
+    /// its position in the topology.
+    pub(super) fn open_package(&self) -> Result<Option<Rc<Package>>> {
+        let Some(path) = &self.package_path else {
+            return Ok(None);
+        };
+        if let Some(package) = self.opened.get() {
+            return Ok(Some(Rc::clone(package)));
+        }
+        let opened = Package::open(path);
+        let package = match &self.package_place {
+            Some(place) => opened.with_context(|| place.clone()),
+            None => opened,
+        }?;
+        Ok(Some(Rc::clone(
+            self.opened.get_or_init(|| Rc::new(package)),
+        )))
     }
-    .map(Some)
+
+    /// The plan with the names that the package's kubeadm configuration adds to the certificates.
+    /// Documents need no package otherwise: one that is not there yet is a warning.
+    pub(super) fn plan_with_base(&self) -> Result<ClusterPlan> {
+        let mut plan = self.plan.clone();
+        match &self.package_path {
+            Some(path) if !path.exists() => log::warn!(
+                "the package `{}` does not exist: if its `conf/kubeadm.yaml` has \
+                 `apiServer.certSANs`, the certificates lack them until the next run",
+                path.display()
+            ),
+            _ => {
+                if let Some(package) = self.open_package()? {
+                    base::add_names(&mut plan, &package)?;
+                }
+            }
+        }
+        Ok(plan)
+    }
 }
 
 /// The output folder.

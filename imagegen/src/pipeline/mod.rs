@@ -3,6 +3,7 @@
 //! Every check of the input comes before the first change of the folder. Documents come before the
 //! image: they take milliseconds, the image takes minutes.
 
+mod base;
 mod image;
 mod input;
 mod userdata;

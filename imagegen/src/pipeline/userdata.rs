@@ -17,7 +17,7 @@ use crate::seed;
 
 /// Writes all of them or none. A second call with the same input changes nothing.
 pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
-    let plan = &input.plan;
+    let plan = &input.plan_with_base()?;
     let pki = Pki::prepare(
         &folder.root().join(PKI),
         plan,

@@ -9,6 +9,7 @@
 //! creates it from the CA's key, and earlier releases do not know it.
 
 pub mod issue;
+mod names;
 pub mod store;
 
 use std::net::IpAddr;
@@ -158,12 +159,12 @@ impl LeafRow {
     pub fn specify(&self, plan: &ClusterPlan, host: &HostPlan) -> Specification {
         let (dns, ips) = match self.names {
             Names::None => (Vec::new(), Vec::new()),
-            Names::Apiserver => apiserver_names(plan, host),
+            Names::Apiserver => names::apiserver(plan, host),
             Names::Etcd => {
                 let mut dns = vec![host.name.clone(), "localhost".to_owned()];
                 dns.dedup();
                 let mut ips: Vec<IpAddr> = host.ips().collect();
-                ips.extend(loopback());
+                ips.extend(names::loopback());
                 (dns, ips)
             }
             // No loopback addresses: the certificate must be valid for this host only.
@@ -195,56 +196,4 @@ pub fn operator(plan: &ClusterPlan) -> Specification {
         usage: Usage::Client,
         validity_days: plan.validity_days,
     }
-}
-
-/// Every master's certificate has the names and addresses of all masters, so that each is reachable
-/// by any of them. kubeadm checks only the names of its own host.
-fn apiserver_names(plan: &ClusterPlan, host: &HostPlan) -> (Vec<String>, Vec<IpAddr>) {
-    let mut dns = vec![
-        "kubernetes".to_owned(),
-        "kubernetes.default".to_owned(),
-        "kubernetes.default.svc".to_owned(),
-        format!("kubernetes.default.svc.{DNS_DOMAIN}"),
-        "localhost".to_owned(),
-        plan.apiserver.domain.clone(),
-        host.name.clone(),
-    ];
-    let mut ips: Vec<IpAddr> = plan
-        .network
-        .services
-        .iter()
-        .map(first_service_address)
-        .collect();
-    ips.extend(loopback());
-    ips.push(plan.apiserver.vip);
-    for master in plan.masters() {
-        dns.push(master.name.clone());
-        ips.extend(master.ips());
-    }
-    (distinct(dns), distinct(ips))
-}
-
-/// The address of the Service `kubernetes`: the first after the network address.
-fn first_service_address(range: &ipnet::IpNet) -> IpAddr {
-    match range.network() {
-        IpAddr::V4(network) => IpAddr::V4((u32::from(network).saturating_add(1)).into()),
-        IpAddr::V6(network) => IpAddr::V6((u128::from(network).saturating_add(1)).into()),
-    }
-}
-
-fn loopback() -> [IpAddr; 2] {
-    [
-        IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-        IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
-    ]
-}
-
-fn distinct<T: PartialEq>(items: Vec<T>) -> Vec<T> {
-    let mut kept: Vec<T> = Vec::with_capacity(items.len());
-    for item in items {
-        if !kept.contains(&item) {
-            kept.push(item);
-        }
-    }
-    kept
 }

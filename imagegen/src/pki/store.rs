@@ -59,6 +59,7 @@ impl Pki {
     /// Reads `dir`, creates what is missing, and issues a certificate for each row of [`LEAVES`]
     /// and each holder in `plan`. Writes nothing.
     pub fn prepare(dir: &Path, plan: &ClusterPlan, today: Date) -> Result<Self> {
+        super::names::check(plan)?;
         let [cluster, front_proxy, etcd] =
             AUTHORITIES.map(|row| authority(dir, &row, today, plan.validity_days));
         let authorities = Authorities {

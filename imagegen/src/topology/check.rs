@@ -9,7 +9,7 @@ use yaml::{self, Diagnostic, Diagnostics, Parsed};
 
 use super::findings::Findings;
 use super::value::{self, Invalid};
-use super::{ImageTopology, KubernetesTopology, Topology, hosts, network};
+use super::{ImageTopology, KubernetesTopology, Topology, hosts, names, network};
 use crate::plan::{ClusterPlan, ImagePlan, Kernel};
 
 pub const KIND: &str = "Cluster";
@@ -102,6 +102,8 @@ fn check(
     });
     let network = network::check(topology, f);
     let hosts = hosts::check(topology, &network, f);
+    let cluster = name.as_deref().unwrap_or_default();
+    let apiserver_names = names::check(topology, &network, cluster, &hosts, f);
     let kubernetes = kubernetes(&topology.kubernetes, f);
     let image = image(&topology.image, f);
     let warnings = findings.into_warnings()?;
@@ -109,6 +111,7 @@ fn check(
         name: name.unwrap_or_default(),
         package,
         apiserver: network.apiserver,
+        apiserver_names,
         network: network.plan,
         validity_days: validity_days.unwrap_or_default(),
         ssh_authorized_keys,

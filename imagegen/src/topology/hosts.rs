@@ -73,6 +73,12 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
             format!("`{name}` has another meaning on every host"),
             "write another name",
         );
+    } else if name == "kubernetes" {
+        f.error(
+            &at("name"),
+            "`kubernetes` is a name of the apiserver, for which no host gets a certificate",
+            "write another name",
+        );
     } else if host.name.is_some() {
         f.take(&at("name"), value::host_name(name));
     }

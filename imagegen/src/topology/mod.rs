@@ -6,6 +6,7 @@
 pub mod check;
 mod findings;
 mod hosts;
+pub mod names;
 mod network;
 mod pods;
 pub mod value;
@@ -62,6 +63,9 @@ pub struct ApiserverTopology {
     pub domain: Option<String>,
     /// Default 6443.
     pub port: Option<u16>,
+    /// More names and addresses of the apiserver, of a load balancer: `k8s.example.com`. They are
+    /// in every apiserver's certificate, like `apiServer.certSANs` of the package's kubeadm.yaml.
+    pub names: Vec<String>,
     /// The virtual IP to which workers resolve the domain; default `10.103.97.2`.
     pub vip: Option<String>,
 }

@@ -99,6 +99,20 @@ pub fn ip(text: &str) -> Checked<IpAddr> {
     })
 }
 
+/// A name of a certificate: an IP address, a DNS name, or a wildcard for one label of it.
+pub fn certificate_name(text: &str) -> Checked<String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(ip.to_string());
+    }
+    dns_name(text.strip_prefix("*.").unwrap_or(text)).map_err(|_| {
+        Invalid::new(
+            "neither an IP address nor a DNS name",
+            "write `203.0.113.10`, `k8s.example.com` or `*.k8s.example.com`",
+        )
+    })?;
+    Ok(text.to_owned())
+}
+
 /// A host's address with prefix length.
 pub fn host_address(text: &str) -> Checked<IpNet> {
     let net: IpNet = text.parse().map_err(|_| match text.parse::<IpAddr>() {

@@ -103,3 +103,41 @@ fn mask_size_flags_fit_the_address_families() {
         "more than 16 bits longer",
     );
 }
+
+#[test]
+fn no_host_has_a_name_of_the_apiserver() {
+    let domain = |name: &str| PROD.replace("domain: apiserver.cluster.local", name);
+    only_error(
+        &domain("domain: n0.prod.internal"),
+        "6:11: error: `n0.prod.internal` is the name of the host `n0`",
+    );
+    only_error(
+        &domain("domain: m1.prod.internal"),
+        "the name of the host `m1`",
+    );
+    only_error(
+        &PROD.replace("name: n0", "name: kubernetes"),
+        "21:11: error: `kubernetes` is a name of the apiserver",
+    );
+    for name in [
+        "n0",
+        "n0.prod.internal",
+        "'*.prod.internal'",
+        "192.168.7.20",
+    ] {
+        only_error(
+            &domain(&format!("names: [{name}]")),
+            "is a name of the worker `n0`, not of the apiserver",
+        );
+    }
+    only_error(
+        &domain("names: [k8s.example.com, K8S]"),
+        "neither an IP address nor a DNS name",
+    );
+    only_error(
+        &domain("names: [k8s.example.com, k8s.example.com]"),
+        "duplicate",
+    );
+    let fine = domain("names: [k8s.example.com, '*.k8s.example.com', m1.prod.internal, 'fd00::1']");
+    assert!(findings(&fine).is_empty(), "{:#?}", findings(&fine));
+}
