@@ -11,6 +11,9 @@ pub(crate) struct Marks<'t> {
     text: &'t str,
     /// Byte of every character, empty when the text is ASCII and the two are the same.
     bytes: Vec<usize>,
+    /// Where the text ends without trailing space, if nothing ends its last line. Found once:
+    /// every block asks for it.
+    cut_off_at: Option<usize>,
 }
 
 impl<'t> Marks<'t> {
@@ -20,7 +23,13 @@ impl<'t> Marks<'t> {
         } else {
             text.char_indices().map(|(byte, _)| byte).collect()
         };
-        Marks { text, bytes }
+        let last = text.rsplit('\n').next().unwrap_or("");
+        let cut_off_at = (!last.trim().is_empty()).then(|| text.trim_end().len());
+        Marks {
+            text,
+            bytes,
+            cut_off_at,
+        }
     }
 
     fn byte(&self, marker: &Marker) -> usize {
@@ -47,17 +56,19 @@ impl<'t> Marks<'t> {
     /// A block without a line is empty unless its header keeps line breaks; the parser makes one of
     /// it.
     pub(crate) fn is_empty_block(&self, text: &str, region: &Region) -> bool {
+        if text.bytes().any(|b| b != b'\n') {
+            return false;
+        }
         let before = &self.text[..region.bytes.start.min(self.text.len())];
         let header = before.rfind(['|', '>']).map_or("", |at| &before[at + 1..]);
         let indicators = header.split([' ', '\t', '\n', '\r']).next().unwrap_or("");
-        text.bytes().all(|b| b == b'\n') && !indicators.contains('+')
+        !indicators.contains('+')
     }
 
     /// A block that ends in the last line of a text, which nothing ends: the parser adds the line
     /// break.
     pub(crate) fn is_cut_off(&self, region: &Region) -> bool {
-        let last = self.text.rsplit('\n').next().unwrap_or("");
-        !last.trim().is_empty() && region.bytes.end >= self.text.trim_end().len()
+        self.cut_off_at.is_some_and(|end| region.bytes.end >= end)
     }
 
     pub(crate) fn end(&self) -> Region {

@@ -12,6 +12,10 @@ use crate::report::spans::Spans;
 /// The reader stops after this many findings.
 const MAX_FINDINGS: usize = 100;
 
+/// Each attempt reads the whole tree. Attempts on a large one are so few that together they visit
+/// about this many nodes and bytes.
+const MAX_WORK: usize = 160 << 20;
+
 /// Deserializes repeatedly, each time without the node that failed last, until there is no error.
 /// A key that is missing only because of such a removal is not reported. The removed nodes stay
 /// removed from the tree.
@@ -20,6 +24,7 @@ pub(crate) fn deserialize<T: DeserializeOwned>(
     found: &mut Diagnostics,
 ) -> Option<T> {
     let mut removed: Vec<Vec<Segment>> = Vec::new();
+    let mut attempts = MAX_WORK / spans.root.work().max(1);
     loop {
         let failure = match T::deserialize(NodeDe(&spans.root)) {
             Ok(value) => return Some(value),
@@ -33,7 +38,8 @@ pub(crate) fn deserialize<T: DeserializeOwned>(
         if !caused_by_removal {
             found.push(finding(spans, &failure, &path));
         }
-        let stop = path.is_empty() || found.0.len() >= MAX_FINDINGS;
+        attempts = attempts.saturating_sub(1);
+        let stop = path.is_empty() || found.0.len() >= MAX_FINDINGS || attempts == 0;
         if stop || !remove(&mut spans.root, &path) {
             return None;
         }

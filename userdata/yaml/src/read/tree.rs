@@ -3,6 +3,7 @@
 //! Scalars keep their text: `de` interprets it, because it has the target type.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
 
@@ -12,8 +13,14 @@ use crate::report::region::{Fault, Region};
 
 /// Nodes one text may expand to, aliases counted at every use: a document is some thousands.
 const MAX_NODES: usize = 250_000;
+/// Bytes of text that anchors and aliases may copy: a short text must not fill the memory.
+const MAX_COPIED: usize = 8 << 20;
 /// Deserialising recurses, so depth is stack.
 const MAX_DEPTH: usize = 64;
+/// The reader stops after this many faults.
+const MAX_FAULTS: usize = 100;
+/// The limit of cloud-init's user-data, unpacked.
+const MAX_TEXT: usize = 16 << 20;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
@@ -84,23 +91,47 @@ impl Node {
         matches!(&self.kind, Kind::Scalar { text, style: Style::Plain } if scalar::is_null(text))
     }
 
-    fn weight(&self) -> usize {
-        1 + match &self.kind {
-            Kind::Scalar { .. } => 0,
-            Kind::Seq(items) => items.iter().map(|item| item.value.weight()).sum(),
-            Kind::Map(entries) => entries.iter().map(|entry| 1 + entry.value.weight()).sum(),
+    /// About how much there is to read: a node costs as much as 64 bytes of text.
+    pub(crate) fn work(&self) -> usize {
+        let (nodes, bytes) = self.weight();
+        nodes * 64 + bytes
+    }
+
+    /// Nodes, and bytes of text in them.
+    fn weight(&self) -> (usize, usize) {
+        let mut weight = (1, 0);
+        let mut add = |key: Option<&String>, value: &Node| {
+            let (nodes, bytes) = value.weight();
+            weight.0 += nodes + usize::from(key.is_some());
+            weight.1 += bytes + key.map_or(0, String::len);
+        };
+        match &self.kind {
+            Kind::Scalar { text, .. } => weight.1 = text.len(),
+            Kind::Seq(items) => items.iter().for_each(|item| add(None, &item.value)),
+            Kind::Map(entries) => entries
+                .iter()
+                .for_each(|entry| add(Some(&entry.key), &entry.value)),
         }
+        weight
     }
 }
 
 /// The one document in `text`. `Err` is a text that is no YAML; `faults` is YAML that we refuse,
 /// with a tree that can still be checked for more.
 pub(crate) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
+    if text.len() > MAX_TEXT {
+        return Err(Fault {
+            region: Region::default(),
+            message: format!("larger than {} MiB", MAX_TEXT >> 20),
+            help: Some("keep large files out of it".to_owned()),
+        });
+    }
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
         marks: Marks::new(text),
         anchors: HashMap::new(),
         nodes: 0,
+        copied: 0,
         faults,
     };
     builder.document()
@@ -109,8 +140,9 @@ pub(crate) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> 
 struct Builder<'t, 'f> {
     parser: Parser<'t, StrInput<'t>>,
     marks: Marks<'t>,
-    anchors: HashMap<usize, Node>,
+    anchors: HashMap<usize, Rc<Node>>,
     nodes: usize,
+    copied: usize,
     faults: &'f mut Vec<Fault>,
 }
 
@@ -158,14 +190,15 @@ impl<'t> Builder<'t, '_> {
         }
         let (anchor, mut node) = match event {
             Event::Alias(anchor) => {
-                let Some(node) = self.anchors.get(&anchor).cloned() else {
+                let Some(node) = self.anchors.get(&anchor).map(Rc::clone) else {
                     return Err(Fault {
                         region,
                         message: "an alias to a node that contains it".to_owned(),
                         help: None,
                     });
                 };
-                self.count(node.weight(), &region)?;
+                self.count_copy(&node, &region)?;
+                let node = Node::clone(&node);
                 // The alias keeps the positions of its anchor, where the text can be corrected.
                 return Ok(node);
             }
@@ -180,7 +213,7 @@ impl<'t> Builder<'t, '_> {
                     text.pop();
                 }
                 let style = if plain { Style::Plain } else { Style::Quoted };
-                let style = self.tagged(tag.as_deref(), &region, style, true);
+                let style = self.tagged(tag.as_deref(), &region, style, true)?;
                 (
                     anchor,
                     Node {
@@ -190,11 +223,11 @@ impl<'t> Builder<'t, '_> {
                 )
             }
             Event::SequenceStart(anchor, tag) => {
-                self.tagged(tag.as_deref(), &region, Style::Quoted, false);
+                self.tagged(tag.as_deref(), &region, Style::Quoted, false)?;
                 (anchor, self.sequence(region, depth)?)
             }
             Event::MappingStart(anchor, tag) => {
-                self.tagged(tag.as_deref(), &region, Style::Quoted, false);
+                self.tagged(tag.as_deref(), &region, Style::Quoted, false)?;
                 (anchor, self.mapping(region, depth)?)
             }
             _ => (0, Node::null(region)),
@@ -203,8 +236,8 @@ impl<'t> Builder<'t, '_> {
             self.merge(entries);
         }
         if anchor > 0 {
-            self.count(node.weight(), &node.region)?;
-            self.anchors.insert(anchor, node.clone());
+            self.count_copy(&node, &node.region)?;
+            self.anchors.insert(anchor, Rc::new(node.clone()));
         }
         Ok(node)
     }
@@ -244,21 +277,13 @@ impl<'t> Builder<'t, '_> {
             let (event, at) = self.next()?;
             let value = self.node(event, at, depth + 1)?;
             let Kind::Scalar { text, .. } = key.kind else {
-                self.faults.push(Fault {
-                    region: key.region,
-                    message: "a key must be a single word or text".to_owned(),
-                    help: None,
-                });
+                let message = "a key must be a single word or text".to_owned();
+                self.fault(key.region, message, None)?;
                 continue;
             };
             if let Some(first) = lines.get(&text) {
-                self.faults.push(Fault {
-                    region: key.region,
-                    message: format!("duplicate key `{text}`"),
-                    help: Some(format!(
-                        "it is first set in line {first}; keep one of the two"
-                    )),
-                });
+                let help = format!("it is first set in line {first}; keep one of the two");
+                self.fault(key.region, format!("duplicate key `{text}`"), Some(help))?;
                 continue;
             }
             lines.insert(text.clone(), key.region.line);
@@ -275,12 +300,14 @@ impl<'t> Builder<'t, '_> {
         let Some(at) = entries.iter().position(|entry| entry.key == "<<") else {
             return;
         };
-        let sources = match &entries[at].value.kind {
-            Kind::Map(_) => vec![entries[at].value.clone()],
-            Kind::Seq(items) => items.iter().map(|item| item.value.clone()).collect(),
-            Kind::Scalar { .. } => return,
+        if matches!(entries[at].value.kind, Kind::Scalar { .. }) {
+            return;
+        }
+        let merged = entries.remove(at).value;
+        let sources = match merged.kind {
+            Kind::Seq(items) => items.into_iter().map(|item| item.value).collect(),
+            _ => vec![merged],
         };
-        entries.remove(at);
         let mut known: HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
         for source in sources {
             if let Kind::Map(more) = source.kind {
@@ -293,14 +320,20 @@ impl<'t> Builder<'t, '_> {
     }
 
     /// The style of the scalar under `tag`. Only the tags of YAML's own types are known.
-    fn tagged(&mut self, tag: Option<&Tag>, region: &Region, style: Style, scalar: bool) -> Style {
-        let Some(tag) = tag else { return style };
+    fn tagged(
+        &mut self,
+        tag: Option<&Tag>,
+        region: &Region,
+        style: Style,
+        scalar: bool,
+    ) -> Result<Style, Fault> {
+        let Some(tag) = tag else { return Ok(style) };
         let core = tag.is_yaml_core_schema();
         match tag.suffix.as_str() {
-            "str" if core && scalar => return Style::Quoted,
-            "binary" if core && scalar => return Style::Binary,
-            "int" | "float" | "bool" | "null" if core && scalar => return Style::Plain,
-            "seq" | "map" if core && !scalar => return style,
+            "str" if core && scalar => return Ok(Style::Quoted),
+            "binary" if core && scalar => return Ok(Style::Binary),
+            "int" | "float" | "bool" | "null" if core && scalar => return Ok(Style::Plain),
+            "seq" | "map" if core && !scalar => return Ok(style),
             _ => {}
         }
         let name = if core {
@@ -308,12 +341,46 @@ impl<'t> Builder<'t, '_> {
         } else {
             tag.to_string()
         };
-        self.faults.push(Fault {
+        let message = format!("the tag `{name}` is not supported");
+        self.fault(region.clone(), message, None)?;
+        Ok(style)
+    }
+
+    /// Records a fault after which reading goes on.
+    fn fault(
+        &mut self,
+        region: Region,
+        message: String,
+        help: Option<String>,
+    ) -> Result<(), Fault> {
+        let fault = Fault {
+            region,
+            message,
+            help,
+        };
+        if self.faults.len() + 1 >= MAX_FAULTS {
+            return Err(fault);
+        }
+        self.faults.push(fault);
+        Ok(())
+    }
+
+    /// Counts a copy of `node`, before it is made.
+    fn count_copy(&mut self, node: &Node, region: &Region) -> Result<(), Fault> {
+        let (nodes, bytes) = node.weight();
+        self.count(nodes, region)?;
+        self.copied = self.copied.saturating_add(bytes);
+        if self.copied <= MAX_COPIED {
+            return Ok(());
+        }
+        Err(Fault {
             region: region.clone(),
-            message: format!("the tag `{name}` is not supported"),
-            help: None,
-        });
-        style
+            message: format!(
+                "anchors and aliases copy more than {} MiB",
+                MAX_COPIED >> 20
+            ),
+            help: Some("an alias counts with the whole text of its anchor".to_owned()),
+        })
     }
 
     fn count(&mut self, nodes: usize, region: &Region) -> Result<(), Fault> {

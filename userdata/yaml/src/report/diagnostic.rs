@@ -43,6 +43,9 @@ pub struct Diagnostic {
     snippet: Option<SourceLine>,
 }
 
+/// Bytes of a line that are shown before and after the position of a finding.
+const MAX_SHOWN: usize = 400;
+
 /// The line a caret points into, with the part it underlines (bytes of the line).
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct SourceLine {
@@ -108,10 +111,17 @@ impl Diagnostic {
 impl SourceLine {
     fn cut(region: &Region, text: &str) -> Option<SourceLine> {
         let at = region.bytes.start.min(text.len());
-        let start = text.get(..at)?.rfind('\n').map_or(0, |newline| newline + 1);
-        let end = text[at..]
+        // A line may be as long as the text, and each of many findings shows its own.
+        let from = (at.saturating_sub(MAX_SHOWN)..=at).find(|i| text.is_char_boundary(*i))?;
+        let to = (at..=text.len().min(at + MAX_SHOWN))
+            .rev()
+            .find(|i| text.is_char_boundary(*i))?;
+        let newline = text.get(from..at)?.rfind('\n');
+        let start = newline.map_or(from, |newline| from + newline + 1);
+        let end = text
+            .get(at..to)?
             .find('\n')
-            .map_or(text.len(), |newline| at + newline);
+            .map_or(to, |newline| at + newline);
         let line = text.get(start..end)?.trim_end_matches('\r');
         let first = (at - start).min(line.len());
         // A block spans many lines; the caret stays on the one it starts in.

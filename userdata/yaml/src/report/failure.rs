@@ -122,12 +122,25 @@ fn list(names: &[&str]) -> String {
         .join(", ")
 }
 
+/// Typing errors in a word that is still recognised.
+const MAX_TYPOS: usize = 3;
+
+/// Characters of the longest word that anyone can mean.
+const MAX_WORD: usize = 256;
+
 /// The candidate that a typing error would turn into `word`.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |s: &str| s.replace('-', "_").to_lowercase();
-    let typed = plain(word);
+    let length = word.chars().count();
+    // The distance is at least the difference in length; a long text would take much memory.
+    let similar = |candidate: &&str| candidate.chars().count().abs_diff(length) <= MAX_TYPOS;
+    let candidates = candidates.into_iter().filter(similar);
+    let typed = if length > MAX_WORD {
+        return None;
+    } else {
+        plain(word)
+    };
     candidates
-        .into_iter()
         .map(|candidate| {
             (
                 strsim::damerau_levenshtein(&typed, &plain(candidate)),
@@ -135,7 +148,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
             )
         })
         .filter(|(distance, candidate)| {
-            *distance <= (candidate.len().max(word.len()) / 3).clamp(1, 3)
+            *distance <= (candidate.len().max(word.len()) / 3).clamp(1, MAX_TYPOS)
         })
         // Of two spellings of a key, the one the author seems to use.
         .min_by_key(|(distance, candidate)| {
