@@ -3,7 +3,9 @@
 //! Nothing is unpacked on the build host, so its users, file systems and privileges do not affect
 //! owners, modes, devices and attributes in the image.
 
+mod reader;
 mod tarfile;
+mod unpack;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +17,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
-pub use self::tarfile::Placed;
+pub use self::unpack::Placed;
 
 /// Entries by path, relative and without a trailing slash.
 #[derive(Debug, Default)]
