@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::package::Package;
 use crate::plan::{AlternativeNames, ClusterPlan};
-use crate::topology::names;
+use crate::topology::names::WorkerNames;
 use crate::topology::value;
 
 const FILE: &str = "conf/kubeadm.yaml";
@@ -41,6 +41,7 @@ pub(super) fn add_names(plan: &mut ClusterPlan, package: &Package) -> Result<()>
 }
 
 fn read(text: &str, plan: &ClusterPlan, names: &mut AlternativeNames) -> Result<()> {
+    let workers = WorkerNames::new(&plan.name, &plan.hosts);
     for document in documents(text) {
         let parsed = yaml::parse::<Configuration>(FILE, &document)?;
         if parsed.value.kind != "ClusterConfiguration" {
@@ -48,8 +49,8 @@ fn read(text: &str, plan: &ClusterPlan, names: &mut AlternativeNames) -> Result<
         }
         for (i, text) in parsed.value.api_server.cert_sans.iter().enumerate() {
             let name = text.to_lowercase();
-            let checked = value::certificate_name(&name)
-                .and_then(|name| names::free(&name, &plan.name, &plan.hosts).map(|()| name));
+            let checked =
+                value::certificate_name(&name).and_then(|name| workers.check(&name).map(|()| name));
             match checked {
                 Ok(name) => names.add(&name),
                 Err(invalid) => {

@@ -1,17 +1,23 @@
 //! Collects findings about a topology. The rules are elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use yaml::{Diagnostic, Diagnostics, Spans};
 
 use super::value::Invalid;
 
+/// Errors, and warnings, of one run. The rest is not collected: positions of a hundred thousand
+/// findings take minutes.
+const MAX_FINDINGS: usize = 100;
+
 /// Findings with their positions in the text.
 #[derive(Debug)]
 pub(super) struct Findings<'a> {
     spans: &'a Spans,
     found: Diagnostics,
+    errors: usize,
+    warnings: usize,
 }
 
 impl<'a> Findings<'a> {
@@ -19,6 +25,22 @@ impl<'a> Findings<'a> {
         Self {
             spans,
             found: Diagnostics::default(),
+            errors: 0,
+            warnings: 0,
+        }
+    }
+
+    fn add_error(&mut self, finding: impl FnOnce(&Spans) -> Diagnostic) {
+        self.errors += 1;
+        if self.errors <= MAX_FINDINGS {
+            self.found.push(finding(self.spans));
+        }
+    }
+
+    fn add_warning(&mut self, finding: impl FnOnce(&Spans) -> Diagnostic) {
+        self.warnings += 1;
+        if self.warnings <= MAX_FINDINGS {
+            self.found.push(finding(self.spans));
         }
     }
 
@@ -34,8 +56,7 @@ impl<'a> Findings<'a> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.found
-            .push(self.spans.error_at(path, message, Some(help.into())));
+        self.add_error(|spans| spans.error_at(path, message, Some(help.into())));
     }
 
     pub(super) fn error_at_key(
@@ -44,8 +65,7 @@ impl<'a> Findings<'a> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.found
-            .push(self.spans.error_at_key(path, message, Some(help.into())));
+        self.add_error(|spans| spans.error_at_key(path, message, Some(help.into())));
     }
 
     pub(super) fn warning(
@@ -54,8 +74,7 @@ impl<'a> Findings<'a> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.found
-            .push(self.spans.warning_at(path, message, Some(help.into())));
+        self.add_warning(|spans| spans.warning_at(path, message, Some(help.into())));
     }
 
     pub(super) fn warning_at_key(
@@ -64,8 +83,7 @@ impl<'a> Findings<'a> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.found
-            .push(self.spans.warning_at_key(path, message, Some(help.into())));
+        self.add_warning(|spans| spans.warning_at_key(path, message, Some(help.into())));
     }
 
     pub(super) fn missing(&mut self, path: &str, help: impl Into<String>) {
@@ -91,7 +109,7 @@ impl<'a> Findings<'a> {
         match checked {
             Ok(value) => Some(value),
             Err(Invalid { message, help }) => {
-                self.found.push(self.spans.error_at(path, message, help));
+                self.add_error(|spans| spans.error_at(path, message, help));
                 None
             }
         }
@@ -105,13 +123,12 @@ impl<'a> Findings<'a> {
         check: impl Fn(&str) -> Result<String, Invalid>,
     ) -> Vec<String> {
         let mut kept: Vec<String> = Vec::with_capacity(texts.len());
+        let mut seen = BTreeSet::new();
         for (i, text) in texts.iter().enumerate() {
             let path = format!("{path}[{i}]");
             match self.take(&path, check(text)) {
-                Some(value) if kept.contains(&value) => {
-                    self.error(&path, "duplicate", "remove one of them");
-                }
-                Some(value) => kept.push(value),
+                Some(value) if seen.insert(value.clone()) => kept.push(value),
+                Some(_) => self.error(&path, "duplicate", "remove one of them"),
                 None => {}
             }
         }

@@ -217,6 +217,10 @@ fn masters(plans: &mut [HostPlan], topology: &Topology, f: &mut Findings<'_>) {
 /// Every host must reach the gateway, or master0 if there is none, on its own link.
 fn reach(topology: &Topology, network: &Network, plans: &[HostPlan], f: &mut Findings<'_>) {
     let dual = network.plan.services.len() > 1;
+    let first = plans
+        .iter()
+        .find(|host| host.role == Role::Master0)
+        .and_then(|host| host.addresses.first());
     for (i, (host, given)) in plans.iter().zip(&topology.hosts).enumerate() {
         let path = format!("hosts[{i}].address");
         if host.addresses.is_empty() || host.addresses.len() < given.address.texts.len() {
@@ -259,10 +263,6 @@ fn reach(topology: &Topology, network: &Network, plans: &[HostPlan], f: &mut Fin
                 );
             }
         }
-        let first = plans
-            .iter()
-            .find(|host| host.role == Role::Master0)
-            .and_then(|host| host.addresses.first());
         if let (true, Some(first)) = (network.plan.gateways.is_empty(), first)
             && !holds(&first.addr())
         {

@@ -4,12 +4,16 @@
 //! Each host has a certificate for its own names. Whoever steals a worker must not be able to pose
 //! as the apiserver with it.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use userdata::node_config::Role;
+
 use super::Topology;
 use super::findings::Findings;
 use super::network::Network;
 use super::value::{self, Invalid};
 use crate::plan::{AlternativeNames, HostPlan};
-use userdata::node_config::Role;
 
 /// Checks `apiserver.domain` and `apiserver.names` against the hosts and returns the names.
 pub(super) fn check(
@@ -30,36 +34,62 @@ pub(super) fn check(
             "write a name that no host has, `apiserver.cluster.local`",
         );
     }
+    let workers = WorkerNames::new(cluster, hosts);
     let given = f.all("apiserver.names", &topology.apiserver.names, |text| {
         let name = value::certificate_name(text)?;
-        free(&name, cluster, hosts)?;
+        workers.check(&name)?;
         Ok(name)
     });
-    let mut names = AlternativeNames::default();
-    for name in &given {
-        names.add(name);
+    // `all` has removed duplicates.
+    let (ips, dns): (Vec<_>, Vec<_>) = given
+        .into_iter()
+        .partition(|name| name.parse::<IpAddr>().is_ok());
+    AlternativeNames {
+        dns,
+        ips: ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
     }
-    names
 }
 
-/// Fails if `name` is that of a worker of `cluster`. The names of masters are in the apiserver's
-/// certificates anyway.
-pub fn free(name: &str, cluster: &str, hosts: &[HostPlan]) -> Result<(), Invalid> {
-    let wildcard = name.strip_prefix("*.");
-    let names = |host: &&HostPlan| {
-        let fqdn = host.fqdn(cluster);
-        let covered = wildcard.is_some() && fqdn.split_once('.').map(|(_, rest)| rest) == wildcard;
-        covered || host.name == name || fqdn == name || host.ips().any(|ip| ip.to_string() == name)
-    };
-    let workers = || hosts.iter().filter(|host| host.role == Role::Node);
-    match workers().find(names) {
-        None => Ok(()),
-        Some(host) => Err(Invalid::new(
-            format!(
-                "`{name}` is a name of the worker `{}`, not of the apiserver",
-                host.name
-            ),
-            "write the name or address of a load balancer, or remove it",
-        )),
+/// The names and addresses of workers. Those of masters are in the apiserver's certificates anyway.
+#[derive(Debug)]
+pub struct WorkerNames<'a> {
+    owners: BTreeMap<String, &'a str>,
+    /// The domain of all hosts, and the first worker in it.
+    domain: String,
+    first: Option<&'a str>,
+}
+
+impl<'a> WorkerNames<'a> {
+    pub fn new(cluster: &str, hosts: &'a [HostPlan]) -> Self {
+        let mut owners = BTreeMap::new();
+        let workers = || hosts.iter().filter(|host| host.role == Role::Node);
+        for host in workers() {
+            owners.insert(host.name.clone(), host.name.as_str());
+            owners.insert(host.fqdn(cluster), &host.name);
+            owners.extend(host.ips().map(|ip| (ip.to_string(), host.name.as_str())));
+        }
+        let first = workers().next();
+        let domain = first.map(|host| host.fqdn(cluster));
+        let domain = domain.and_then(|name| Some(name.split_once('.')?.1.to_owned()));
+        Self {
+            owners,
+            domain: domain.unwrap_or_default(),
+            first: first.map(|host| host.name.as_str()),
+        }
+    }
+
+    /// Fails if `name` is that of a worker, or a wildcard for it.
+    pub fn check(&self, name: &str) -> Result<(), Invalid> {
+        let owner = match name.strip_prefix("*.") {
+            Some(domain) if domain == self.domain => self.first,
+            _ => self.owners.get(name).copied(),
+        };
+        match owner {
+            None => Ok(()),
+            Some(host) => Err(Invalid::new(
+                format!("`{name}` is a name of the worker `{host}`, not of the apiserver"),
+                "write the name or address of a load balancer, or remove it",
+            )),
+        }
     }
 }

@@ -92,8 +92,9 @@ pub(super) fn check(topology: &Topology, f: &mut Findings<'_>) -> Network {
                 "a second gateway of the same address family",
                 "write one for each family",
             );
+        } else {
+            gateways.push(gateway);
         }
-        gateways.push(gateway);
     }
     let nameservers = f.all("network.nameservers", &given.nameservers, |text| {
         value::ip(text).map(|ip| ip.to_string())
