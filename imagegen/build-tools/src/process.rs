@@ -1,6 +1,9 @@
-//! Running outside programs: the command line in the log, the end of its words in the error.
+//! Running outside programs: the command line in the log, the end of its words in the error. They
+//! end with this program.
 //!
 //! Does not decide which program; trees of programs are in [`crate::debian_tree`].
+
+mod guard;
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -12,6 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+
+use self::guard::Guard;
 
 /// How much of a failed program's output goes into the error. Tools that fail for a reason say it last.
 const TAIL_LINES: usize = 20;
@@ -25,6 +30,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let shown = display(command);
     log::debug!("running {shown}");
+    let _guard = Guard::of(command)?;
     let done = command
         .stdin(Stdio::null())
         .output()
@@ -48,6 +54,7 @@ pub fn watch(name: &str, command: &mut Command, mut line: impl FnMut(&str)) -> R
         .stdin(Stdio::null())
         .stdout(writer.try_clone().context("creating a pipe")?)
         .stderr(writer);
+    let _guard = Guard::of(command)?;
     let mut child = command
         .spawn()
         .map_err(|error| unstarted(command, &error))?;

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::folder::{BACKUP, remove};
-use super::tree::{Tree, is_same, make_dir, write};
+use super::tree::{Tree, is_same, write};
 
 /// The staged results of one run.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl<'a> Change<'a> {
 
     /// Stages a file at the top of the folder and returns whether it differs from the current one.
     pub fn add_file(&mut self, name: &str, bytes: &[u8], mode: u32) -> Result<bool> {
-        let changed = !is_same(&self.root.join(name), bytes, mode)?;
+        let changed = !is_same(self.root, Path::new(name), bytes, mode)?;
         if changed {
             write(&self.staging.join(name), bytes, mode)?;
             self.files.push(name.to_owned());
@@ -70,11 +70,16 @@ impl<'a> Change<'a> {
         self.removed.push(name.to_owned());
     }
 
-    /// A folder on the same file system for intermediate files. It ends with the change.
+    /// A folder on the same file system for intermediate files. It ends with the change. Its name
+    /// is new: a program that a killed run leaves for a moment cannot write to it.
     pub fn work_dir(&self) -> Result<PathBuf> {
-        let work = self.staging.join(".work");
-        make_dir(&work, 0o700)?;
-        Ok(work)
+        let work = tempfile::Builder::new()
+            .prefix(".work-")
+            .tempdir_in(&self.staging)
+            .map(tempfile::TempDir::keep)
+            .with_context(|| format!("creating a folder in `{}`", self.staging.display()))?;
+        // As the user wrote it: the crate makes the path absolute.
+        Ok(self.staging.join(work.file_name().unwrap_or_default()))
     }
 
     pub fn is_empty(&self) -> bool {
