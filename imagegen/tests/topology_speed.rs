@@ -14,7 +14,7 @@ const VALUES: usize = 230_000;
 
 const HEAD: &str = "apiVersion: firstlight/v1\nkind: Cluster\nname: prod\n";
 const NETWORK: &str =
-    "network: { pods: 10.0.0.0/8, services: 172.16.0.0/16, gateway: 192.168.7.1 }\n";
+    "network: { pods: 11.0.0.0/8, services: 172.16.0.0/16, gateway: 192.168.7.1 }\n";
 const HOST: &str =
     "- { name: m0, role: master, address: 192.168.7.10/24, mac: '52:54:00:00:07:10' }\n";
 
@@ -44,7 +44,7 @@ fn texts() -> Vec<(&'static str, String)> {
     let with = |part: &str| format!("{HEAD}{NETWORK}{part}hosts:\n{HOST}");
     let of = |hosts: &str| format!("{HEAD}{NETWORK}hosts:\n{HOST}{hosts}");
     let alone = |hosts: &str| {
-        let network = "network: { pods: 10.0.0.0/8, services: 172.16.0.0/16 }\n";
+        let network = "network: { pods: 11.0.0.0/8, services: 172.16.0.0/16 }\n";
         format!("{HEAD}{network}hosts:\n{hosts}")
     };
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI#";
@@ -65,7 +65,7 @@ fn texts() -> Vec<(&'static str, String)> {
         ),
         (
             "labels",
-            with("") + &format!("  labels:\n{}", many("    k#: 'a b'\n", 2)),
+            of(&format!("- labels:\n{}", many("    k#: 'a b'\n", 2))),
         ),
         (
             "names",

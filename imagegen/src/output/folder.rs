@@ -1,7 +1,8 @@
 //! An output folder: ownership, lock, and cleanup after an interrupted run.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -37,13 +38,18 @@ impl Folder {
                     .with_context(|| format!("creating the output folder `{}`", root.display()));
             }
         };
-        if !root.is_dir() {
+        let opened = File::open(root).with_context(|| format!("opening `{}`", root.display()))?;
+        let meta = opened
+            .metadata()
+            .with_context(|| format!("opening `{}`", root.display()))?;
+        if !meta.is_dir() {
             bail!(
                 "`{}` is not a folder; give another with --output",
                 root.display()
             );
         }
-        let lock = File::open(root).with_context(|| format!("opening `{}`", root.display()))?;
+        own(root, &meta)?;
+        let lock = opened;
         if let Err(error) = lock.try_lock() {
             bail!(
                 "`{}` is in use by another imagegen ({error}); wait until it ends",
@@ -51,7 +57,8 @@ impl Folder {
             );
         }
         let staging = root.join(STAGING);
-        let is_owned = Manifest::read(root)?.is_some() || staging.is_dir();
+        let is_staging = fs::symlink_metadata(&staging).is_ok_and(|meta| meta.is_dir());
+        let is_owned = Manifest::read(root)?.is_some() || is_staging;
         if !is_owned
             && fs::read_dir(root)
                 .with_context(|| format!("reading `{}`", root.display()))?
@@ -81,7 +88,10 @@ impl Folder {
     /// Begins a change. Without [`commit`](Change::commit) it leaves nothing behind.
     pub fn change(&self) -> Result<Change<'_>> {
         let staging = self.root.join(STAGING);
-        fs::create_dir(&staging).with_context(|| format!("creating `{}`", staging.display()))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&staging)
+            .with_context(|| format!("creating `{}`", staging.display()))?;
         Ok(Change::new(&self.root, staging))
     }
 }
@@ -95,9 +105,35 @@ impl Drop for Folder {
     }
 }
 
+/// Fails if another user can change what is in the folder: imagegen would write its keys for them,
+/// or through their links.
+fn own(root: &Path, meta: &Metadata) -> Result<()> {
+    let user = nix::unistd::geteuid();
+    if meta.uid() != user.as_raw() {
+        bail!(
+            "`{}` belongs to user {}, but imagegen runs as user {user}; run it as the owner, give \
+             another folder with --output, or change the owner: chown -R {user} {}",
+            root.display(),
+            meta.uid(),
+            root.display()
+        );
+    }
+    if meta.mode() & 0o002 != 0 {
+        bail!(
+            "every user can write to `{}`; run: chmod o-w {}",
+            root.display(),
+            root.display()
+        );
+    }
+    Ok(())
+}
+
 /// Moves a backup to its place if a run was killed before it could publish the successor.
 fn restore(root: &Path) -> Result<()> {
     let staging = root.join(STAGING);
+    if staging.is_symlink() {
+        return Ok(());
+    }
     let Ok(entries) = fs::read_dir(&staging) else {
         return Ok(());
     };
@@ -107,7 +143,7 @@ fn restore(root: &Path) -> Result<()> {
             continue;
         };
         let place = root.join(name);
-        if !place.exists() {
+        if fs::symlink_metadata(&place).is_err() {
             fs::rename(entry.path(), &place)
                 .with_context(|| format!("restoring `{}`", place.display()))?;
         }

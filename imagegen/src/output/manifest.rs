@@ -4,14 +4,13 @@
 //! output is up to date is decided by its bytes.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use userdata::contract::API_VERSION;
 
+use super::beneath;
 use crate::image::ImageReport;
 
 /// Its name in the output folder.
@@ -50,12 +49,8 @@ impl Manifest {
     /// The manifest of `folder`, if it has one.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(FILE);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(error).with_context(|| format!("reading `{}`", path.display()));
-            }
+        let Some(text) = beneath::read(folder, Path::new(FILE))? else {
+            return Ok(None);
         };
         let doing = || {
             format!(

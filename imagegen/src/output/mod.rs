@@ -6,6 +6,7 @@
 //! result in place is complete, and the next run removes the staging folder. [`manifest`] records
 //! the digests; this module does not know what the results are.
 
+pub mod beneath;
 mod change;
 mod folder;
 pub mod manifest;

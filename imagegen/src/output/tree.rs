@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+
+use super::beneath;
 
 /// The next state of one folder.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub struct Tree {
 impl Tree {
     /// The next state of the folder `current`, written at `staged`.
     pub(super) fn begin(name: &str, mode: u32, staged: PathBuf, current: PathBuf) -> Result<Self> {
+        beneath::folder(&current)?;
         make_dir(&staged, mode)?;
         Ok(Self {
             name: name.to_owned(),
@@ -39,7 +42,7 @@ impl Tree {
 
     /// Adds a file.
     pub fn add(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-        if is_same(&self.current.join(path), bytes, mode)? {
+        if is_same(&self.current, path, bytes, mode)? {
             self.unchanged.insert(path.to_owned());
             return Ok(());
         }
@@ -119,21 +122,19 @@ fn walk(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-pub(super) fn is_same(path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
-    match fs::symlink_metadata(path) {
-        Ok(meta)
-            if meta.is_file()
-                && meta.len() == bytes.len() as u64
-                && meta.mode() & 0o777 == mode =>
-        {
-            fs::read(path)
-                .map(|found| found == bytes)
-                .with_context(|| format!("reading `{}`", path.display()))
-        }
-        Ok(_) => Ok(false),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("reading `{}`", path.display())),
+/// Whether the file `path` below `root` has these bytes and this mode.
+pub(super) fn is_same(root: &Path, path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
+    let Some(mut file) = beneath::open(root, path)? else {
+        return Ok(false);
+    };
+    let doing = || format!("reading `{}`", root.join(path).display());
+    let meta = file.metadata().with_context(doing)?;
+    if meta.len() != bytes.len() as u64 || meta.mode() & 0o777 != mode {
+        return Ok(false);
     }
+    let mut found = Vec::with_capacity(bytes.len());
+    file.read_to_end(&mut found).with_context(doing)?;
+    Ok(found == bytes)
 }
 
 pub(super) fn make_dir(path: &Path, mode: u32) -> Result<()> {

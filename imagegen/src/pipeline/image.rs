@@ -11,8 +11,8 @@ use build_tools::progress::Progress;
 use super::{IMAGE, Input, Outcome, QCOW2, Request};
 use crate::digest::digest_file;
 use crate::image::{self, ImageReport, ImageRequest};
-use crate::output::Folder;
 use crate::output::manifest::{self, Manifest};
+use crate::output::{Folder, beneath};
 use crate::package::Package;
 
 /// What an image needs besides the topology, checked before the first write.
@@ -132,8 +132,10 @@ fn is_intact(folder: &Folder, manifest: &Manifest, name: &str) -> Result<bool> {
     let Some(digest) = manifest.outputs.get(name) else {
         return Ok(false);
     };
-    let path = folder.root().join(name);
-    Ok(path.is_file() && digest_file(&path)? == *digest)
+    if beneath::open(folder.root(), Path::new(name))?.is_none() {
+        return Ok(false);
+    }
+    Ok(digest_file(&folder.root().join(name))? == *digest)
 }
 
 #[cfg(test)]

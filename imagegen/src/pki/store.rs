@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,7 @@ use time::Date;
 use super::issue::{Authorities, Authority, Issued, SecretPem, ServiceAccount};
 use super::{ADMIN, AUTHORITIES, AuthorityRow, LEAVES, SERVICE_ACCOUNT, Specification};
 use crate::digest::hex;
+use crate::output::beneath;
 use crate::plan::{ClusterPlan, HostPlan};
 
 /// Issued certificates with their keys, for the next run.
@@ -68,7 +69,7 @@ impl Pki {
             etcd: etcd?,
             service_account: service_account(dir)?,
         };
-        let mut before = read_issued(&dir.join(ISSUED_FILE))?;
+        let mut before = read_issued(dir)?;
         let mut pki = Pki {
             operator: Issued {
                 certificate: String::new(),
@@ -247,8 +248,9 @@ fn refusal(first: &Path, second: &Path) -> String {
 /// Both texts of a pair, or none. One alone is an error: with a new pair, hosts would no longer
 /// trust each other.
 fn pair(dir: &Path, first: &str, second: &str) -> Result<Option<(String, String)>> {
+    let texts = (read(dir, first)?, read(dir, second)?);
     let (first, second) = (dir.join(first), dir.join(second));
-    match (read(&first)?, read(&second)?) {
+    match texts {
         (Some(a), Some(b)) => Ok(Some((a, b))),
         (None, None) => Ok(None),
         (a, _) => {
@@ -267,31 +269,34 @@ fn pair(dir: &Path, first: &str, second: &str) -> Result<Option<(String, String)
     }
 }
 
-fn read_issued(path: &Path) -> Result<BTreeMap<String, BTreeMap<String, Kept>>> {
-    let Some(text) = read(path)? else {
+fn read_issued(dir: &Path) -> Result<BTreeMap<String, BTreeMap<String, Kept>>> {
+    let Some(text) = read(dir, ISSUED_FILE)? else {
         return Ok(BTreeMap::new());
     };
     serde_json::from_str(&text).with_context(|| {
         let cure = "without this file, every host gets new certificates from the same CAs";
-        format!("reading `{}` ({cure})", path.display())
+        format!("reading `{}` ({cure})", dir.join(ISSUED_FILE).display())
     })
 }
 
 /// Reads a file of the store and restricts its mode to the owner.
-fn read(path: &Path) -> Result<Option<String>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("reading `{}`", path.display())),
+fn read(dir: &Path, name: &str) -> Result<Option<String>> {
+    let Some(mut file) = beneath::open(dir, Path::new(name))? else {
+        return Ok(None);
     };
-    let meta =
-        fs::metadata(path).with_context(|| format!("reading the mode of `{}`", path.display()))?;
+    let path = dir.join(name);
+    let mut text = String::new();
+    file.read_to_string(&mut text)
+        .with_context(|| format!("reading `{}`", path.display()))?;
+    let meta = file
+        .metadata()
+        .with_context(|| format!("reading the mode of `{}`", path.display()))?;
     if meta.mode() & 0o077 != 0 {
         log::warn!(
             "`{}` is accessible to others; setting its mode to 0600",
             path.display()
         );
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        file.set_permissions(fs::Permissions::from_mode(0o600))
             .with_context(|| format!("setting the mode of `{}`", path.display()))?;
     }
     Ok(Some(text))

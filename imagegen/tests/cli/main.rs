@@ -6,6 +6,7 @@ mod certificate_names;
 mod commands;
 mod docs;
 mod flash;
+mod foreign_folders;
 mod interrupted;
 mod package;
 mod pki;
