@@ -10,6 +10,7 @@ use crate::digest::digest;
 use crate::documents::{Writer, admin_conf};
 use crate::output::Folder;
 use crate::output::manifest::{self, Manifest};
+use crate::pki::issue;
 use crate::pki::store::Pki;
 use crate::plan::HostPlan;
 use crate::secret_scan::SecretIndex;
@@ -18,11 +19,9 @@ use crate::seed;
 /// Writes all of them or none. A second call with the same input changes nothing.
 pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
     let plan = &input.plan_with_base()?;
-    let pki = Pki::prepare(
-        &folder.root().join(PKI),
-        plan,
-        OffsetDateTime::now_utc().date(),
-    )?;
+    let today = OffsetDateTime::now_utc().date();
+    issue::check_clock(today)?;
+    let pki = Pki::prepare(&folder.root().join(PKI), plan, today)?;
     let index = SecretIndex::new(plan, &pki)?;
     let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
     manifest

@@ -14,10 +14,31 @@ use time::{Date, Duration, OffsetDateTime};
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use build_tools::debian_tree::SOURCE_DATE_EPOCH;
+
 use super::{AuthorityRow, Issuer, Specification, Usage};
 
 /// NotBefore of all certificates, early enough for a machine whose clock is at its firmware's date.
 pub const NOT_BEFORE: Date = time::macros::date!(2000 - 01 - 01);
+
+/// Days that a CA lives, whatever the validity of its certificates: nothing renews a CA, and
+/// certificates end with it.
+pub const AUTHORITY_DAYS: u32 = 36_525;
+
+/// Fails if the clock shows a day before this program was made: certificates would end too early,
+/// and one that ended would pass.
+pub fn check_clock(today: Date) -> Result<()> {
+    let pinned = i64::try_from(SOURCE_DATE_EPOCH).unwrap_or_default();
+    let made = OffsetDateTime::from_unix_timestamp(pinned)
+        .context("reading the date of this program")?
+        .date();
+    ensure!(
+        today >= made,
+        "the clock of this machine says {today}, but this program was made after {made}; set the \
+         clock"
+    );
+    Ok(())
+}
 
 /// A private key in PEM, which only [`expose`](Self::expose) returns.
 #[derive(Clone, PartialEq, Eq)]
@@ -56,10 +77,10 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new CA, valid from [`NOT_BEFORE`] until `validity_days` after `today`.
-    pub fn create(row: &AuthorityRow, today: Date, validity_days: u32) -> Result<Self> {
+    /// A new CA, valid from [`NOT_BEFORE`] until [`AUTHORITY_DAYS`] after `today`.
+    pub fn create(row: &AuthorityRow, today: Date) -> Result<Self> {
         let doing = || format!("creating the CA `{}`", row.common_name);
-        let not_after = end(today, validity_days)?;
+        let not_after = end(today, AUTHORITY_DAYS)?;
         let mut params = base(row.common_name, None, not_after);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![
@@ -79,7 +100,7 @@ impl Authority {
     }
 
     /// A CA of an earlier run or of the user: RSA or EC; PKCS#8, PKCS#1 or SEC1. A pair that does
-    /// not match, may not sign or has expired is an error.
+    /// not match, may not sign, has expired or is not valid yet is an error.
     pub fn load(certificate: &str, key: &str, today: Date) -> Result<Self> {
         let pair = KeyPair::from_pem(key)
             .map_err(|_| anyhow::anyhow!("the key is not a private key in PEM"))?;
@@ -101,7 +122,19 @@ impl Authority {
                 "the certificate may not sign others (keyUsage)"
             );
         }
+        let not_before = x509.validity().not_before.to_datetime();
         let not_after = x509.validity().not_after.to_datetime();
+        ensure!(
+            not_before < not_after,
+            "the CA ends on {}, before it begins on {}",
+            not_after.date(),
+            not_before.date()
+        );
+        ensure!(
+            not_before.date() <= today,
+            "the CA begins on {}, but today is {today}; is the clock right?",
+            not_before.date()
+        );
         ensure!(
             not_after.date() > today,
             "the CA expired on {}",
@@ -116,10 +149,19 @@ impl Authority {
         })
     }
 
+    /// The end of a certificate that is issued `today`: that of the CA at the latest.
+    pub fn end_of(&self, validity_days: u32, today: Date) -> Result<OffsetDateTime> {
+        Ok(end(today, validity_days)?.min(self.not_after))
+    }
+
+    pub fn not_after(&self) -> OffsetDateTime {
+        self.not_after
+    }
+
     /// A new key and its certificate, which expires no later than the CA.
     pub fn sign(&self, specification: &Specification, today: Date) -> Result<Issued> {
         let doing = || format!("issuing the certificate `{}`", specification.common_name);
-        let not_after = end(today, specification.validity_days)?.min(self.not_after);
+        let not_after = self.end_of(specification.validity_days, today)?;
         let mut params = base(
             &specification.common_name,
             specification.organization,
@@ -222,6 +264,13 @@ pub fn fingerprint(certificate: &str) -> Result<String> {
     Ok(build_tools::cache::hex(&Sha256::digest(certificate_der(
         certificate,
     )?)))
+}
+
+/// The end of a certificate.
+pub fn not_after(certificate: &str) -> Result<OffsetDateTime> {
+    let der = certificate_der(certificate)?;
+    let (_, x509) = X509Certificate::from_der(&der).context("the certificate cannot be read")?;
+    Ok(x509.validity().not_after.to_datetime())
 }
 
 /// The only certificate of a PEM text.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use time::Date;
 
-use super::issue::{Authorities, Authority, Issued, SecretPem, ServiceAccount};
+use super::issue::{self, Authorities, Authority, Issued, SecretPem, ServiceAccount};
 use super::{ADMIN, AUTHORITIES, AuthorityRow, LEAVES, SERVICE_ACCOUNT, Specification};
 use crate::digest::hex;
 use crate::output::beneath;
@@ -61,14 +61,16 @@ impl Pki {
     /// and each holder in `plan`. Writes nothing.
     pub fn prepare(dir: &Path, plan: &ClusterPlan, today: Date) -> Result<Self> {
         super::names::check(plan)?;
-        let [cluster, front_proxy, etcd] =
-            AUTHORITIES.map(|row| authority(dir, &row, today, plan.validity_days));
+        let [cluster, front_proxy, etcd] = AUTHORITIES.map(|row| authority(dir, &row, today));
         let authorities = Authorities {
             cluster: cluster?,
             front_proxy: front_proxy?,
             etcd: etcd?,
             service_account: service_account(dir)?,
         };
+        for row in &AUTHORITIES {
+            warn_of_end(row, authorities.get(row.issuer), plan.validity_days, today);
+        }
         let mut before = read_issued(dir)?;
         let mut pki = Pki {
             operator: Issued {
@@ -157,7 +159,8 @@ impl Pki {
         let kept = match kept {
             Some(kept)
                 if kept.digest
-                    == digest(specification, authority, &kept.certificate, &kept.key.0)? =>
+                    == digest(specification, authority, &kept.certificate, &kept.key.0)?
+                    && !is_due(&kept.certificate, specification, authority, today)? =>
             {
                 kept
             }
@@ -187,6 +190,32 @@ impl Pki {
     }
 }
 
+/// Whether a certificate is past two thirds of its life, or has ended. One that ends with its CA
+/// stays, because a new one would end on the same day.
+fn is_due(
+    certificate: &str,
+    specification: &Specification,
+    authority: &Authority,
+    today: Date,
+) -> Result<bool> {
+    let end = issue::not_after(certificate)?;
+    let days = specification.validity_days;
+    let new_end = authority.end_of(days, today)?;
+    Ok((end.date() - today).whole_days() * 3 <= i64::from(days) && new_end > end)
+}
+
+/// Warns when certificates end long before their validity does, because the CA ends.
+fn warn_of_end(row: &AuthorityRow, authority: &Authority, validity_days: u32, today: Date) {
+    let end = authority.not_after().date();
+    if (end - today).whole_days() * 3 <= i64::from(validity_days) {
+        log::warn!(
+            "the CA `{}` and its certificates end on {end}, though `certificates.validity` is \
+             {validity_days} days; a new CA needs a new cluster",
+            row.file
+        );
+    }
+}
+
 fn digest(
     specification: &Specification,
     authority: &Authority,
@@ -207,13 +236,13 @@ fn digest(
     Ok(hex(&digest.finalize()))
 }
 
-fn authority(dir: &Path, row: &AuthorityRow, today: Date, validity_days: u32) -> Result<Authority> {
+fn authority(dir: &Path, row: &AuthorityRow, today: Date) -> Result<Authority> {
     match pair(
         dir,
         &format!("{}.crt", row.file),
         &format!("{}.key", row.file),
     )? {
-        None => Authority::create(row, today, validity_days),
+        None => Authority::create(row, today),
         Some((certificate, key)) => Authority::load(&certificate, &key, today).with_context(|| {
             refusal(
                 &dir.join(format!("{}.crt", row.file)),

@@ -86,7 +86,8 @@ pub struct NetworkTopology {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CertificatesTopology {
-    /// Validity from the day of issue, in years or days: `100y` (the default), `3650d`.
+    /// Validity from the day of issue, in years or days: `100y` (the default and the most), `3650d`.
+    /// `imagegen` renews a certificate after two thirds of it. The authorities live 100 years.
     pub validity: Option<String>,
 }
 

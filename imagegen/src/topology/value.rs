@@ -11,6 +11,8 @@ pub use userdata::value::{
     Invalid, dns_name, host_name, label_key, label_value, overlap, taint, unicast, vip,
 };
 
+use crate::pki::issue::AUTHORITY_DAYS;
+
 type Checked<T> = Result<T, Invalid>;
 
 /// A label that kubelet may set on its own node (Kubernetes
@@ -214,9 +216,9 @@ pub fn validity_days(text: &str) -> Checked<u32> {
             "certificates without validity",
             "write at least `1d`",
         )),
-        days if days > 365_250 => Err(Invalid::new(
-            "more than 1000 years",
-            "write at most `1000y`",
+        days if days > AUTHORITY_DAYS => Err(Invalid::new(
+            "more than 100 years, the life of the authorities",
+            "write at most `100y`",
         )),
         days => Ok(days),
     }

@@ -2,6 +2,7 @@
 //!
 //! All are one test program, because linking takes longer than running.
 
+mod certificate_life;
 mod certificate_names;
 mod commands;
 mod docs;
