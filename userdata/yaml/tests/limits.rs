@@ -78,3 +78,20 @@ fn position_in_a_long_line_is_shown() {
         "{shown}"
     );
 }
+
+#[test]
+fn separators_in_one_value_are_limited() {
+    let expected = "the list or mapping behind this has more than 250000 separators";
+    only_error(&format!("- {{{}}}", "a: 1, ".repeat(200_000)), expected);
+    only_error(&format!("- b\n- [{}", "[], ".repeat(200_000)), expected);
+    let text = ",:[{".repeat(100_000);
+    for scalar in [
+        format!("a: |\n  {text}\n# {text}\n"),
+        format!("a: \"{text}\""),
+        format!("{{a: '{text}'}}"),
+        format!("a: x{}", ",".repeat(400_000)),
+    ] {
+        let start: String = scalar.chars().take(9).collect();
+        assert!(yaml::parse::<Value>("text", &scalar).is_ok(), "{start}");
+    }
+}

@@ -2,8 +2,10 @@
 
 mod access;
 pub(crate) mod de;
+mod input;
 mod key;
 mod marks;
+mod node;
 pub(crate) mod recover;
 pub(crate) mod scalar;
 pub(crate) mod tree;

@@ -5,10 +5,13 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
+use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 
+pub use super::node::Style;
+pub(crate) use super::node::{Entry, Item, Kind, Node};
+
+use super::input::{Counted, MAX_SEPARATORS, Separators};
 use super::marks::Marks;
-use super::scalar;
 use crate::report::region::{Fault, Region};
 
 /// Nodes one text may expand to, aliases counted at every use: a document is some thousands.
@@ -22,100 +25,6 @@ const MAX_FAULTS: usize = 100;
 /// The limit of cloud-init's user-data, unpacked.
 const MAX_TEXT: usize = 16 << 20;
 
-#[derive(Debug, Clone)]
-pub(crate) struct Node {
-    pub(crate) region: Region,
-    pub(crate) kind: Kind,
-}
-
-/// How a scalar was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
-    /// Bare: readers may have taken it for a number, a boolean, a date.
-    Plain,
-    /// Quoted, or a block: text whatever it looks like.
-    Quoted,
-    /// Base64 under `!!binary`.
-    Binary,
-}
-
-impl Style {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Style::Plain => "plain",
-            Style::Quoted => "quoted",
-            Style::Binary => "binary",
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Kind {
-    Scalar { text: String, style: Style },
-    Seq(Vec<Item>),
-    Map(Vec<Entry>),
-}
-
-/// `index` is the place in the text: the list may have lost items to error recovery.
-#[derive(Debug, Clone)]
-pub(crate) struct Item {
-    pub(crate) index: usize,
-    pub(crate) value: Node,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    pub(crate) key: String,
-    pub(crate) region: Region,
-    pub(crate) value: Node,
-}
-
-impl Default for Node {
-    fn default() -> Self {
-        Node::null(Region::default())
-    }
-}
-
-impl Node {
-    fn null(region: Region) -> Node {
-        Node {
-            region,
-            kind: Kind::Scalar {
-                text: String::new(),
-                style: Style::Plain,
-            },
-        }
-    }
-
-    pub(crate) fn is_null(&self) -> bool {
-        matches!(&self.kind, Kind::Scalar { text, style: Style::Plain } if scalar::is_null(text))
-    }
-
-    /// About how much there is to read: a node costs as much as 64 bytes of text.
-    pub(crate) fn work(&self) -> usize {
-        let (nodes, bytes) = self.weight();
-        nodes * 64 + bytes
-    }
-
-    /// Nodes, and bytes of text in them.
-    fn weight(&self) -> (usize, usize) {
-        let mut weight = (1, 0);
-        let mut add = |key: Option<&String>, value: &Node| {
-            let (nodes, bytes) = value.weight();
-            weight.0 += nodes + usize::from(key.is_some());
-            weight.1 += bytes + key.map_or(0, String::len);
-        };
-        match &self.kind {
-            Kind::Scalar { text, .. } => weight.1 = text.len(),
-            Kind::Seq(items) => items.iter().for_each(|item| add(None, &item.value)),
-            Kind::Map(entries) => entries
-                .iter()
-                .for_each(|entry| add(Some(&entry.key), &entry.value)),
-        }
-        weight
-    }
-}
-
 /// The one document in `text`. `Err` is a text that is no YAML; `faults` is YAML that we refuse,
 /// with a tree that can still be checked for more.
 pub(crate) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
@@ -126,8 +35,11 @@ pub(crate) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> 
             help: Some("keep large files out of it".to_owned()),
         });
     }
+    let separators = Separators::default();
     let mut builder = Builder {
-        parser: Parser::new_from_str(text),
+        parser: Parser::new(Counted::new(text, separators.clone())),
+        separators,
+        last: Region::default(),
         marks: Marks::new(text),
         anchors: HashMap::new(),
         nodes: 0,
@@ -138,7 +50,10 @@ pub(crate) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> 
 }
 
 struct Builder<'t, 'f> {
-    parser: Parser<'t, StrInput<'t>>,
+    parser: Parser<'t, Counted<'t>>,
+    separators: Separators,
+    /// The region of the last event.
+    last: Region,
     marks: Marks<'t>,
     anchors: HashMap<usize, Rc<Node>>,
     nodes: usize,
@@ -148,8 +63,24 @@ struct Builder<'t, 'f> {
 
 impl<'t> Builder<'t, '_> {
     fn next(&mut self) -> Result<(Event<'t>, Region), Fault> {
-        match self.parser.next_event() {
-            Some(Ok((event, mark))) => Ok((event, self.marks.region(&mark))),
+        let next = self.parser.next_event();
+        if self.separators.are_too_many() {
+            return Err(Fault {
+                region: self.last.clone(),
+                message: format!(
+                    "the list or mapping behind this has more than {MAX_SEPARATORS} separators \
+                     (`,`, `:`, `[`, `{{`)"
+                ),
+                help: None,
+            });
+        }
+        self.separators.reset();
+        match next {
+            Some(Ok((event, mark))) => {
+                let region = self.marks.region(&mark);
+                self.last = region.clone();
+                Ok((event, region))
+            }
             Some(Err(error)) => Err(self.marks.scan_error(&error)),
             None => Ok((Event::StreamEnd, self.marks.end())),
         }
