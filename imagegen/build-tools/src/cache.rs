@@ -112,11 +112,33 @@ impl Cache {
         if entry.exists() {
             return Ok(entry);
         }
-        let making = self.root.join("making").join(&name);
-        remove(&making)?;
+        let making = self.unfinished(&name)?;
         make(&making)?;
         publish(&making, &entry)?;
         Ok(entry)
+    }
+
+    /// A new path for making `name`; those of interrupted runs are removed. Each process has its own:
+    /// programs of a killed run may write to theirs for a moment.
+    fn unfinished(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.root.join("making");
+        let making = folder.join(format!("{name}.{}", std::process::id()));
+        let doing = || format!("reading `{}`", folder.display());
+        for left in fs::read_dir(&folder).with_context(doing)? {
+            let left = left.with_context(doing)?;
+            let left_name = left.file_name();
+            let rest = left_name.to_str().and_then(|left| left.strip_prefix(name));
+            if !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+                continue;
+            }
+            match remove(&left.path()) {
+                Err(error) if left.path() != making => {
+                    log::warn!("{error:#}; the next run tries again");
+                }
+                removed => removed?,
+            }
+        }
+        Ok(making)
     }
 
     fn path(&self, kind: &str, key: &Key) -> PathBuf {
@@ -220,6 +242,26 @@ mod tests {
             Ok(fs::create_dir(at)?)
         })?;
         assert_eq!(fs::read_dir(made)?.count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn another_process_makes_an_entry_elsewhere() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let cache = Cache::at(dir.path())?;
+        let key = Key::new("test", 1);
+        let other = dir.path().join(format!("making/kind-{}.1", key.hex()));
+        let unrelated = dir.path().join("making/kind-x.1");
+        fs::create_dir(&other)?;
+        fs::create_dir(&unrelated)?;
+        cache.ensure("kind", &key, |at| {
+            assert!(
+                at != other && !other.exists(),
+                "the interrupted one is left"
+            );
+            Ok(fs::write(at, "made")?)
+        })?;
+        assert!(unrelated.exists());
         Ok(())
     }
 
