@@ -3,11 +3,11 @@
 use std::cell::OnceCell;
 use std::fmt;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use yaml::{Diagnostic, Diagnostics};
 
 use super::base;
@@ -16,6 +16,9 @@ use crate::package::Package;
 use crate::plan::ClusterPlan;
 use crate::topology::check;
 use crate::topology::value::Invalid;
+
+/// Ten thousand hosts take 1 MiB.
+const MAX_TOPOLOGY: u64 = 16 << 20;
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -87,7 +90,7 @@ pub fn validate(request: &Request) -> Result<Input> {
 fn read_with(request: &Request, package: &dyn Fn(&str) -> Result<(), Invalid>) -> Result<Input> {
     let path = &request.topology;
     let bytes =
-        fs::read(path).with_context(|| format!("reading the topology `{}`", path.display()))?;
+        read_file(path).with_context(|| format!("reading the topology `{}`", path.display()))?;
     let text = std::str::from_utf8(&bytes).with_context(|| {
         format!(
             "reading the topology `{}`: it is not UTF-8 text",
@@ -105,6 +108,19 @@ fn read_with(request: &Request, package: &dyn Fn(&str) -> Result<(), Invalid>) -
         warnings: checked.warnings,
         digest: digest(&bytes),
     })
+}
+
+/// The bytes of a topology. One that is too large is not read to its end.
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut file = fs::File::open(path)?.take(MAX_TOPOLOGY + 1);
+    file.read_to_end(&mut bytes)?;
+    ensure!(
+        bytes.len() as u64 <= MAX_TOPOLOGY,
+        "it is larger than {} MiB",
+        MAX_TOPOLOGY >> 20
+    );
+    Ok(bytes)
 }
 
 /// The path of the package: `--package`, else the topology's; `None` for the default package.

@@ -1,4 +1,4 @@
-//! Output folders that other users can change, and links in them.
+//! Output folders that other users can change, links in them, and input without end.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -118,5 +118,17 @@ fn pipe_in_the_place_of_a_file_does_not_hang() {
     assert!(
         printed.contains("ca.crt` is not a regular file; remove it"),
         "{printed}"
+    );
+}
+
+#[test]
+fn endless_topology_is_refused() {
+    let work = Work::new();
+    let output = work.run(&["validate", "-t", "/dev/zero"]);
+    let printed = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert_eq!(
+        printed,
+        "imagegen: reading the topology `/dev/zero`: it is larger than 16 MiB\n"
     );
 }
