@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// Text, or a list of texts: `groups: "a, b"`, `sudo: [..]`, `chpasswd.list`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +18,29 @@ pub enum Command {
 enum Loose {
     Text(String),
     List(Vec<String>),
+    Map(Vec<(String, OneOrMany)>),
     Nothing,
+}
+
+impl Loose {
+    /// For fields that cannot be a mapping.
+    fn no_map<E: de::Error>(self) -> Result<Loose, E> {
+        match self {
+            Loose::Map(_) => Err(E::invalid_type(
+                de::Unexpected::Map,
+                &"text or a list of texts",
+            )),
+            other => Ok(other),
+        }
+    }
+
+    fn texts(self) -> Vec<String> {
+        match self {
+            Loose::Text(text) => vec![text],
+            Loose::List(list) => list,
+            Loose::Map(_) | Loose::Nothing => Vec::new(),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Loose {
@@ -59,6 +81,14 @@ impl<'de> Deserialize<'de> for Loose {
                 }
                 Ok(Loose::List(list))
             }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Loose, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Loose::Map(entries))
+            }
         }
         deserializer.deserialize_any(Any)
     }
@@ -66,11 +96,8 @@ impl<'de> Deserialize<'de> for Loose {
 
 impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(OneOrMany(match Loose::deserialize(deserializer)? {
-            Loose::Text(text) => vec![text],
-            Loose::List(list) => list,
-            Loose::Nothing => Vec::new(),
-        }))
+        let loose = Loose::deserialize(deserializer)?.no_map()?;
+        Ok(OneOrMany(loose.texts()))
     }
 }
 
@@ -78,14 +105,43 @@ impl<'de> Deserialize<'de> for OneOrMany {
 pub(super) fn commands<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<Command>, D::Error> {
-    let items = Vec::<Loose>::deserialize(deserializer)?;
+    struct Item(Loose);
+    impl<'de> Deserialize<'de> for Item {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Loose::deserialize(deserializer)?.no_map().map(Item)
+        }
+    }
+    let items = Vec::<Item>::deserialize(deserializer)?;
     Ok(items
         .into_iter()
-        .filter_map(|item| match item {
+        .filter_map(|Item(item)| match item {
             Loose::Text(line) => Some(Command::Shell(line)),
             Loose::List(words) if words.is_empty() => None,
             Loose::List(words) => Some(Command::Argv(words)),
-            Loose::Nothing => None,
+            Loose::Map(_) | Loose::Nothing => None,
         })
         .collect())
+}
+
+/// One or many names, separated by commas; of a mapping, its keys: `groups` of a user.
+pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let all = match Loose::deserialize(deserializer)? {
+        Loose::Map(entries) => entries.into_iter().map(|(name, _)| name).collect(),
+        loose => loose.texts(),
+    };
+    Ok(all
+        .iter()
+        .flat_map(|text| text.split(','))
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect())
+}
+
+/// One or many texts; of a mapping, its values: `ssh_authorized_keys` of a user.
+pub(super) fn values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OneOrMany, D::Error> {
+    Ok(OneOrMany(match Loose::deserialize(deserializer)? {
+        Loose::Map(entries) => entries.into_iter().flat_map(|(_, one)| one.0).collect(),
+        loose => loose.texts(),
+    }))
 }

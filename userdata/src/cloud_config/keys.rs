@@ -20,10 +20,12 @@ pub enum Verdict {
 }
 
 const SUPPORTED: &[&str] = &[
+    "allow_public_ssh_keys",
     "bootcmd",
     "create_hostname_file",
     "disable_root",
     "fqdn",
+    "groups",
     "hostname",
     "manage_etc_hosts",
     "ntp",
@@ -38,7 +40,7 @@ const SUPPORTED: &[&str] = &[
 ];
 
 const NOT_APPLIED: &[&str] = &[
-    "ca-certs", "ca_certs", "chpasswd", "groups", "mounts", "password", "timezone",
+    "ca-certs", "ca_certs", "chpasswd", "mounts", "password", "timezone",
 ];
 
 const IMMUTABLE: &str = "the root is immutable: software comes with the image";
@@ -73,7 +75,6 @@ const IGNORED: &[(&str, &str)] = &[
         "resolv_conf",
         "resolvers come from the network configuration",
     ),
-    ("allow_public_ssh_keys", SSH_KEYS),
     ("ssh_deletekeys", SSH_KEYS),
     ("ssh_fp_console_blacklist", SSH_KEYS),
     ("ssh_genkeytypes", SSH_KEYS),
@@ -207,7 +208,6 @@ impl CloudConfig {
                 self.ca_certs.remove_defaults || !self.ca_certs.trusted.is_empty(),
             ),
             ("chpasswd", !self.passwords.users.is_empty()),
-            ("groups", !self.groups.is_empty()),
             ("mounts", !self.mounts.is_empty()),
             ("password", self.password.is_some()),
             ("ssh_pwauth: true", self.ssh_pwauth == Some(true)),
@@ -267,7 +267,6 @@ mod tests {
     fn values_decide_whether_a_key_is_applied() {
         for (text, expected) in [
             ("timezone: Europe/Berlin", "timezone"),
-            ("groups: [docker]", "groups"),
             ("password: hunter2", "password"),
             ("chpasswd: {list: 'root:hunter2'}", "chpasswd"),
             ("mounts: [[/dev/vdb, /data]]", "mounts"),
@@ -287,7 +286,7 @@ mod tests {
             "chpasswd: {expire: false}",
             "ssh_pwauth: false",
             "users: [default, {name: root, lock_passwd: false}]",
-            "groups: []",
+            "groups: [docker]",
             "user: root",
         ] {
             assert_eq!(not_applied(text), [""; 0], "{text}");

@@ -41,6 +41,8 @@ pub struct CloudConfig {
     /// Whether sshd accepts passwords; `None` leaves it as it is.
     pub ssh_pwauth: Option<bool>,
     pub disable_root: Option<bool>,
+    /// Whether the keys of the meta-data are used; `None` is yes.
+    pub allow_public_ssh_keys: Option<bool>,
     /// For the default user.
     pub password: Option<Password>,
     pub passwords: Passwords,
@@ -148,7 +150,10 @@ fn checked(raw: raw::Top, spans: &Spans, found: &mut Diagnostics) -> CloudConfig
     let default_user =
         raw.user.and_then(
             |entry| match users::entry(named_default(entry), "user", spans, found) {
-                Some(UserEntry::User(user)) => Some(*user),
+                Some(UserEntry::User(mut user)) => {
+                    users::default_sudo(&mut user, spans);
+                    Some(*user)
+                }
                 _ => None,
             },
         );
@@ -165,12 +170,7 @@ fn checked(raw: raw::Top, spans: &Spans, found: &mut Diagnostics) -> CloudConfig
         etc_hosts: etc_hosts(raw.manage_etc_hosts.as_ref(), spans, found),
         users,
         default_user,
-        groups: raw
-            .groups
-            .0
-            .into_iter()
-            .map(|(name, members)| Group { name, members })
-            .collect(),
+        groups: users::groups(raw.groups, spans, found),
         ssh_authorized_keys: users::keys(
             raw.ssh_authorized_keys,
             "ssh_authorized_keys",
@@ -179,6 +179,7 @@ fn checked(raw: raw::Top, spans: &Spans, found: &mut Diagnostics) -> CloudConfig
         ),
         ssh_pwauth: ssh_pwauth(raw.ssh_pwauth.as_ref(), spans, found),
         disable_root: raw.disable_root,
+        allow_public_ssh_keys: raw.allow_public_ssh_keys,
         password: raw.password.map(Secret::into_exposed).map(|password| {
             if users::is_hash(&password) {
                 Password::Hash(password.into())

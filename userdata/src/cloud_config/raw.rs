@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::flex::{Command, OneOrMany, commands};
+use super::flex::{Command, OneOrMany, commands, names, values};
 use crate::secret::Secret;
 use yaml::Scalar;
 
@@ -22,6 +22,7 @@ pub(super) struct Top {
     pub(super) ssh_authorized_keys: OneOrMany,
     pub(super) ssh_pwauth: Option<Scalar>,
     pub(super) disable_root: Option<bool>,
+    pub(super) allow_public_ssh_keys: Option<bool>,
     pub(super) password: Option<Secret<String>>,
     pub(super) chpasswd: Option<Chpasswd>,
     pub(super) write_files: Vec<WriteFile>,
@@ -47,7 +48,8 @@ pub(super) enum UserEntry {
 pub(super) struct User {
     pub(super) name: Option<String>,
     pub(super) gecos: Option<String>,
-    pub(super) groups: OneOrMany,
+    #[serde(deserialize_with = "names")]
+    pub(super) groups: Vec<String>,
     #[serde(alias = "primary-group")]
     pub(super) primary_group: Option<String>,
     pub(super) homedir: Option<String>,
@@ -61,7 +63,7 @@ pub(super) struct User {
     pub(super) hashed_passwd: Option<Secret<String>>,
     #[serde(alias = "plain-text-passwd")]
     pub(super) plain_text_passwd: Option<Secret<String>>,
-    #[serde(alias = "ssh-authorized-keys")]
+    #[serde(alias = "ssh-authorized-keys", deserialize_with = "values")]
     pub(super) ssh_authorized_keys: OneOrMany,
     pub(super) inactive: Option<Scalar>,
     pub(super) expiredate: Option<String>,

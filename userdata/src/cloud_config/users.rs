@@ -21,6 +21,8 @@ pub struct User {
     /// Besides the primary group.
     pub groups: Vec<String>,
     pub primary_group: Option<String>,
+    /// Groups that do not exist are made first.
+    pub create_groups: bool,
     pub homedir: Option<String>,
     pub shell: Option<String>,
     pub uid: Option<u32>,
@@ -37,6 +39,25 @@ pub struct User {
     pub no_create_home: bool,
     pub no_user_group: bool,
     pub system: bool,
+}
+
+impl User {
+    /// With cloud-init's defaults.
+    pub fn named(name: impl Into<String>) -> Self {
+        User {
+            name: name.into(),
+            create_groups: true,
+            lock_passwd: true,
+            ..User::default()
+        }
+    }
+}
+
+/// `user` is merged over the distribution's default user, who may become root.
+pub(super) fn default_sudo(user: &mut User, spans: &Spans) {
+    if !matches!(user.name.as_str(), "default" | "root") && spans.get("user.sudo").is_none() {
+        user.sudo = vec!["ALL=(ALL) NOPASSWD:ALL".to_owned()];
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +90,19 @@ impl Default for Passwords {
     }
 }
 
+pub(super) fn groups(raw: raw::Groups, spans: &Spans, found: &mut Diagnostics) -> Vec<Group> {
+    for (name, members) in &raw.0 {
+        group_is_good(name, "groups", spans, found);
+        for member in members {
+            name_is_good(member, "groups", spans, found);
+        }
+    }
+    let groups = raw.0.into_iter();
+    groups
+        .map(|(name, members)| Group { name, members })
+        .collect()
+}
+
 pub(super) fn entry(
     raw: raw::UserEntry,
     at: &str,
@@ -79,12 +113,7 @@ pub(super) fn entry(
         raw::UserEntry::Named(name) if name == "default" => Some(UserEntry::Default),
         raw::UserEntry::Named(name) => {
             name_is_good(&name, at, spans, found);
-            let user = User {
-                name,
-                lock_passwd: true,
-                ..User::default()
-            };
-            Some(UserEntry::User(Box::new(user)))
+            Some(UserEntry::User(Box::new(User::named(name))))
         }
         raw::UserEntry::Full(raw) => {
             user(*raw, at, spans, found).map(|user| UserEntry::User(Box::new(user)))
@@ -127,6 +156,14 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
         return None;
     };
     name_is_good(&name, &format!("{at}.name"), spans, found);
+    for group in &raw.groups {
+        group_is_good(group, &format!("{at}.groups"), spans, found);
+    }
+    if let Some(group) = &raw.primary_group
+        && group.parse::<u32>().is_err()
+    {
+        group_is_good(group, &spelled(spans, at, "primary_group"), spans, found);
+    }
     let mut number = |key: &str, scalar: Option<yaml::Scalar>| {
         let scalar = scalar?;
         let parsed = scalar.text.parse::<u32>().ok();
@@ -173,15 +210,8 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
     Some(User {
         name,
         gecos: raw.gecos,
-        groups: raw
-            .groups
-            .0
-            .iter()
-            .flat_map(|list| list.split(','))
-            .map(str::trim)
-            .filter(|g| !g.is_empty())
-            .map(str::to_owned)
-            .collect(),
+        groups: raw.groups,
+        create_groups: raw.create_groups.unwrap_or(true),
         primary_group: raw.primary_group,
         homedir: raw.homedir,
         shell: raw.shell,
@@ -209,6 +239,15 @@ fn spelled(spans: &Spans, at: &str, key: &str) -> String {
 }
 
 fn name_is_good(name: &str, at: &str, spans: &Spans, found: &mut Diagnostics) {
+    is_good(name, "a user", at, spans, found);
+}
+
+fn group_is_good(name: &str, at: &str, spans: &Spans, found: &mut Diagnostics) {
+    is_good(name, "a group", at, spans, found);
+}
+
+/// What `useradd` and `groupadd` take.
+fn is_good(name: &str, what: &str, at: &str, spans: &Spans, found: &mut Diagnostics) {
     let mut bytes = name.bytes();
     let first = bytes
         .next()
@@ -216,7 +255,11 @@ fn name_is_good(name: &str, at: &str, spans: &Spans, found: &mut Diagnostics) {
     let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
     if !(first && rest && name.len() <= 32) {
         let help = "up to 32 letters, digits, `_`, `-` and `.`, the first a letter or `_`";
-        found.push_unless_known(spans.error_at(at, "not a user name", Some(help.to_owned())));
+        found.push_unless_known(spans.error_at(
+            at,
+            format!("not {what} name"),
+            Some(help.to_owned()),
+        ));
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::MacAddress;
 use crate::value;
-use yaml::{self, Diagnostic, Diagnostics};
+use yaml::{self, Diagnostic, Diagnostics, Parsed};
 
 /// YAML or JSON. Unknown keys are allowed: other clients write their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -45,40 +45,67 @@ pub struct Machine {
     pub serial: Option<String>,
 }
 
+/// Keys that other clients give a meaning and nothing here reads, with what to write instead.
+const NOT_READ: &[(&str, &str)] = &[
+    ("interfaces", NETWORK),
+    ("network", NETWORK),
+    ("network-config", NETWORK),
+    ("network-interfaces", NETWORK),
+    ("network_config", NETWORK),
+    ("network_data", NETWORK),
+    (
+        "seedfrom",
+        "put `user-data` and `meta-data` into this seed: nothing is fetched",
+    ),
+    ("user-data", "put it into the file `user-data` of the seed"),
+    (
+        "vendor-data",
+        "put it into the file `vendor-data` of the seed",
+    ),
+];
+const NETWORK: &str = "put the file `network-config` (version 2) into the seed";
+
 impl MetaData {
     pub fn parse(name: &str, bytes: &[u8]) -> Result<(MetaData, Vec<Diagnostic>), Diagnostics> {
-        let (parsed, mut found) =
-            yaml::parse_leniently::<MetaData>(name, super::text(name, bytes)?, false);
-        let Some(parsed) = parsed else {
-            return Err(found);
-        };
-        let meta = &parsed.value;
-        if let Some(hostname) = &meta.local_hostname
-            && let Err(invalid) = value::dns_name(&hostname.to_ascii_lowercase())
-        {
-            found.push_unless_known(parsed.spans.error_at(
-                "local-hostname",
-                invalid.message,
-                invalid.help,
-            ));
-        }
-        if meta
-            .matching
-            .uuid
-            .as_deref()
-            .is_some_and(|uuid| hex(uuid).is_none())
-        {
-            let help = "as in `4c4c4544-0050-3710-8058-b4c04f4b3532`".to_owned();
-            found.push_unless_known(
-                parsed
-                    .spans
-                    .error_at("match.uuid", "not a UUID", Some(help)),
-            );
-        }
-        found.sort();
-        let notices = found.into_result()?;
-        Ok((parsed.value, notices))
+        read(name, bytes).map(|(parsed, notices)| (parsed.value, notices))
     }
+}
+
+/// [`MetaData::parse`] with the positions.
+pub(super) fn read(
+    name: &str,
+    bytes: &[u8],
+) -> Result<(Parsed<MetaData>, Vec<Diagnostic>), Diagnostics> {
+    let (parsed, mut found) =
+        yaml::parse_leniently::<MetaData>(name, super::text(name, bytes)?, false);
+    let Some(parsed) = parsed else {
+        return Err(found);
+    };
+    let (meta, spans) = (&parsed.value, &parsed.spans);
+    if let Some(hostname) = &meta.local_hostname
+        && let Err(invalid) = value::dns_name(&hostname.to_ascii_lowercase())
+    {
+        found.push_unless_known(spans.error_at("local-hostname", invalid.message, invalid.help));
+    }
+    if meta
+        .matching
+        .uuid
+        .as_deref()
+        .is_some_and(|uuid| hex(uuid).is_none())
+    {
+        let help = "as in `4c4c4544-0050-3710-8058-b4c04f4b3532`".to_owned();
+        found.push_unless_known(spans.error_at("match.uuid", "not a UUID", Some(help)));
+    }
+    for (key, help) in NOT_READ {
+        // `interfaces: auto` is what cloud-localds writes for the default.
+        if !spans.is_null(key) && spans.text(key) != Some("auto") {
+            let message = format!("`{key}` in meta-data is not read");
+            found.push(spans.warning_at_key(key, message, Some((*help).to_owned())));
+        }
+    }
+    found.sort();
+    let notices = found.into_result()?;
+    Ok((parsed, notices))
 }
 
 impl HostMatch {
@@ -133,40 +160,49 @@ fn same_uuid(a: &str, b: &str) -> bool {
     a == b || a == swapped
 }
 
-/// Text with one key per line, a list, or OpenStack's mapping of names to keys.
+/// Text with one key per line, a list, or OpenStack's mapping of names to any of these, as
+/// cloud-init's `normalize_pubkey_data` takes them.
 fn public_keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    struct Shapes;
-    impl<'de> Visitor<'de> for Shapes {
-        type Value = Vec<String>;
+    Keys::deserialize(deserializer).map(|keys| keys.0)
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("SSH keys: text, a list, or a mapping of names to keys")
-        }
+struct Keys(Vec<String>);
 
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            Ok(lines.map(str::to_owned).collect())
-        }
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shapes;
+        impl<'de> Visitor<'de> for Shapes {
+            type Value = Vec<String>;
 
-        fn visit_unit<E: de::Error>(self) -> Result<Vec<String>, E> {
-            Ok(Vec::new())
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<String>, A::Error> {
-            let mut keys = Vec::new();
-            while let Some(key) = items.next_element::<String>()? {
-                keys.push(key.trim().to_owned());
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("SSH keys: text, a list, or a mapping of names to keys")
             }
-            Ok(keys)
-        }
 
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
-            let mut keys = Vec::new();
-            while let Some((_, key)) = map.next_entry::<String, String>()? {
-                keys.push(key.trim().to_owned());
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
+                let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+                Ok(lines.map(str::to_owned).collect())
             }
-            Ok(keys)
+
+            fn visit_unit<E: de::Error>(self) -> Result<Vec<String>, E> {
+                Ok(Vec::new())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<String>, A::Error> {
+                let mut keys = Vec::new();
+                while let Some(item) = items.next_element::<Keys>()? {
+                    keys.extend(item.0);
+                }
+                Ok(keys)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
+                let mut keys = Vec::new();
+                while let Some((_, value)) = map.next_entry::<String, Keys>()? {
+                    keys.extend(value.0);
+                }
+                Ok(keys)
+            }
         }
+        deserializer.deserialize_any(Shapes).map(Keys)
     }
-    deserializer.deserialize_any(Shapes)
 }

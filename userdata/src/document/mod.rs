@@ -2,6 +2,7 @@
 //!
 //! The caller finds the bytes and decides whether the document is for this machine.
 
+mod logins;
 mod metadata;
 mod names;
 mod write;
@@ -9,6 +10,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use logins::is_locked_key;
 pub use metadata::{HostMatch, Machine, MetaData};
 pub use names::Names;
 pub use write::{DocumentBuilder, Texts};
@@ -58,7 +60,7 @@ impl Document {
             &mut found,
         );
         let meta_data = collect(
-            MetaData::parse(&seed.file("meta-data"), seed.meta_data),
+            metadata::read(&seed.file("meta-data"), seed.meta_data),
             &mut found,
         );
         let network = collect(network(&seed), &mut found);
@@ -77,7 +79,7 @@ impl Document {
             return Err(found);
         };
         let node = node.map(|node| {
-            let names = names::names(&config.value, &meta_data);
+            let names = names::names(&config.value, &meta_data.value);
             agree(
                 &node,
                 names.hostname.as_deref(),
@@ -88,10 +90,11 @@ impl Document {
         });
         let document = Document {
             cloud_config: config.value,
-            meta_data,
+            meta_data: meta_data.value,
             network,
             node,
         };
+        logins::check(&document, &config.spans, &meta_data.spans, &mut found);
         let notices = found.into_result()?;
         Ok((document, notices))
     }
@@ -109,22 +112,6 @@ impl Document {
         } else {
             hostname
         }
-    }
-
-    /// The keys of the default user, from the cloud-config and the meta-data, without duplicates.
-    pub fn ssh_authorized_keys(&self) -> Vec<&str> {
-        let mut keys: Vec<&str> = Vec::new();
-        for key in self
-            .cloud_config
-            .ssh_authorized_keys
-            .iter()
-            .chain(&self.meta_data.public_keys)
-        {
-            if !keys.contains(&key.as_str()) {
-                keys.push(key);
-            }
-        }
-        keys
     }
 }
 
