@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use userdata::cloud_config::{Command, File, User, UserEntry};
+use userdata::cloud_config::{Command, File, Group, User};
 use userdata::document::Document;
 use userdata::network::Network;
 use userdata::node_config::NodeConfig;
@@ -15,16 +15,19 @@ use yaml::{Diagnostic, Diagnostics};
 use crate::source::seed::Seed;
 use crate::system::netlink::DesiredAddress;
 
-/// The user `default` of a cloud-config: the image has no other.
-const DEFAULT_USER: &str = "root";
+/// cloud-init's instance id of a seed without one.
+const NO_INSTANCE: &str = "nocloud";
 
 /// The desired state of one machine.
 #[derive(Debug)]
 pub struct Host {
     pub hostname: String,
     pub fqdn: Option<String>,
+    /// What the document sets is set once for an instance.
+    pub instance: String,
     /// Users with their keys; the default user has those of the top level.
     pub users: Vec<User>,
+    pub groups: Vec<Group>,
     pub ntp: Vec<String>,
     pub files: Vec<File>,
     pub network: HostNetwork,
@@ -72,7 +75,13 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
     let host = Host {
         hostname,
         fqdn: document.names().fqdn,
-        users: users(&document),
+        instance: document
+            .meta_data
+            .instance_id
+            .clone()
+            .unwrap_or_else(|| NO_INSTANCE.to_owned()),
+        users: document.users(),
+        groups: document.cloud_config.groups,
         network: HostNetwork {
             files: document
                 .network
@@ -90,7 +99,7 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
             .filter(|ntp| ntp.enabled)
             .map(|ntp| ntp.servers)
             .unwrap_or_default(),
-        files: document.cloud_config.files,
+        files: in_order(document.cloud_config.files),
         boot_commands: document.cloud_config.bootcmd,
         run_commands: document.cloud_config.runcmd,
     };
@@ -101,35 +110,10 @@ fn error_of(found: &Diagnostics) -> anyhow::Error {
     anyhow!("{}", found.lines().collect::<Vec<_>>().join("\n"))
 }
 
-fn users(document: &Document) -> Vec<User> {
-    let config = &document.cloud_config;
-    let mut default = config.default_user.clone().unwrap_or_default();
-    default.name = DEFAULT_USER.to_owned();
-    default.ssh_authorized_keys.extend(
-        document
-            .ssh_authorized_keys()
-            .into_iter()
-            .map(str::to_owned),
-    );
-    let Some(entries) = &config.users else {
-        return if default.ssh_authorized_keys.is_empty() {
-            Vec::new()
-        } else {
-            vec![default]
-        };
-    };
-    let mut users = Vec::<User>::new();
-    for entry in entries {
-        let user = match entry {
-            UserEntry::Default => default.clone(),
-            UserEntry::User(user) => (**user).clone(),
-        };
-        match users.iter_mut().find(|known| known.name == user.name) {
-            Some(known) => known.ssh_authorized_keys.extend(user.ssh_authorized_keys),
-            None => users.push(user),
-        }
-    }
-    users
+/// cloud-init writes deferred files after all others.
+fn in_order(mut files: Vec<File>) -> Vec<File> {
+    files.sort_by_key(|file| file.defer);
+    files
 }
 
 fn resolvers(network: &Network) -> (Vec<IpAddr>, Vec<String>) {

@@ -6,6 +6,7 @@
 //! cut and a later boot run the same list again. [`report`] has every message, [`journal`] what
 //! other programs may rely on, and [`status`] what other hosts read.
 
+pub mod applied;
 pub mod boot;
 pub mod cli;
 pub mod document;

@@ -29,7 +29,7 @@ use crate::step::cluster::node_ready::NodeReady;
 use crate::step::cluster::node_registered::NodeRegistered;
 use crate::step::cluster::static_pods::StaticPods;
 use crate::step::cluster::system_pods::SystemPods;
-use crate::step::files::Files;
+use crate::step::files::{self, Files};
 use crate::step::hooks::Hook;
 use crate::step::hostname::Hostname;
 use crate::step::hosts::Hosts;
@@ -47,6 +47,10 @@ type Steps = Vec<Box<dyn Step>>;
 
 /// All steps for this host, in order.
 pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
+    users::check(root, &host.users, &host.groups)?;
+    let names: Vec<String> = host.users.iter().map(|user| user.name.clone()).collect();
+    let groups = users::made_groups(&host.users, &host.groups);
+    files::check(root, &host.files, &names, &groups)?;
     let mut steps = machine(host, root);
     if let Some(node) = &host.node {
         let image = image_file(root)?;
@@ -83,10 +87,13 @@ fn machine(host: &Host, root: &Root) -> Steps {
         }));
     }
     // Users before files: a user may own a file.
-    if !host.users.is_empty() || root.exists(users::SSHD_CONFIG) {
+    let accounts = !host.users.is_empty() || !host.groups.is_empty();
+    if accounts || root.exists(users::SSHD_CONFIG) {
         steps.push(boxed(Users {
             root: root.clone(),
             users: host.users.clone(),
+            groups: host.groups.clone(),
+            instance: host.instance.clone(),
         }));
     }
     if !host.ntp.is_empty() {
@@ -99,6 +106,7 @@ fn machine(host: &Host, root: &Root) -> Steps {
         steps.push(boxed(Files {
             root: root.clone(),
             files: host.files.clone(),
+            instance: host.instance.clone(),
         }));
     }
     steps.push(boxed(Hosts::new(root, host)));
@@ -118,6 +126,7 @@ fn machine(host: &Host, root: &Root) -> Steps {
                 name,
                 commands: commands.clone(),
                 once,
+                instance: host.instance.clone(),
             }));
         }
     }

@@ -1,20 +1,32 @@
-//! Files of the document; each is written only if it differs.
+//! Files of the document, each written once: what changes them later stays.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Step;
+use crate::applied::{Applied, digest};
 use crate::report::Reporter;
-use crate::system::accounts;
 use crate::system::files::{Attributes, DesiredFile, Root};
+use crate::system::{accounts, machine};
 use userdata::cloud_config::File;
+
+/// Folders that are empty at every boot. Their files are written once in each boot.
+const VOLATILE: [&str; 3] = ["/run/", "/tmp/", "/dev/"];
+
+/// The part of the image that no document can write to, wherever it is unpacked. Other read-only
+/// places are known to the running kernel only.
+const IMAGE: [&str; 6] = ["/usr/", "/bin/", "/sbin/", "/lib/", "/lib32/", "/lib64/"];
+
+/// What the kernel shows as files: there is nothing to rename there.
+const KERNEL: [&str; 2] = ["/proc/", "/sys/"];
 
 #[derive(Debug)]
 pub struct Files {
     pub root: Root,
     pub files: Vec<File>,
+    pub instance: String,
 }
 
 impl fmt::Display for Files {
@@ -23,63 +35,109 @@ impl fmt::Display for Files {
     }
 }
 
+/// A file to write, and what it then has of the document.
+struct Change {
+    file: DesiredFile,
+    key: String,
+    parts: Vec<String>,
+}
+
 impl Step for Files {
     fn name(&self) -> &'static str {
         "files"
     }
 
     fn is_done(&self) -> Result<bool> {
-        for file in self.desired()? {
-            if !self.root.holds(&file.path, &file.bytes, file.attributes)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(self.changes(&mut self.record()?)?.is_empty())
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
-        for file in self.root.write_all(&self.desired()?)? {
+        let mut record = self.record()?;
+        let changes = self.changes(&mut record)?;
+        for change in &changes {
+            record.begin(&change.key, change.parts.clone(), &change.file.bytes);
+        }
+        record.save()?;
+        let files: Vec<_> = changes.iter().map(|change| change.file.clone()).collect();
+        for file in self.root.write_all(&files)? {
             log::info!(
                 "wrote `{}` (mode {:04o})",
                 file.path.display(),
                 file.attributes.mode
             );
         }
-        Ok(())
+        for change in changes {
+            record.set(&change.key, change.parts);
+        }
+        record.save()
     }
 }
 
 impl Files {
-    /// Each path once: a later entry replaces an earlier one or is appended to it.
-    fn desired(&self) -> Result<Vec<DesiredFile>> {
-        let mut all = Vec::<DesiredFile>::new();
+    fn record(&self) -> Result<Applied> {
+        Applied::open(&self.root, &self.instance)
+    }
+
+    /// The files that lack a part of the document. Each path once, with its entries in order.
+    fn changes(&self, record: &mut Applied) -> Result<Vec<Change>> {
+        let mut paths = Vec::<&str>::new();
         for file in &self.files {
-            let attributes = self.attributes(file)?;
-            let at = all
-                .iter()
-                .position(|known| known.path == Path::new(&file.path));
-            let mut bytes = Vec::new();
-            if file.append {
-                bytes = match at {
-                    Some(at) => all[at].bytes.clone(),
-                    None => self.root.read(&file.path)?.unwrap_or_default(),
-                };
-            }
-            // Do not append again what an earlier boot has appended.
-            if !file.append || !contains(&bytes, file.content.expose()) {
-                bytes.extend(file.content.expose());
-            }
-            let desired = DesiredFile {
-                path: PathBuf::from(&file.path),
-                bytes,
-                attributes,
-            };
-            match at {
-                Some(at) => all[at] = desired,
-                None => all.push(desired),
+            if !paths.contains(&file.path.as_str()) {
+                paths.push(&file.path);
             }
         }
-        Ok(all)
+        let mut changes = Vec::new();
+        for path in paths {
+            changes.extend(self.change(path, record)?);
+        }
+        Ok(changes)
+    }
+
+    fn change(&self, path: &str, record: &mut Applied) -> Result<Option<Change>> {
+        let entries: Vec<&File> = self.files.iter().filter(|file| file.path == path).collect();
+        let boot = VOLATILE
+            .iter()
+            .any(|folder| path.starts_with(folder))
+            .then(|| machine::boot_id().unwrap_or_default());
+        let parts: Vec<String> = entries.iter().map(|file| part(file, &boot)).collect();
+        record.settle(path)?;
+        if record.has(path, &parts) {
+            return Ok(None);
+        }
+        let done = record.parts(path);
+        let replaced = entries.iter().rposition(|file| !file.append);
+        let (keep, new): (bool, Vec<&File>) = match replaced {
+            // Only entries that append are new.
+            Some(at) if done.len() > at && parts.starts_with(done) => {
+                (true, entries[done.len()..].to_vec())
+            }
+            Some(at) => (false, entries[at..].to_vec()),
+            None => {
+                let pairs = entries.iter().zip(&parts);
+                let new = pairs.filter(|(_, part)| !done.contains(part));
+                (true, new.map(|(file, _)| *file).collect())
+            }
+        };
+        let mut bytes = Vec::new();
+        if keep {
+            bytes = self.root.read(path)?.unwrap_or_default();
+        }
+        for file in new {
+            bytes.extend(file.content.expose());
+        }
+        let Some(last) = entries.last() else {
+            return Ok(None);
+        };
+        let file = DesiredFile {
+            path: PathBuf::from(path),
+            bytes,
+            attributes: self.attributes(last)?,
+        };
+        Ok(Some(Change {
+            file,
+            key: path.to_owned(),
+            parts,
+        }))
     }
 
     /// Resolves owners by name; users of the document exist already.
@@ -89,7 +147,9 @@ impl Files {
             return Ok(attributes);
         }
         let (user, group) = (&file.owner.user, &file.owner.group);
-        if user != "root" {
+        if let Ok(uid) = user.parse() {
+            (attributes.uid, attributes.gid) = (uid, uid);
+        } else if user != "root" {
             let found = accounts::user(&self.root, user)?;
             (attributes.uid, attributes.gid) = found.with_context(|| {
                 format!(
@@ -98,23 +158,95 @@ impl Files {
                 )
             })?;
         }
-        match group.as_deref() {
-            None => {}
-            Some("root") => attributes.gid = 0,
-            Some(group) => {
-                let found = accounts::group(&self.root, group)?;
-                attributes.gid = found.with_context(|| {
+        if let Some(group) = group {
+            attributes.gid = match group.parse() {
+                Ok(gid) => gid,
+                Err(_) if group == "root" => 0,
+                Err(_) => accounts::group(&self.root, group)?.with_context(|| {
                     format!(
                         "the group of `{}` is `{group}`, which does not exist",
                         file.path
                     )
-                })?;
-            }
+                })?,
+            };
         }
         Ok(attributes)
     }
 }
 
-fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
+/// One entry, and for a file that does not outlast a boot, the boot.
+fn part(file: &File, boot: &Option<String>) -> String {
+    let mode = file.mode.to_le_bytes();
+    let group = file.owner.group.as_deref().unwrap_or_default();
+    digest([
+        file.content.expose().as_slice(),
+        mode.as_slice(),
+        file.owner.user.as_bytes(),
+        group.as_bytes(),
+        &[u8::from(file.append)],
+        boot.as_deref().unwrap_or_default().as_bytes(),
+    ])
+}
+
+/// Refuses a document whose files cannot be written, before the first change.
+///
+/// `users` and `groups` are those that the document makes.
+pub fn check(root: &Root, files: &[File], users: &[String], groups: &[String]) -> Result<()> {
+    for file in files {
+        let path = &file.path;
+        if IMAGE.iter().any(|folder| path.starts_with(folder)) || is_read_only(root, path) {
+            bail!(
+                "write_files: `{path}` is on the read-only image; write below /etc, /var, /run, \
+                 /root or /home instead"
+            );
+        }
+        ensure!(
+            !KERNEL.iter().any(|folder| path.starts_with(folder)),
+            "write_files: `{path}` belongs to the kernel; set it with `bootcmd`"
+        );
+        ensure!(
+            !root.join(path).is_dir(),
+            "write_files: `{path}` is a directory on this machine"
+        );
+        if let Some(parent) = nearest(root, path) {
+            ensure!(
+                parent.is_dir(),
+                "write_files: `{path}` is below `{}`, which is no directory",
+                parent.display()
+            );
+        }
+        let (user, group) = (&file.owner.user, &file.owner.group);
+        let known = |name: &String, made: &[String], exists: bool| {
+            name == "root" || name.parse::<u32>().is_ok() || made.contains(name) || exists
+        };
+        // A directory of `--root` need not hold the tables.
+        if root.exists("/etc/passwd") && !known(user, users, accounts::user(root, user)?.is_some())
+        {
+            bail!("write_files: `{path}` belongs to user `{user}`, which does not exist");
+        }
+        if let Some(group) = group
+            && root.exists("/etc/group")
+            && !known(group, groups, accounts::group(root, group)?.is_some())
+        {
+            bail!("write_files: `{path}` belongs to group `{group}`, which does not exist");
+        }
+    }
+    Ok(())
+}
+
+/// The longest part of the way to `path` that exists.
+fn nearest(root: &Root, path: &str) -> Option<PathBuf> {
+    let full = root.join(path);
+    let mut parents = full.ancestors().skip(1);
+    parents.find(|parent| parent.exists()).map(PathBuf::from)
+}
+
+/// Whether the file system below `path` is mounted read-only. A directory of `--root` says nothing
+/// about the machine.
+fn is_read_only(root: &Root, path: &str) -> bool {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    root.is_machine()
+        && nearest(root, path)
+            .and_then(|parent| statvfs(&parent).ok())
+            .is_some_and(|system| system.flags().contains(FsFlags::ST_RDONLY))
 }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -27,16 +28,32 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<()> {
     )
 }
 
-/// As [`run`], for arguments that may be secret: journal and errors have `shown` instead.
-pub fn run_shown_as<S: AsRef<OsStr>>(shown: &str, program: &str, arguments: &[S]) -> Result<()> {
+/// As [`run`], for a shell script that may hold secrets. It starts in `/`.
+pub fn run_script(shown: &str, path: &Path, variables: &[(&str, &str)]) -> Result<()> {
+    let program = "/bin/sh";
+    follow_child(shown, program, |command| {
+        let variables = variables.iter().copied();
+        command.arg(path).envs(variables).current_dir("/");
+    })
+}
+
+/// As [`run`]; journal and errors have `shown` instead of the arguments.
+fn run_shown_as<S: AsRef<OsStr>>(shown: &str, program: &str, arguments: &[S]) -> Result<()> {
+    follow_child(shown, program, |command| {
+        command.args(arguments);
+    })
+}
+
+fn follow_child(shown: &str, program: &str, arrange: impl FnOnce(&mut Command)) -> Result<()> {
     let shown = shown.trim_end();
     log::debug!("running `{shown}`");
     #[allow(
         clippy::disallowed_methods,
         reason = "the one place that starts programs"
     )]
-    let mut child = Command::new(program)
-        .args(arguments)
+    let mut command = Command::new(program);
+    arrange(&mut command);
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

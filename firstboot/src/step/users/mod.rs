@@ -1,21 +1,29 @@
-//! Users who may log in, and the SSH server, which is enabled only if some user has a key.
+//! Users and groups, and the SSH server, which is enabled only if some user has a key.
 //!
 //! The image ships `ssh.service` disabled and has no host keys, or all its machines would look like
-//! one to a client. Both are created in /etc, which the state partition keeps.
+//! one to a client. Both are created in /etc, which the state partition keeps. Accounts, keys and
+//! sudo rules are made once; a person may change them.
+
+mod account;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::Step;
 use super::ssh::SSH_UNIT;
+use crate::applied::{Applied, digest};
 use crate::report::Reporter;
-use crate::system::files::{Attributes, Root};
+use crate::system::files::{Attributes, DesiredFile, Root};
 use crate::system::{accounts, command, systemd};
-use userdata::cloud_config::User as Account;
+use userdata::cloud_config::{Group, User as Account};
+use userdata::document::is_locked_key;
 
 /// Not in home directories, so that a later document replaces them.
 const KEYS: &str = "/etc/ssh/authorized_keys.d";
+const SUDO: &str = "/etc/sudoers.d/90-firstlight-";
 const SSH: &str = "/etc/ssh";
 /// Exists while SSH is enabled.
 pub(crate) const SSHD_CONFIG: &str = "/etc/ssh/sshd_config.d/10-firstlight.conf";
@@ -29,15 +37,25 @@ const HOST_KEY_TYPES: [&str; 3] = ["rsa", "ecdsa", "ed25519"];
 pub struct Users {
     pub root: Root,
     pub users: Vec<Account>,
+    pub groups: Vec<Group>,
+    pub instance: String,
 }
 
 impl fmt::Display for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.users.is_empty() {
-            return f.write_str("disable SSH and remove its keys");
+        let users: Vec<_> = self.users.iter().map(|user| user.name.as_str()).collect();
+        let groups: Vec<_> = self.groups.iter().map(|one| one.name.as_str()).collect();
+        match (users.is_empty(), groups.is_empty()) {
+            (true, true) => f.write_str("disable SSH and remove its keys"),
+            (true, false) => write!(f, "create groups: {}", groups.join(", ")),
+            (false, true) => write!(f, "create users and SSH keys: {}", users.join(", ")),
+            (false, false) => write!(
+                f,
+                "create groups: {}; users and SSH keys: {}",
+                groups.join(", "),
+                users.join(", ")
+            ),
         }
-        let names: Vec<_> = self.users.iter().map(|user| user.name.as_str()).collect();
-        write!(f, "create users and SSH keys: {}", names.join(", "))
     }
 }
 
@@ -47,40 +65,30 @@ impl Step for Users {
     }
 
     fn is_done(&self) -> Result<bool> {
-        if !self.stale_keys()?.is_empty() || self.is_ssh_stale() {
+        let record = self.record()?;
+        if !self.stale(&record).is_empty() || self.is_ssh_stale() {
             return Ok(false);
         }
-        for (path, text, mode) in self.files() {
-            if !self
-                .root
-                .holds(&path, text.as_bytes(), Attributes::mode(mode))?
-            {
-                return Ok(false);
-            }
+        if !self.changes(&record).is_empty() || !self.is_sshd_configured()? {
+            return Ok(false);
         }
         if !self.root.is_machine() {
             return Ok(true);
         }
-        for user in &self.users {
-            if accounts::user(&self.root, &user.name)?.is_none() {
-                return Ok(false);
-            }
-        }
-        Ok(!have_keys(&self.users) || self.has_host_keys()? && systemd::is_enabled(SSH_UNIT)?)
+        let made = account::are_made(&record, &self.users, &self.groups);
+        Ok(made
+            && (!have_keys(&self.users) || self.has_host_keys()? && systemd::is_enabled(SSH_UNIT)?))
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
+        let mut record = self.record()?;
         if self.root.is_machine() {
-            for user in &self.users {
-                if accounts::user(&self.root, &user.name)?.is_none() {
-                    command::run("useradd", &useradd(user))
-                        .with_context(|| format!("creating user `{}`", user.name))?;
-                }
-            }
+            account::make(&self.root, &mut record, &self.users, &self.groups)?;
         }
-        for user in self.stale_keys()? {
-            self.root.remove(format!("{KEYS}/{user}"))?;
-            log::info!("removed the SSH keys of `{user}`");
+        for path in self.stale(&record) {
+            self.root.remove(&path)?;
+            record.forget(&path);
+            log::info!("removed `{path}`");
         }
         if self.is_ssh_stale() {
             if self.root.is_machine() {
@@ -90,9 +98,16 @@ impl Step for Users {
             // Last, so that an interrupted try is repeated.
             self.root.remove(SSHD_CONFIG)?;
         }
-        for (path, text, mode) in self.files() {
-            self.root
-                .write(&path, text.as_bytes(), Attributes::mode(mode))?;
+        let changes = self.changes(&record);
+        self.root.write_all(&changes)?;
+        for file in &changes {
+            let path = file.path.to_string_lossy();
+            record.set(&path, parts(file));
+        }
+        record.save()?;
+        if have_keys(&self.users) {
+            let mode = Attributes::mode(0o644);
+            self.root.write(SSHD_CONFIG, SSHD_TEXT.as_bytes(), mode)?;
         }
         if self.root.is_machine() && have_keys(&self.users) {
             // Creates the missing ones and replaces empty ones. It does not sync: a power cut could
@@ -106,21 +121,35 @@ impl Step for Users {
 }
 
 impl Users {
-    /// Users with keys of an earlier document and none in this one.
-    fn stale_keys(&self) -> Result<Vec<String>> {
-        let mut names = self.root.list(KEYS)?;
-        names.retain(|name| {
-            !self
-                .users
-                .iter()
-                .any(|user| user.name == *name && !user.ssh_authorized_keys.is_empty())
-        });
-        Ok(names)
+    fn record(&self) -> Result<Applied> {
+        Applied::open(&self.root, &self.instance)
+    }
+
+    /// Files of an earlier document that this one does not have. Files of others stay.
+    fn stale(&self, record: &Applied) -> Vec<String> {
+        let wanted = self.files();
+        let ours = record
+            .keys()
+            .filter(|key| key.starts_with(&format!("{KEYS}/")) || key.starts_with(SUDO));
+        let stale = ours.filter(|key| !wanted.iter().any(|file| file.path.as_os_str() == *key));
+        stale.map(str::to_owned).collect()
+    }
+
+    /// The files that are not written yet.
+    fn changes(&self, record: &Applied) -> Vec<DesiredFile> {
+        let mut files = self.files();
+        files.retain(|file| !record.has(&file.path.to_string_lossy(), &parts(file)));
+        files
     }
 
     /// Whether an earlier document enabled SSH and this one has no keys.
     fn is_ssh_stale(&self) -> bool {
         !have_keys(&self.users) && self.root.exists(SSHD_CONFIG)
+    }
+
+    fn is_sshd_configured(&self) -> Result<bool> {
+        let mode = Attributes::mode(0o644);
+        Ok(!have_keys(&self.users) || self.root.holds(SSHD_CONFIG, SSHD_TEXT.as_bytes(), mode)?)
     }
 
     /// Whether every host key is there. A power cut may have left an empty file.
@@ -134,181 +163,74 @@ impl Users {
         Ok(true)
     }
 
-    fn files(&self) -> Vec<(String, String, u32)> {
+    /// Keys and sudo rules.
+    fn files(&self) -> Vec<DesiredFile> {
         let mut files = Vec::new();
+        let mut add = |path: String, text: String, mode: u32| {
+            files.push(DesiredFile {
+                path: path.into(),
+                bytes: text.into_bytes(),
+                attributes: Attributes::mode(mode),
+            });
+        };
         for user in &self.users {
             if !user.ssh_authorized_keys.is_empty() {
-                files.push((
-                    format!("{KEYS}/{}", user.name),
-                    user.ssh_authorized_keys.join("\n") + "\n",
-                    0o644,
-                ));
+                let text = user.ssh_authorized_keys.join("\n") + "\n";
+                // sshd reads them as the user who logs in.
+                add(format!("{KEYS}/{}", user.name), text, 0o644);
             }
             if !user.sudo.is_empty() {
-                let lines: String = user
-                    .sudo
-                    .iter()
-                    .map(|rule| format!("{} {rule}\n", user.name))
-                    .collect();
-                files.push((
-                    format!(
-                        "/etc/sudoers.d/90-firstlight-{}",
-                        user.name.replace('.', "_")
-                    ),
-                    lines,
-                    0o440,
-                ));
+                let rules = user.sudo.iter();
+                let lines = rules.map(|rule| format!("{} {rule}\n", user.name));
+                let path = format!("{SUDO}{}", user.name.replace('.', "_"));
+                add(path, lines.collect(), 0o440);
             }
-        }
-        if have_keys(&self.users) {
-            files.push((SSHD_CONFIG.to_owned(), SSHD_TEXT.to_owned(), 0o644));
         }
         files
     }
+}
+
+fn parts(file: &DesiredFile) -> Vec<String> {
+    vec![digest([file.bytes.as_slice()])]
 }
 
 /// Whether anybody can log in over SSH: accounts have no passwords, so only a key lets a user in.
 pub fn have_keys(users: &[Account]) -> bool {
     users
         .iter()
-        .any(|user| !user.ssh_authorized_keys.is_empty())
+        .flat_map(|user| &user.ssh_authorized_keys)
+        .any(|key| !is_locked_key(key))
 }
 
-fn useradd(user: &Account) -> Vec<String> {
-    // Home directories are in the state partition; /home is a link on the read-only root.
-    let home = user
-        .homedir
-        .clone()
-        .unwrap_or_else(|| format!("/var/home/{}", user.name));
-    let shell = user.shell.clone().unwrap_or_else(|| "/bin/bash".to_owned());
-    let create = if user.no_create_home {
-        "--no-create-home"
-    } else {
-        "--create-home"
-    };
-    let mut arguments = vec![
-        create.to_owned(),
-        "--home-dir".to_owned(),
-        home,
-        "--shell".to_owned(),
-        shell,
-    ];
-    if let Some(uid) = user.uid {
-        arguments.extend(["--uid".to_owned(), uid.to_string()]);
+/// The groups that the document makes: named ones, and one for each user.
+pub fn made_groups(users: &[Account], groups: &[Group]) -> Vec<String> {
+    let mut names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
+    for user in users {
+        names.push(user.name.clone());
+        if user.create_groups {
+            names.extend(account::groups_of(user).map(str::to_owned));
+        }
     }
-    if let Some(gecos) = &user.gecos {
-        arguments.extend(["--comment".to_owned(), gecos.clone()]);
-    }
-    if user.system {
-        arguments.push("--system".to_owned());
-    }
-    if !user.groups.is_empty() {
-        arguments.extend(["--groups".to_owned(), user.groups.join(",")]);
-    }
-    if let Some(group) = &user.primary_group {
-        arguments.extend(["--gid".to_owned(), group.clone()]);
-    } else if user.no_user_group {
-        arguments.push("--no-user-group".to_owned());
-    }
-    if let Some(days) = user.inactive {
-        arguments.extend(["--inactive".to_owned(), days.to_string()]);
-    }
-    if let Some(date) = &user.expiredate {
-        arguments.extend(["--expiredate".to_owned(), date.clone()]);
-    }
-    arguments.push(user.name.clone());
-    arguments
+    names
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn user(name: &str, keys: &[&str]) -> Account {
-        Account {
-            name: name.to_owned(),
-            ssh_authorized_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
-            ..Account::default()
+/// Refuses a document whose users need groups that nobody makes, before the first change.
+pub fn check(root: &Root, users: &[Account], groups: &[Group]) -> Result<()> {
+    // A directory of `--root` need not hold the table.
+    if !root.exists("/etc/group") {
+        return Ok(());
+    }
+    let made = made_groups(users, groups);
+    for user in users {
+        for group in account::groups_of(user) {
+            if !made.iter().any(|name| name == group) && accounts::group(root, group)?.is_none() {
+                bail!(
+                    "users: group `{group}` of user `{}` does not exist, and `create_groups` is \
+                     false",
+                    user.name
+                );
+            }
         }
     }
-
-    fn paths(users: Vec<Account>) -> Vec<String> {
-        let root = Root::new("/nowhere");
-        let files = Users { root, users }.files();
-        files.into_iter().map(|(path, ..)| path).collect()
-    }
-
-    #[test]
-    fn keys_are_written_where_sshd_looks() {
-        let root = Root::new("/nowhere");
-        let users = vec![user("root", &["ssh-ed25519 A", "ssh-ed25519 B"])];
-        let files = Users { root, users }.files();
-        let [(keys, text, mode), (config, settings, _)] = files.as_slice() else {
-            panic!("{files:?}")
-        };
-        assert_eq!(text, "ssh-ed25519 A\nssh-ed25519 B\n");
-        // sshd reads them as the user who logs in.
-        assert_eq!(*mode, 0o644);
-        assert_eq!(config, SSHD_CONFIG);
-        assert!(
-            settings.contains(&keys.replace("/root", "/%u")),
-            "{settings}"
-        );
-    }
-
-    #[test]
-    fn without_keys_sshd_is_not_configured() {
-        assert_eq!(paths(vec![user("operator", &[])]), [""; 0]);
-        assert!(!have_keys(&[user("operator", &[])]));
-        assert!(have_keys(&[
-            user("operator", &[]),
-            user("root", &["ssh-ed25519 A"])
-        ]));
-    }
-    #[test]
-    fn keys_that_the_document_no_longer_has_are_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::new(dir.path());
-        let mut report = Reporter::silent(&root);
-        let mut apply = |users: Vec<Account>| {
-            let root = root.clone();
-            let step = Users { root, users };
-            assert!(!step.is_done().unwrap());
-            step.apply(&mut report).unwrap();
-            assert!(step.is_done().unwrap());
-        };
-        let (root_key, operator_key) = (["ssh-ed25519 A"], ["ssh-ed25519 B"]);
-        apply(vec![
-            user("root", &root_key),
-            user("operator", &operator_key),
-        ]);
-        assert_eq!(root.list(KEYS).unwrap(), ["operator", "root"]);
-        apply(vec![user("root", &[]), user("operator", &operator_key)]);
-        assert_eq!(root.list(KEYS).unwrap(), ["operator"]);
-        assert!(root.exists(SSHD_CONFIG));
-        apply(Vec::new());
-        assert_eq!(root.list(KEYS).unwrap(), [""; 0]);
-        assert!(!root.exists(SSHD_CONFIG));
-    }
-
-    #[test]
-    fn every_host_key_must_be_there_and_not_empty() {
-        let dir = tempfile::tempdir().unwrap();
-        let users = Users {
-            root: Root::new(dir.path()),
-            users: Vec::new(),
-        };
-        let write = |kind: &str, bytes: &[u8]| {
-            let path = format!("{SSH}/ssh_host_{kind}_key");
-            let mode = Attributes::mode(0o600);
-            users.root.write(path, bytes, mode).unwrap();
-        };
-        for kind in HOST_KEY_TYPES {
-            assert!(!users.has_host_keys().unwrap(), "without {kind}");
-            write(kind, b"key");
-        }
-        assert!(users.has_host_keys().unwrap());
-        write("rsa", b"");
-        assert!(!users.has_host_keys().unwrap());
-    }
+    Ok(())
 }
