@@ -10,7 +10,7 @@ use crate::receipt::Receipt;
 use crate::report::Reporter;
 use crate::runner;
 use crate::source::{self, Seed, Source, WrongMachine};
-use crate::step::Step;
+use crate::step::{Step, hosts};
 use crate::system::files::Root;
 use crate::system::machine::Identity;
 use crate::system::uevent::{self, DeviceEvents};
@@ -65,10 +65,11 @@ pub fn run(
 
 /// Decodes and checks everything, before the first byte is written.
 pub fn prepare(seed: &Seed, root: &Root) -> Result<(Host, Vec<Box<dyn Step>>)> {
-    let (host, notices) = document::understand(seed)?;
+    let (mut host, notices) = document::understand(seed)?;
     for notice in notices {
         log::warn!("{}", notice.one_line());
     }
+    host.other_hosts = hosts::other_hosts(root, &plan::files(&host, root))?;
     let steps = plan::steps(&host, root)?;
     Ok((host, steps))
 }

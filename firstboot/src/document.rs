@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use userdata::cloud_config::{Command, File, Group, User};
+use userdata::cloud_config::{Command, EtcHosts, File, Group, User};
 use userdata::document::Document;
 use userdata::network::Network;
 use userdata::node_config::NodeConfig;
@@ -19,9 +19,17 @@ use crate::system::netlink::DesiredAddress;
 const NO_INSTANCE: &str = "nocloud";
 
 /// The desired state of one machine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Host {
     pub hostname: String,
+    /// `preserve_hostname`: the machine keeps the name it has.
+    pub keeps_hostname: bool,
+    /// Whether an `/etc/hostname` is made where there is none.
+    pub creates_hostname_file: bool,
+    /// Whether `/etc/hosts` has lines of ours. A role always has them.
+    pub manages_hosts: bool,
+    /// The lines of others in `/etc/hosts`; known once the machine has been read.
+    pub other_hosts: String,
     pub fqdn: Option<String>,
     /// What the document sets is set once for an instance.
     pub instance: String,
@@ -74,6 +82,10 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
     let (nameservers, search) = document.network.as_ref().map(resolvers).unwrap_or_default();
     let host = Host {
         hostname,
+        keeps_hostname: document.cloud_config.preserve_hostname,
+        creates_hostname_file: document.cloud_config.create_hostname_file,
+        manages_hosts: document.cloud_config.etc_hosts != EtcHosts::Off,
+        other_hosts: String::new(),
         fqdn: document.names().fqdn,
         instance: document
             .meta_data

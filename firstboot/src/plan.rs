@@ -65,12 +65,27 @@ pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
     Ok(steps)
 }
 
+/// The step that writes the files of the document.
+pub fn files(host: &Host, root: &Root) -> Files {
+    Files {
+        root: root.clone(),
+        files: host.files.clone(),
+        instance: host.instance.clone(),
+    }
+}
+
 /// The steps of every host; each only if the document needs it.
 fn machine(host: &Host, root: &Root) -> Steps {
-    let mut steps: Steps = vec![boxed(Hostname {
-        root: root.clone(),
-        name: host.hostname.clone(),
-    })];
+    let mut steps = Steps::new();
+    if !host.keeps_hostname {
+        steps.push(boxed(Hostname {
+            root: root.clone(),
+            name: host.hostname.clone(),
+            create_file: host.creates_hostname_file,
+            // The name of a node is the name of its machine.
+            once: host.node.is_none().then(|| host.instance.clone()),
+        }));
+    }
     let mut network = host.network.clone();
     if let Some(node) = &host.node {
         network.files.extend(service_routes::files(node));
@@ -103,11 +118,7 @@ fn machine(host: &Host, root: &Root) -> Steps {
         }));
     }
     if !host.files.is_empty() {
-        steps.push(boxed(Files {
-            root: root.clone(),
-            files: host.files.clone(),
-            instance: host.instance.clone(),
-        }));
+        steps.push(boxed(files(host, root)));
     }
     steps.push(boxed(Hosts::new(root, host)));
     // After files, which may configure sshd; before commands, so that a hanging one can be

@@ -94,6 +94,32 @@ impl Files {
     }
 
     fn change(&self, path: &str, record: &mut Applied) -> Result<Option<Change>> {
+        let Some((bytes, parts)) = self.content(path, record)? else {
+            return Ok(None);
+        };
+        let Some(last) = self.files.iter().rfind(|file| file.path == path) else {
+            return Ok(None);
+        };
+        let file = DesiredFile {
+            path: PathBuf::from(path),
+            bytes,
+            attributes: self.attributes(last)?,
+        };
+        Ok(Some(Change {
+            file,
+            key: path.to_owned(),
+            parts,
+        }))
+    }
+
+    /// What this step makes of the file `path`; `None` if it leaves it as it is.
+    pub fn upcoming(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        let content = self.content(path, &mut self.record()?)?;
+        Ok(content.map(|(bytes, _)| bytes))
+    }
+
+    /// The bytes of a file that lacks a part of the document, and the parts it then has.
+    fn content(&self, path: &str, record: &mut Applied) -> Result<Option<(Vec<u8>, Vec<String>)>> {
         let entries: Vec<&File> = self.files.iter().filter(|file| file.path == path).collect();
         let boot = VOLATILE
             .iter()
@@ -125,19 +151,7 @@ impl Files {
         for file in new {
             bytes.extend(file.content.expose());
         }
-        let Some(last) = entries.last() else {
-            return Ok(None);
-        };
-        let file = DesiredFile {
-            path: PathBuf::from(path),
-            bytes,
-            attributes: self.attributes(last)?,
-        };
-        Ok(Some(Change {
-            file,
-            key: path.to_owned(),
-            parts,
-        }))
+        Ok((!entries.is_empty()).then_some((bytes, parts)))
     }
 
     /// Resolves owners by name; users of the document exist already.

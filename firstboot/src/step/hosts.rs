@@ -11,12 +11,19 @@ use userdata::node_config::{NodeConfig, Role};
 use super::Step;
 use crate::document::Host;
 use crate::report::Reporter;
+use crate::step::files::Files;
 use crate::system::files::{Attributes, Root};
+
+const PATH: &str = "/etc/hosts";
+const BEGIN: &str = "# firstboot writes the lines up to its next comment at every boot.";
+const END: &str = "# End of firstboot's lines. Those below stay.";
+const LOOPBACK: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
 
 #[derive(Debug)]
 pub struct Hosts {
     root: Root,
-    hosts: String,
+    /// `None`: the document leaves `/etc/hosts` to others.
+    host: Option<Host>,
     /// `None`: the document has no name server, and an existing file stays.
     resolv_conf: Option<String>,
 }
@@ -37,9 +44,19 @@ impl Hosts {
         });
         Self {
             root: root.clone(),
-            hosts: hosts_file(host),
+            host: (host.manages_hosts || host.node.is_some()).then(|| host.clone()),
             resolv_conf,
         }
+    }
+
+    /// Our lines, and the lines of others as they are now.
+    fn wanted_hosts(&self) -> Result<Option<String>> {
+        let Some(host) = &self.host else {
+            return Ok(None);
+        };
+        let bytes = self.root.read(PATH)?.unwrap_or_default();
+        let others = others(&String::from_utf8_lossy(&bytes));
+        Ok(Some(combined(host, None, &others)))
     }
 
     /// kubelet and CoreDNS read the file and refuse to start without one.
@@ -55,7 +72,10 @@ impl Hosts {
 
 impl fmt::Display for Hosts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "write /etc/hosts and /etc/resolv.conf")
+        match &self.host {
+            Some(_) => f.write_str("write /etc/hosts and /etc/resolv.conf"),
+            None => f.write_str("write /etc/resolv.conf"),
+        }
     }
 }
 
@@ -72,15 +92,20 @@ impl Step for Hosts {
             }
             None => true,
         };
-        Ok(resolv_conf
-            && self
+        let hosts = match self.wanted_hosts()? {
+            Some(text) => self
                 .root
-                .holds("/etc/hosts", self.hosts.as_bytes(), Attributes::mode(0o644))?)
+                .holds(PATH, text.as_bytes(), Attributes::mode(0o644))?,
+            None => true,
+        };
+        Ok(resolv_conf && hosts)
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
-        self.root
-            .write("/etc/hosts", self.hosts.as_bytes(), Attributes::mode(0o644))?;
+        if let Some(text) = self.wanted_hosts()? {
+            self.root
+                .write(PATH, text.as_bytes(), Attributes::mode(0o644))?;
+        }
         if let Some(text) = self.wanted_resolv_conf()? {
             self.root
                 .write("/etc/resolv.conf", text.as_bytes(), Attributes::mode(0o644))?;
@@ -89,7 +114,7 @@ impl Step for Hosts {
     }
 }
 
-/// The contents of `/etc/hosts`: this host, its cluster, its apiserver.
+/// The contents of `/etc/hosts`: this host, its cluster, its apiserver, and the lines of others.
 pub fn hosts_file(host: &Host) -> String {
     hosts_file_with(host, None)
 }
@@ -97,17 +122,58 @@ pub fn hosts_file(host: &Host) -> String {
 /// As [`hosts_file`], with the apiserver's domain at `apiserver`: while a control-plane host joins,
 /// an apiserver that answers.
 pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
-    let mut text = String::from(
-        "# Written by firstboot from this host's document; changes are lost at the next boot.\n\
-         127.0.0.1 localhost\n\
-         ::1 localhost ip6-localhost ip6-loopback\n",
-    );
+    combined(host, apiserver, &host.other_hosts)
+}
+
+/// What `/etc/hosts` holds besides our lines once the document's files are written.
+pub fn other_hosts(root: &Root, files: &Files) -> Result<String> {
+    let bytes = match files.upcoming(PATH)? {
+        Some(bytes) => bytes,
+        None => root.read(PATH)?.unwrap_or_default(),
+    };
+    Ok(others(&String::from_utf8_lossy(&bytes)))
+}
+
+/// The lines outside our own. Without them, the lines of the image say what ours do.
+fn others(text: &str) -> String {
+    let mut ours = false;
+    let mut others = String::new();
+    for line in text.lines() {
+        match line {
+            BEGIN => ours = true,
+            END => ours = false,
+            _ if ours || LOOPBACK.lines().any(|base| same(base, line)) => {}
+            line => {
+                others.push_str(line);
+                others.push('\n');
+            }
+        }
+    }
+    others
+}
+
+fn same(one: &str, other: &str) -> bool {
+    one.split_whitespace().eq(other.split_whitespace())
+}
+
+fn combined(host: &Host, apiserver: Option<IpAddr>, others: &str) -> String {
+    format!("{BEGIN}\n{}{END}\n{others}", lines(host, apiserver, others))
+}
+
+/// Our lines. They come first, because the first line with a name decides its address.
+fn lines(host: &Host, apiserver: Option<IpAddr>, others: &str) -> String {
+    let mut text = LOOPBACK.to_owned();
     let mut own: Vec<&str> = host.fqdn.iter().map(String::as_str).collect();
     if !own.contains(&host.hostname.as_str()) {
         own.push(&host.hostname);
     }
     let Some(node) = &host.node else {
-        let _ = writeln!(text, "127.0.1.1 {}", own.join(" "));
+        // A document that gives its host an address knows better.
+        let known = |name: &&str| others.lines().any(|line| has_name(line, name));
+        own.retain(|name| !known(name));
+        if !own.is_empty() {
+            let _ = writeln!(text, "127.0.1.1 {}", own.join(" "));
+        }
         return text;
     };
     // The hostname resolves to the node's address, not to loopback: programs that listen or
@@ -139,6 +205,11 @@ pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
         node.apiserver.domain
     );
     text
+}
+
+fn has_name(line: &str, name: &str) -> bool {
+    let entry = line.split('#').next().unwrap_or_default();
+    entry.split_whitespace().skip(1).any(|known| known == name)
 }
 
 /// The address of the apiserver's domain: on control-plane hosts their own, on workers the virtual

@@ -6,6 +6,8 @@
     reason = "a test arranges files and runs programs as it likes"
 )]
 
+pub(crate) mod host;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -61,7 +61,9 @@ pub struct CloudConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum EtcHosts {
     #[default]
-    Unmanaged,
+    Unset,
+    /// `false`: the file is left as it is.
+    Off,
     /// Base lines and the own name, at every boot.
     Template,
     /// Only the line of the own name.
@@ -229,11 +231,11 @@ fn is_zone(zone: &str) -> bool {
 
 fn etc_hosts(value: Option<&Scalar>, spans: &Spans, found: &mut Diagnostics) -> EtcHosts {
     let Some(value) = value else {
-        return EtcHosts::Unmanaged;
+        return EtcHosts::Unset;
     };
     match (value.text.as_str(), value.as_bool()) {
         (_, Some(true)) | ("template", _) => EtcHosts::Template,
-        (_, Some(false)) => EtcHosts::Unmanaged,
+        (_, Some(false)) => EtcHosts::Off,
         ("localhost", _) => EtcHosts::Localhost,
         _ => {
             found.push_unless_known(spans.error_at(
@@ -241,7 +243,7 @@ fn etc_hosts(value: Option<&Scalar>, spans: &Spans, found: &mut Diagnostics) -> 
                 "expected `true`, `false` or `localhost`",
                 None,
             ));
-            EtcHosts::Unmanaged
+            EtcHosts::Unset
         }
     }
 }

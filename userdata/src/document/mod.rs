@@ -15,7 +15,7 @@ pub use metadata::{HostMatch, Machine, MetaData};
 pub use names::Names;
 pub use write::{DocumentBuilder, Texts};
 
-use crate::cloud_config::CloudConfig;
+use crate::cloud_config::{CloudConfig, EtcHosts};
 use crate::network::Network;
 use crate::node_config::NodeConfig;
 use crate::{contract, validate};
@@ -86,6 +86,7 @@ impl Document {
                 network.as_ref(),
                 &mut found,
             );
+            role_needs(&config, &mut found);
             node.value
         });
         let document = Document {
@@ -178,6 +179,27 @@ fn node_file(
         Err(found)
     } else {
         Ok(Some(parsed))
+    }
+}
+
+/// Keys that ask for what a host with a role cannot do without.
+fn role_needs(config: &yaml::Parsed<CloudConfig>, found: &mut Diagnostics) {
+    if config.value.preserve_hostname {
+        let message = "a host with a role needs its host name, which is its node name";
+        let help = Some("remove the key".to_owned());
+        found.push(
+            config
+                .spans
+                .error_at_key("preserve_hostname", message, help),
+        );
+    }
+    if config.value.etc_hosts == EtcHosts::Off {
+        let message = "`manage_etc_hosts: false` has no effect: a role needs its table of hosts";
+        found.push(
+            config
+                .spans
+                .warning_at_key("manage_etc_hosts", message, None),
+        );
     }
 }
 

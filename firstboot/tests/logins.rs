@@ -1,0 +1,135 @@
+//! Who may log in: documents of the field, each with the result that cloud-init gives it.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
+
+mod common;
+
+use common::host::Host;
+
+/// The last word of each key names it.
+fn names(keys: &[String]) -> Vec<&str> {
+    let last = keys.iter().map(|key| key.rsplit(' ').next().unwrap());
+    last.collect()
+}
+
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHkYbJm0gK5c2b3b4c5d6e7f8a9b0c1d2e3f4a5b6c7d";
+
+#[test]
+fn root_gets_the_keys_when_it_is_enabled() {
+    let host = Host::new("keys-no-default-root-enabled");
+    let run = host.boot();
+    assert_eq!(names(&host.keys("root")), ["ops@example"]);
+    assert!(!run.text.contains("lets nobody in"), "{}", run.text);
+}
+
+#[test]
+fn keys_that_let_nobody_in_are_named() {
+    let host = Host::new("keys-without-default-user");
+    let run = host.boot();
+    assert_eq!(names(&host.keys("root")), ["ops@example"]);
+    assert!(
+        run.text
+            .contains("user-data:8:5: warning: this SSH key lets nobody in"),
+        "{}",
+        run.text
+    );
+    host.document(
+        "meta-data",
+        &format!("public-keys: [{KEY} third@example]\n"),
+    );
+    let run = host.boot();
+    assert!(
+        run.text
+            .contains("meta-data:1:1: warning: these SSH keys let nobody in"),
+        "{}",
+        run.text
+    );
+}
+
+#[test]
+fn disabled_root_has_no_shell() {
+    let host = Host::new("keys-read-not-used");
+    let run = host.boot();
+    assert_eq!(host.keys("root"), [""; 0]);
+    assert!(run.text.contains("lets nobody in"), "{}", run.text);
+    let user = "user: admin\ndisable_root: true\nssh_authorized_keys:\n";
+    let host = Host::with(&format!("hostname: a\n{user}- {KEY} ops@example\n"));
+    let run = host.boot();
+    assert_eq!(names(&host.keys("admin")), ["ops@example"]);
+    assert_eq!(host.keys("root"), [""; 0]);
+    assert!(!run.text.contains("lets nobody in"), "{}", run.text);
+    assert!(
+        host.read("/etc/sudoers.d/90-firstlight-admin")
+            .contains("NOPASSWD")
+    );
+}
+
+#[test]
+fn user_is_the_default_of_any_list() {
+    let host = Host::with(&format!(
+        "hostname: a\nuser: admin\nusers: [{{name: ops}}]\nssh_authorized_keys: [{KEY} x]\n"
+    ));
+    host.boot();
+    assert_eq!(names(&host.keys("admin")), ["x"]);
+    assert_eq!(host.keys("root"), [""; 0]);
+}
+
+#[test]
+fn public_keys_of_every_shape_are_used() {
+    let host = Host::new("meta-keys-list");
+    host.document("user-data", "#cloud-config\nhostname: a\n");
+    host.boot();
+    assert_eq!(names(&host.keys("root")), ["ops@example"]);
+    for shape in [
+        "public-keys: {a: [KEY a, KEY b], c: KEY c}",
+        "public_keys: {0: {openssh-key: KEY a}, 1: [KEY b, '', KEY c]}",
+        "public-keys: [KEY a, KEY b, KEY c]",
+        "public-keys: |\n  KEY a\n  KEY b\n  KEY c",
+    ] {
+        let host = Host::with("hostname: a\n");
+        host.document("meta-data", &shape.replace("KEY", KEY));
+        host.boot();
+        assert_eq!(names(&host.keys("root")), ["a", "b", "c"], "{shape}");
+    }
+    let host = Host::with("hostname: a\nallow_public_ssh_keys: false\n");
+    host.document("meta-data", &format!("public-keys: [{KEY} a]\n"));
+    host.boot();
+    assert_eq!(host.keys("root"), [""; 0]);
+}
+
+#[test]
+fn network_in_meta_data_is_named() {
+    let host = Host::new("meta-data-network");
+    let run = host.boot();
+    assert!(
+        run.text
+            .contains("meta-data:3:1: warning: `network-interfaces` in meta-data is not read")
+            && run.text.contains("`network-config` (version 2)"),
+        "{}",
+        run.text
+    );
+}
+
+#[test]
+fn groups_are_made_with_users() {
+    let plan = Host::new("groups-created").plan();
+    assert_eq!(plan.status, 0, "{}", plan.text);
+    let host = Host::with("hostname: a\ngroups: [docker, {admin: [ops]}]\n");
+    let plan = host.plan();
+    assert!(
+        plan.text.contains("create groups: docker, admin"),
+        "{}",
+        plan.text
+    );
+    let host = Host::with("hostname: a\nusers: [{name: ops, groups: ['no group']}]\n");
+    let run = host.run();
+    assert_eq!(run.status, 3, "{}", run.text);
+    assert!(
+        run.text.contains("user-data:3:29: error: not a group name"),
+        "{}",
+        run.text
+    );
+}
