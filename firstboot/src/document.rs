@@ -95,11 +95,11 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
         users: document.users(),
         groups: document.cloud_config.groups,
         network: HostNetwork {
-            files: document
-                .network
-                .as_ref()
-                .map(Network::to_networkd)
-                .unwrap_or_default(),
+            files: match &document.network {
+                Some(network) => network.to_networkd(),
+                None if document.network_disabled => Vec::new(),
+                None => vec![Network::fallback()],
+            },
             addresses: desired_addresses(document.network.as_ref(), document.node.as_ref()),
         },
         nameservers,

@@ -51,7 +51,7 @@ pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
     let names: Vec<String> = host.users.iter().map(|user| user.name.clone()).collect();
     let groups = users::made_groups(&host.users, &host.groups);
     files::check(root, &host.files, &names, &groups)?;
-    let mut steps = machine(host, root);
+    let mut steps = machine(host, root)?;
     if let Some(node) = &host.node {
         let image = image_file(root)?;
         steps.extend(Hook::find(root, "before-role").map(boxed));
@@ -75,7 +75,7 @@ pub fn files(host: &Host, root: &Root) -> Files {
 }
 
 /// The steps of every host; each only if the document needs it.
-fn machine(host: &Host, root: &Root) -> Steps {
+fn machine(host: &Host, root: &Root) -> Result<Steps> {
     let mut steps = Steps::new();
     if !host.keeps_hostname {
         steps.push(boxed(Hostname {
@@ -90,11 +90,13 @@ fn machine(host: &Host, root: &Root) -> Steps {
     if let Some(node) = &host.node {
         network.files.extend(service_routes::files(node));
     }
-    if !network.files.is_empty() {
-        steps.push(boxed(Network {
-            root: root.clone(),
-            network,
-        }));
+    let has_files = !network.files.is_empty();
+    let network = Network {
+        root: root.clone(),
+        network,
+    };
+    if has_files || network.has_stale_files()? {
+        steps.push(boxed(network));
     }
     if !host.network.addresses.is_empty() {
         steps.push(boxed(Addresses {
@@ -141,7 +143,7 @@ fn machine(host: &Host, root: &Root) -> Steps {
             }));
         }
     }
-    steps
+    Ok(steps)
 }
 
 fn first_control_plane(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {

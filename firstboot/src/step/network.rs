@@ -14,8 +14,8 @@ use crate::system::files::{Attributes, Root};
 use crate::system::systemd;
 
 const DIRECTORY: &str = "/etc/systemd/network";
-/// The prefix of our files, which distinguishes those of an earlier document from foreign files.
-const PREFIX: &str = "10-firstlight-";
+/// The prefixes of our files, which distinguish those of an earlier document from foreign files.
+const PREFIXES: [&str; 2] = ["10-firstlight-", "90-firstlight-"];
 
 #[derive(Debug)]
 pub struct Network {
@@ -72,13 +72,19 @@ impl Network {
         Ok(true)
     }
 
+    /// Whether an earlier document left files that this one does not have.
+    pub fn has_stale_files(&self) -> Result<bool> {
+        Ok(!self.stale()?.is_empty())
+    }
+
     /// Our files that this document does not name.
     fn stale(&self) -> Result<Vec<String>> {
         let wanted: Vec<_> = self.network.files.iter().map(|(name, _)| name).collect();
         let names = self.root.list(DIRECTORY)?;
         Ok(names
             .into_iter()
-            .filter(|name| name.starts_with(PREFIX) && !wanted.contains(&name))
+            .filter(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+            .filter(|name| !wanted.contains(&name))
             .collect())
     }
 }

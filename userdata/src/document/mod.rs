@@ -46,6 +46,8 @@ pub struct Document {
     pub cloud_config: CloudConfig,
     pub meta_data: MetaData,
     pub network: Option<Network>,
+    /// `network-config` asks for no network; without the file there is one by DHCP.
+    pub network_disabled: bool,
     /// `None` for a plain cloud-config: it configures the host, which then joins no cluster.
     pub node: Option<NodeConfig>,
 }
@@ -93,6 +95,7 @@ impl Document {
             cloud_config: config.value,
             meta_data: meta_data.value,
             network,
+            network_disabled: seed.network_config.is_some_and(is_disabled),
             node,
         };
         logins::check(&document, &config.spans, &meta_data.spans, &mut found);
@@ -146,6 +149,10 @@ fn network(seed: &Seed<'_>) -> Result<(Option<Network>, Vec<Diagnostic>), Diagno
     let name = seed.file("network-config");
     let text = text(&name, seed.network_config.unwrap_or_default())?;
     Network::parse(&name, text)
+}
+
+fn is_disabled(network_config: &[u8]) -> bool {
+    std::str::from_utf8(network_config).is_ok_and(Network::is_disabled)
 }
 
 fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostics> {

@@ -1,6 +1,7 @@
 //! Rules over more than one value: keys on the wrong kind of device, references to unknown devices,
 //! mismatched address families.
 
+mod parameters;
 mod routes;
 
 use std::collections::BTreeMap;
@@ -24,17 +25,7 @@ pub(super) fn devices(parsed: &Parsed<Network>, prefix: &str, found: &mut Diagno
         spans: &parsed.spans,
         found,
     };
-    if network
-        .renderer
-        .as_deref()
-        .is_some_and(|renderer| renderer != "networkd")
-    {
-        let message = "`renderer` is ignored: the network is configured by systemd-networkd";
-        let notice = parsed
-            .spans
-            .warning_at_key(&format!("{prefix}renderer"), message, None);
-        checker.found.push(notice);
-    }
+    checker.renderer(network.renderer.as_deref(), &format!("{prefix}renderer"));
     let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
     for (kind, devices) in kinds_of(network) {
         for (id, device) in devices {
@@ -97,6 +88,14 @@ impl Checker<'_> {
         self.found.push_unless_known(finding);
     }
 
+    fn renderer(&mut self, renderer: Option<&str>, at: &str) {
+        if renderer.is_some_and(|renderer| renderer != "networkd") {
+            let message = "`renderer` is ignored: the network is configured by systemd-networkd";
+            self.found
+                .push(self.spans.warning_at_key(at, message, None));
+        }
+    }
+
     fn device(&mut self, kind: &str, id: &str, device: &Device, at: &str) {
         self.keys(kind, device, at);
         let named_by_id = device.matching.is_none();
@@ -142,6 +141,20 @@ impl Checker<'_> {
                     "match by `macaddress`",
                 );
             }
+        }
+        self.renderer(device.renderer.as_deref(), &format!("{at}.renderer"));
+        if !matches!(
+            device.activation_mode.as_deref(),
+            None | Some("manual" | "off")
+        ) {
+            self.error(at, "activation-mode", "expected `manual` or `off`", "");
+        }
+        if !matches!(
+            device.ipv6_address_generation.as_deref(),
+            None | Some("eui64" | "stable-privacy")
+        ) {
+            let key = "ipv6-address-generation";
+            self.error(at, key, "expected `eui64` or `stable-privacy`", "");
         }
         if device.mtu.is_some_and(|mtu| !(68..=65536).contains(&mtu)) {
             self.error(at, "mtu", "not an MTU", "68 to 65536");
@@ -211,6 +224,27 @@ impl Checker<'_> {
     /// Keys that belong to another kind of device.
     fn keys(&mut self, kind: &str, device: &Device, at: &str) {
         let joins = kind == "bonds" || kind == "bridges";
+        let offloads = [
+            ("receive-checksum-offload", device.receive_checksum_offload),
+            (
+                "transmit-checksum-offload",
+                device.transmit_checksum_offload,
+            ),
+            ("tcp-segmentation-offload", device.tcp_segmentation_offload),
+            (
+                "tcp6-segmentation-offload",
+                device.tcp6_segmentation_offload,
+            ),
+            (
+                "generic-segmentation-offload",
+                device.generic_segmentation_offload,
+            ),
+            ("generic-receive-offload", device.generic_receive_offload),
+            ("large-receive-offload", device.large_receive_offload),
+        ];
+        let offloads = offloads
+            .into_iter()
+            .map(|(key, value)| (value.is_some() && kind != "ethernets", key, "`ethernets`"));
         let misplaced = [
             (
                 device.matching.is_some() && kind != "ethernets",
@@ -240,7 +274,7 @@ impl Checker<'_> {
             (device.id.is_some() && kind != "vlans", "id", "`vlans`"),
             (device.link.is_some() && kind != "vlans", "link", "`vlans`"),
         ];
-        for (wrong, key, home) in misplaced {
+        for (wrong, key, home) in misplaced.into_iter().chain(offloads) {
             if wrong {
                 let path = format!("{at}.{key}");
                 let message = format!("`{key}` belongs to {home}, not to `{kind}`");
@@ -248,55 +282,8 @@ impl Checker<'_> {
                     .push(self.spans.error_at_key(&path, message, None));
             }
         }
-        if let Some(p) = &device.parameters {
-            let bond = p.mode.is_some()
-                || p.lacp_rate.is_some()
-                || p.mii_monitor_interval.is_some()
-                || p.min_links.is_some()
-                || p.transmit_hash_policy.is_some()
-                || p.ad_select.is_some()
-                || p.up_delay.is_some()
-                || p.down_delay.is_some()
-                || p.fail_over_mac_policy.is_some()
-                || p.gratuitous_arp.is_some()
-                || p.primary_reselect_policy.is_some()
-                || p.primary.is_some();
-            let bridge = p.stp.is_some()
-                || p.ageing_time.is_some()
-                || p.priority.is_some()
-                || p.forward_delay.is_some()
-                || p.hello_time.is_some()
-                || p.max_age.is_some();
-            if (kind == "bonds" && bridge) || (kind == "bridges" && bond) {
-                self.error(
-                    at,
-                    "parameters",
-                    format!("some of these are not parameters of `{kind}`"),
-                    "",
-                );
-            }
-            let words = [
-                &p.mode,
-                &p.lacp_rate,
-                &p.transmit_hash_policy,
-                &p.ad_select,
-                &p.fail_over_mac_policy,
-                &p.primary_reselect_policy,
-            ];
-            if words.into_iter().flatten().any(|word| !is_word(word)) {
-                self.error(at, "parameters", "a parameter is a single word", "");
-            }
-            if p.primary
-                .as_ref()
-                .is_some_and(|primary| !device.interfaces.contains(primary))
-            {
-                self.error(
-                    at,
-                    "parameters.primary",
-                    "not one of this bond's `interfaces`",
-                    "",
-                );
-            }
+        if let Some(parameters) = &device.parameters {
+            self.parameters(kind, device, parameters, at);
         }
         if kind == "vlans" {
             match device.id {

@@ -1,15 +1,19 @@
 //! Converts a network to unit files of systemd-networkd.
 //!
-//! The tests compare them with the output of netplan's generator. Two differences are deliberate:
-//! DHCP never sets the host name, because it is the Kubernetes node name; and an optional device is
-//! marked in its `.network` file.
+//! The tests compare them with the output of netplan's generator. Three differences are deliberate:
+//! DHCP never sets the host name, because it is the Kubernetes node name; an optional device is
+//! marked in its `.network` file; and a device with `set-name` is matched under its old name too,
+//! which it has on the first boot until udev renames it.
+
+mod netdev;
 
 use std::fmt::Display;
 
 use ipnet::IpNet;
 
 use super::check::kinds_of;
-use super::{Destination, Device, Network, Overrides, Parameters};
+use super::{Destination, Device, Network, Overrides};
+use netdev::netdev;
 
 /// An ini file, section by section; empty sections are not written.
 #[derive(Default)]
@@ -41,6 +45,25 @@ impl Unit {
     }
 }
 
+/// Every port with hardware, as in systemd's `89-ethernet.network.example`.
+pub(super) fn fallback() -> (String, String) {
+    let mut unit = Unit::default();
+    unit.section("Match").set("Type", "ether").set("Kind", "!*");
+    unit.section("Link").set("RequiredForOnline", "no");
+    unit.section("Network")
+        .set("DHCP", "yes")
+        .set("LinkLocalAddressing", "ipv6");
+    let device = Device {
+        dhcp4: true,
+        dhcp6: true,
+        ..Device::default()
+    };
+    dhcp(&mut unit, "DHCPv4", &device, None);
+    dhcp(&mut unit, "DHCPv6", &device, None);
+    router_advertisements(&mut unit, &device);
+    ("90-firstlight-dhcp.network".to_owned(), unit.text)
+}
+
 pub(super) fn files(network: &Network) -> Vec<(String, String)> {
     let mut files = Vec::new();
     for (kind, devices) in kinds_of(network) {
@@ -48,7 +71,7 @@ pub(super) fn files(network: &Network) -> Vec<(String, String)> {
             let name = format!("10-firstlight-{id}");
             if kind != "ethernets" {
                 files.push((format!("{name}.netdev"), netdev(kind, id, device)));
-            } else if device.set_name.is_some() || device.mtu.is_some() || device.wakeonlan {
+            } else if needs_link(device) {
                 files.push((format!("{name}.link"), link(id, device)));
             }
             files.push((
@@ -58,6 +81,28 @@ pub(super) fn files(network: &Network) -> Vec<(String, String)> {
         }
     }
     files
+}
+
+fn offloads(device: &Device) -> [(&'static str, Option<bool>); 7] {
+    [
+        ("ReceiveChecksumOffload", device.receive_checksum_offload),
+        ("TransmitChecksumOffload", device.transmit_checksum_offload),
+        ("TCPSegmentationOffload", device.tcp_segmentation_offload),
+        ("TCP6SegmentationOffload", device.tcp6_segmentation_offload),
+        (
+            "GenericSegmentationOffload",
+            device.generic_segmentation_offload,
+        ),
+        ("GenericReceiveOffload", device.generic_receive_offload),
+        ("LargeReceiveOffload", device.large_receive_offload),
+    ]
+}
+
+fn needs_link(device: &Device) -> bool {
+    device.set_name.is_some()
+        || device.mtu.is_some()
+        || device.wakeonlan
+        || offloads(device).iter().any(|(_, value)| value.is_some())
 }
 
 /// Renaming is udev's, before the link is up: networkd cannot do it later.
@@ -80,50 +125,8 @@ fn link(id: &str, device: &Device) -> String {
     unit.maybe("Name", device.set_name.as_ref());
     unit.set("WakeOnLan", if device.wakeonlan { "magic" } else { "off" });
     unit.maybe("MTUBytes", device.mtu);
-    unit.text
-}
-
-fn netdev(kind: &str, id: &str, device: &Device) -> String {
-    let mut unit = Unit::default();
-    unit.section("NetDev").set("Name", id);
-    unit.maybe("MACAddress", device.macaddress.as_ref())
-        .maybe("MTUBytes", device.mtu);
-    let none = Parameters::default();
-    let p = device.parameters.as_ref().unwrap_or(&none);
-    match kind {
-        "bonds" => {
-            let ms = |value: Option<u32>| value.map(|ms| format!("{ms}ms"));
-            unit.set("Kind", "bond").section("Bond");
-            unit.maybe("Mode", p.mode.as_ref())
-                .maybe("LACPTransmitRate", p.lacp_rate.as_ref())
-                .maybe("MIIMonitorSec", ms(p.mii_monitor_interval))
-                .maybe("MinLinks", p.min_links)
-                .maybe("TransmitHashPolicy", p.transmit_hash_policy.as_ref())
-                .maybe("AdSelect", p.ad_select.as_ref())
-                .maybe("UpDelaySec", ms(p.up_delay))
-                .maybe("DownDelaySec", ms(p.down_delay))
-                .maybe("FailOverMACPolicy", p.fail_over_mac_policy.as_ref())
-                .maybe("GratuitousARP", p.gratuitous_arp)
-                .maybe("PrimaryReselectPolicy", p.primary_reselect_policy.as_ref());
-        }
-        "bridges" => {
-            unit.set("Kind", "bridge").section("Bridge");
-            unit.maybe("AgeingTimeSec", p.ageing_time)
-                .maybe("Priority", p.priority)
-                .maybe("ForwardDelaySec", p.forward_delay)
-                .maybe("HelloTimeSec", p.hello_time)
-                .maybe("MaxAgeSec", p.max_age);
-            // netplan's default once there are parameters; the kernel's, which is off, when there
-            // are none.
-            if device.parameters.is_some() {
-                unit.set("STP", p.stp.unwrap_or(true));
-            }
-        }
-        _ => {
-            unit.set("Kind", "vlan")
-                .section("VLAN")
-                .maybe("Id", device.id);
-        }
+    for (key, value) in offloads(device) {
+        unit.maybe(key, value);
     }
     unit.text
 }
@@ -134,8 +137,13 @@ fn interface(network: &Network, kind: &str, id: &str, device: &Device) -> String
     unit.section("Link");
     unit.maybe("MTUBytes", device.mtu)
         .maybe("MACAddress", device.macaddress.as_ref());
-    if device.optional {
+    if device.optional || device.activation_mode.is_some() {
         unit.set("RequiredForOnline", "no");
+    }
+    match device.activation_mode.as_deref() {
+        Some("off") => drop(unit.set("ActivationPolicy", "always-down")),
+        Some(_) => drop(unit.set("ActivationPolicy", "manual")),
+        None => {}
     }
     let bond = network
         .bonds
@@ -156,8 +164,21 @@ fn interface(network: &Network, kind: &str, id: &str, device: &Device) -> String
         "LinkLocalAddressing",
         link_local(device, bond.is_some() || bridge.is_some()),
     );
-    unit.maybe("IPv6AcceptRA", device.accept_ra);
-    for address in &device.addresses {
+    unit.maybe("IPv6AcceptRA", device.accept_ra)
+        .maybe("IPv6PrivacyExtensions", device.ipv6_privacy)
+        .maybe("IPv6MTUBytes", device.ipv6_mtu)
+        .maybe(
+            "IPv6LinkLocalAddressGenerationMode",
+            device.ipv6_address_generation.as_ref(),
+        );
+    if device.emit_lldp {
+        unit.set("EmitLLDP", "true");
+    }
+    if device.critical {
+        unit.set("KeepConfiguration", "true");
+    }
+    let plain = |net: &&IpNet| !device.address_options.contains_key(*net);
+    for address in device.addresses.iter().filter(plain) {
         unit.set("Address", address);
     }
     if let Some(servers) = &device.nameservers {
@@ -187,6 +208,16 @@ fn interface(network: &Network, kind: &str, id: &str, device: &Device) -> String
     {
         unit.set("VLAN", vlan);
     }
+    if let Some((_, bridge)) = bridge {
+        port(&mut unit, id, device, bridge);
+    }
+    for (net, options) in &device.address_options {
+        unit.section("Address").set("Address", net);
+        unit.maybe("Label", options.label.as_ref());
+        if options.deprecated {
+            unit.set("PreferredLifetime", 0);
+        }
+    }
     routes(&mut unit, device);
     if device.dhcp4 {
         dhcp(&mut unit, "DHCPv4", device, device.dhcp4_overrides.as_ref());
@@ -196,8 +227,27 @@ fn interface(network: &Network, kind: &str, id: &str, device: &Device) -> String
     }
     if device.dhcp4 || device.dhcp6 {
         router_advertisements(&mut unit, device);
+    } else if device.ipv6_address_token.is_some() {
+        unit.section("IPv6AcceptRA");
     }
+    unit.maybe(
+        "Token",
+        device
+            .ipv6_address_token
+            .map(|token| format!("static:{token}")),
+    );
     unit.text
+}
+
+/// A member of `bridge`.
+fn port(unit: &mut Unit, id: &str, device: &Device, bridge: &Device) {
+    let parameters = bridge.parameters.as_ref();
+    unit.section("Bridge");
+    unit.maybe("Cost", parameters.and_then(|p| p.path_cost.get(id)))
+        .maybe("Priority", parameters.and_then(|p| p.port_priority.get(id)))
+        .maybe("HairPin", device.hairpin)
+        .maybe("NeighborSuppression", device.neigh_suppress)
+        .maybe("Learning", device.port_mac_learning);
 }
 
 /// By the burnt-in address: a bond or VLAN on top of the device shows the same current one.
@@ -211,7 +261,13 @@ fn matching(unit: &mut Unit, id: &str, device: &Device) {
         unit.set("Driver", matching.driver.join(" "));
     }
     unit.maybe("PermanentMACAddress", matching.macaddress.as_ref());
-    unit.maybe("Name", device.set_name.as_ref().or(matching.name.as_ref()));
+    match (&device.set_name, &matching.name) {
+        (None, None) => {}
+        (None, Some(name)) => drop(unit.set("Name", name)),
+        (Some(new), Some(old)) => drop(unit.set("Name", format!("{new} {old}"))),
+        // A VLAN on top has this permanent address too, but it is of a kind.
+        (Some(_), None) => drop(unit.set("Kind", "!*")),
+    }
 }
 
 fn link_local(device: &Device, enslaved: bool) -> &'static str {
@@ -276,6 +332,7 @@ fn routes(unit: &mut Unit, device: &Device) {
         unit.maybe("Priority", rule.priority)
             .maybe("Table", rule.table)
             .maybe("FirewallMark", rule.mark)
+            .maybe("TypeOfService", rule.type_of_service)
             .maybe("From", net(rule.from))
             .maybe("To", net(rule.to));
     }

@@ -33,10 +33,12 @@ fn settings(file: &str, text: &str) -> BTreeSet<String> {
         let Some((name, body)) = section.split_once("]\n") else {
             continue;
         };
+        let by_address = name == "Match" && body.contains("PermanentMACAddress=");
         let mut lines: Vec<String> = Vec::new();
         for line in body.lines().filter(|line| !line.is_empty()) {
             let line = line.replace("=yes", "=true").replace("=no", "=false");
             match (name, line.as_str()) {
+                ("Match", line) if by_address && !line.starts_with("PermanentMACAddress=") => {}
                 (
                     _,
                     "UseHostname=false"

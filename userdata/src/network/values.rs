@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
 
 /// Lower-case with colons; read with `-` too, and in either case.
@@ -108,14 +108,37 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<IpNet>, D::Error> {
     struct Address(IpNet);
+    fn read<E: de::Error>(text: &str) -> Result<Address, E> {
+        let help = "not an address with its prefix length, such as `192.168.7.10/24`";
+        net(text).map(Address).ok_or_else(|| E::custom(help))
+    }
     impl<'de> Deserialize<'de> for Address {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let text = String::deserialize(deserializer)?;
-            net(&text).map(Address).ok_or_else(|| {
-                de::Error::custom(
-                    "not an address with its prefix length, such as `192.168.7.10/24`",
-                )
-            })
+            struct Either;
+            impl<'de> Visitor<'de> for Either {
+                type Value = Address;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an address, or a mapping of one address to its options")
+                }
+
+                fn visit_str<E: de::Error>(self, text: &str) -> Result<Address, E> {
+                    read(text)
+                }
+
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Address, A::Error> {
+                    let one = || de::Error::custom("an entry with options has one address");
+                    // `super::device::address_options` reads the options.
+                    let (text, _) = map
+                        .next_entry::<String, de::IgnoredAny>()?
+                        .ok_or_else(one)?;
+                    match map.next_key::<de::IgnoredAny>()? {
+                        Some(_) => Err(one()),
+                        None => read(&text),
+                    }
+                }
+            }
+            deserializer.deserialize_any(Either)
         }
     }
     let list = Vec::<Address>::deserialize(deserializer)?;

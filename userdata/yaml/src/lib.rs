@@ -116,17 +116,39 @@ pub fn parse_leniently<T: DeserializeOwned>(
     text: &str,
     redact: bool,
 ) -> (Option<Parsed<T>>, Diagnostics) {
+    read(name, text, redact, false)
+}
+
+/// Like [`parse_leniently`], for formats whose readers take a quoted boolean or number for one, as
+/// netplan's does.
+pub fn parse_unquoted<T: DeserializeOwned>(
+    name: &str,
+    text: &str,
+) -> (Option<Parsed<T>>, Diagnostics) {
+    read(name, text, false, true)
+}
+
+fn read<T: DeserializeOwned>(
+    name: &str,
+    text: &str,
+    redact: bool,
+    unquote: bool,
+) -> (Option<Parsed<T>>, Diagnostics) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut faults = Vec::new();
     let root = tree::build(text, &mut faults)
         .map_err(|fault| faults.push(fault))
         .ok();
     let broken = root.is_none();
+    let mut root = root.unwrap_or_default();
+    if unquote {
+        root.unquote();
+    }
     let mut spans = Spans {
         name: name.to_owned(),
         text: text.to_owned(),
         redact,
-        root: root.unwrap_or_default(),
+        root,
     };
     let mut found = Diagnostics::default();
     for fault in faults {

@@ -57,7 +57,27 @@ impl Default for Node {
     }
 }
 
+impl Default for Node {
+    fn default() -> Self {
+        Node::null(Region::default())
+    }
+}
+
 impl Node {
+    /// Takes the quotes off every boolean and every whole number.
+    pub(crate) fn unquote(&mut self) {
+        match &mut self.kind {
+            Kind::Scalar { text, style } => {
+                let number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+                if *style == Style::Quoted && (number || scalar::boolean(text).is_some()) {
+                    *style = Style::Plain;
+                }
+            }
+            Kind::Seq(items) => items.iter_mut().for_each(|item| item.value.unquote()),
+            Kind::Map(entries) => entries.iter_mut().for_each(|entry| entry.value.unquote()),
+        }
+    }
+
     pub(super) fn null(region: Region) -> Node {
         Node {
             region,

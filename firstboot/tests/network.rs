@@ -1,0 +1,157 @@
+//! The network: documents of the field, each with the result that netplan or cloud-init gives it.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
+
+mod common;
+
+use common::host::Host;
+
+/// All files for systemd-networkd, each after its name.
+fn units(host: &Host) -> String {
+    let folder = host.root.path().join("etc/systemd/network");
+    let mut names: Vec<_> = std::fs::read_dir(folder)
+        .map(|entries| entries.map(|entry| entry.unwrap().file_name()).collect())
+        .unwrap_or_default();
+    names.sort();
+    let files = names.iter().map(|name| {
+        let name = name.to_string_lossy();
+        format!(
+            "### {name}\n{}",
+            host.read(&format!("/etc/systemd/network/{name}"))
+        )
+    });
+    files.collect()
+}
+
+fn booted(case: &str) -> String {
+    let host = Host::new(case);
+    host.boot();
+    units(&host)
+}
+
+#[test]
+fn addresses_have_labels_and_lifetimes() {
+    insta::assert_snapshot!(booted("net-address-options"));
+}
+
+#[test]
+fn bond_watches_its_targets_by_arp() {
+    insta::assert_snapshot!(booted("net-bond-arp"));
+}
+
+#[test]
+fn times_of_bonds_have_units() {
+    insta::assert_snapshot!(booted("net-bond-time-suffix"));
+}
+
+#[test]
+fn ports_of_a_bridge_have_costs_and_priorities() {
+    insta::assert_snapshot!(booted("net-bridge-ports"));
+}
+
+#[test]
+fn quoted_booleans_and_numbers_are_read() {
+    insta::assert_snapshot!(booted("net-quoted-scalars"));
+}
+
+#[test]
+fn critical_interface_keeps_its_addresses() {
+    insta::assert_snapshot!(booted("net-ra"));
+}
+
+#[test]
+fn device_has_renderer_offloads_and_activation() {
+    insta::assert_snapshot!(booted("net-renderer-device"));
+}
+
+#[test]
+fn keys_that_are_not_done_are_refused_by_name() {
+    let host = Host::with("hostname: a\n");
+    for (text, place) in [
+        ("wifis: {w0: {}}", "2:1: error: `wifis` is not supported"),
+        (
+            "tunnels: {t0: {}}",
+            "2:1: error: `tunnels` is not supported",
+        ),
+        (
+            "vrfs: {v0: {table: 1}}",
+            "2:1: error: `vrfs` is not supported",
+        ),
+        (
+            "ethernets: {e0: {wakeonwlan: [any]}}",
+            "2:18: error: `wakeonwlan` is not supported",
+        ),
+        (
+            "ethernets: {e0: {routes: [{to: 10.0.0.0/8, via: 10.0.0.1, advertised-mss: 1400}]}}",
+            "2:59: error: `advertised-mss` is not supported",
+        ),
+        (
+            "ethernets: {e0: {dhpc4: true}}",
+            "2:18: error: unknown key `dhpc4`",
+        ),
+    ] {
+        host.document("network-config", &format!("version: 2\n{text}\n"));
+        let run = host.run();
+        assert_eq!(run.status, 3, "{text}: {}", run.text);
+        assert!(run.text.contains(place), "{text}: {}", run.text);
+    }
+}
+
+#[test]
+fn options_of_addresses_are_checked() {
+    let host = Host::with("hostname: a\n");
+    for (options, message) in [
+        ("lifetime: 5", "3:44: error: expected `0` or `forever`"),
+        ("labl: x", "3:34: error: unknown key `labl`"),
+        ("label: 'a b'", "3:41: error: a label is a word"),
+    ] {
+        let text = format!(
+            "version: 2\nethernets:\n  e: {{addresses: [{{10.0.0.1/24: {{{options}}}}}]}}\n"
+        );
+        host.document("network-config", &text);
+        let run = host.run();
+        assert_eq!(run.status, 3, "{}", run.text);
+        assert!(run.text.contains(message), "{}", run.text);
+    }
+}
+
+#[test]
+fn host_without_network_config_uses_dhcp() {
+    let host = Host::new("no-network-config");
+    host.boot();
+    insta::assert_snapshot!(units(&host));
+    // An empty file says as little as none.
+    host.document("network-config", "# nothing\n");
+    host.boot();
+    assert!(units(&host).contains("DHCP=yes"));
+    host.document("network-config", "network: {config: disabled}\n");
+    host.boot();
+    assert_eq!(units(&host), "");
+    // A configuration replaces it.
+    host.document(
+        "network-config",
+        "version: 2\nethernets: {eth0: {dhcp4: true}}\n",
+    );
+    host.boot();
+    assert!(units(&host).starts_with("### 10-firstlight-eth0.network\n"));
+    assert!(!units(&host).contains("90-firstlight"));
+}
+
+#[test]
+fn renamed_link_is_configured_under_its_old_name() {
+    insta::assert_snapshot!(booted("set-name-first-boot"));
+    let host = Host::with("hostname: a\n");
+    let nic = "{match: {name: enp1s0}, set-name: lan0, dhcp4: true}";
+    host.document(
+        "network-config",
+        &format!("version: 2\nethernets: {{nic: {nic}}}\n"),
+    );
+    host.boot();
+    assert!(
+        units(&host).contains("\n[Match]\nName=lan0 enp1s0\n"),
+        "{}",
+        units(&host)
+    );
+}
