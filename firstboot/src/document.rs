@@ -59,13 +59,15 @@ pub struct HostNetwork {
 
 /// Parses a seed completely and returns its notices too. An error lists every mistake of all files.
 pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
-    let (document, notices) = Document::parse(userdata::document::Seed {
+    let files = userdata::document::Seed {
         name: &seed.origin,
         user_data: &seed.user_data,
         meta_data: &seed.meta_data,
         network_config: seed.network_config.as_deref(),
-    })
-    .map_err(|found| error_of(&found))?;
+    };
+    let vendor_data = seed.vendor_data.as_deref().unwrap_or_default();
+    let (document, notices) =
+        Document::parse_with_vendor_data(files, vendor_data).map_err(|found| error_of(&found))?;
     let name = format!("{}/user-data", seed.origin);
     let not_applied = document.cloud_config.not_applied();
     ensure!(

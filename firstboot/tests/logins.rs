@@ -133,3 +133,54 @@ fn groups_are_made_with_users() {
         run.text
     );
 }
+
+#[test]
+fn vendor_data_is_below_user_data() {
+    let host = Host::new("vendor-data-only");
+    host.boot();
+    assert_eq!(names(&host.keys("root")), ["ops@example"]);
+    let user_data = "#cloud-config\nntp: {enabled: true}\nwrite_files: [{path: /etc/a}]\n";
+    host.document("user-data", user_data);
+    let vendor_data = format!(
+        "#cloud-config\nhostname: theirs\nntp: {{servers: [192.0.2.1]}}\nwrite_files: [{{path: \
+         /etc/b}}]\nssh_authorized_keys: [{KEY} vendor]\n"
+    );
+    host.document("vendor-data", &vendor_data);
+    let plan = host.plan();
+    assert!(plan.text.contains("set hostname: theirs"), "{}", plan.text);
+    assert!(
+        plan.text.contains("set NTP servers: 192.0.2.1"),
+        "{}",
+        plan.text
+    );
+    host.boot();
+    assert!(host.exists("/etc/a") && !host.exists("/etc/b"));
+    assert_eq!(names(&host.keys("root")), ["vendor"]);
+    host.document(
+        "user-data",
+        "#cloud-config\nhostname: a\nvendor_data: {enabled: false}\n",
+    );
+    host.boot();
+    assert_eq!(host.keys("root"), [""; 0]);
+}
+
+#[test]
+fn vendor_data_that_is_not_read_is_named() {
+    let host = Host::new("vendor-data-only");
+    host.document("vendor-data", "#!/bin/sh\necho hi\n");
+    let run = host.boot();
+    let notice = "vendor-data: warning: vendor-data is a script (`#!`); it is not read";
+    assert!(run.text.contains(notice), "{}", run.text);
+    host.document("vendor-data", "#cloud-config\nhostnam: a\n");
+    let run = host.run();
+    assert_eq!(run.status, 3, "{}", run.text);
+    let error = "vendor-data:2:1: error: unknown key `hostnam`";
+    assert!(run.text.contains(error), "{}", run.text);
+    // Keys that let nobody in are named where they stand.
+    let keys = format!("#cloud-config\nssh_authorized_keys: [{KEY} vendor]\n");
+    host.document("vendor-data", &keys);
+    host.document("user-data", "#cloud-config\nhostname: a\nusers: []\n");
+    let run = host.boot();
+    let notice = "vendor-data:2:23: warning: this SSH key lets nobody in";
+    assert!(run.text.contains(notice), "{}", run.text);
+}

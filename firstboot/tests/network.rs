@@ -155,3 +155,47 @@ fn renamed_link_is_configured_under_its_old_name() {
         units(&host)
     );
 }
+
+const MACHINE: &str = "52:54:00:00:07:11";
+
+#[test]
+fn machine_is_known_by_its_permanent_address() {
+    let host = Host::new("mac-override-second-boot");
+    host.put("/sys/class/net/eth0/address", &format!("{MACHINE}\n"));
+    host.boot();
+    // The document gave the link another address.
+    host.put("/sys/class/net/eth0/address", "02:00:00:00:00:77\n");
+    host.boot();
+    host.put("/sys/class/net/eth0/address", "02:00:00:00:00:78\n");
+    assert_eq!(host.run().status, 3);
+}
+
+#[test]
+fn member_of_a_bond_is_known_by_its_own_address() {
+    let network = "version: 2
+ethernets:
+  a: {match: {macaddress: '52:54:00:00:07:10'}}
+  b: {match: {macaddress: '52:54:00:00:07:11'}}
+bonds:
+  bond0: {interfaces: [a, b], dhcp4: true}
+";
+    let host = Host::new("mac-override-second-boot");
+    host.document("network-config", network);
+    // Both have the address of the first.
+    host.put("/sys/class/net/eth0/address", "52:54:00:00:07:10\n");
+    host.put("/sys/class/net/eth1/address", "52:54:00:00:07:10\n");
+    host.put("/sys/class/net/eth1/device/vendor", "0x1af4\n");
+    host.boot();
+    host.document("network-config", "");
+    assert_eq!(host.run().status, 3);
+    let own = "/sys/class/net/eth1/bonding_slave/perm_hwaddr";
+    host.put(own, &format!("{MACHINE}\n"));
+    host.boot();
+}
+
+#[test]
+fn file_called_hosts_is_not_a_folder_of_hosts() {
+    let host = Host::new("hosts-file-in-seed");
+    host.boot();
+    assert_eq!(host.read("/etc/hostname"), "vm31\n");
+}

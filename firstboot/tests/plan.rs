@@ -74,6 +74,7 @@ fn steps_of(role: Role) -> (TempDir, Root, Vec<Box<dyn Step>>) {
         user_data: fs::read(seed.path().join("user-data")).unwrap(),
         meta_data: fs::read(seed.path().join("meta-data")).unwrap(),
         network_config: fs::read(seed.path().join("network-config")).ok(),
+        vendor_data: None,
     };
     let (_, steps) = boot::prepare(&seed, &root).unwrap();
     (dir, root, steps)
@@ -154,6 +155,7 @@ fn step_names(from: &str, to: &str) -> Vec<&'static str> {
         user_data: user_data.replace(from, to).into_bytes(),
         meta_data: Vec::new(),
         network_config: None,
+        vendor_data: None,
     };
     let (_, steps) = boot::prepare(&seed, &root).unwrap();
     steps.iter().map(|step| step.name()).collect()

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use userdata::document::Machine;
+use userdata::network::{Device, MacAddress, Network};
+
 use super::{Seed, Source, SourceResult, WrongMachine};
 use crate::system::machine::Identity;
 
@@ -67,7 +70,7 @@ fn choose(
             bail!("{origin}: there is no `user-data`");
         };
         let host_match = seed.host_match()?;
-        if host_match.matches(&machine.for_match()) || host_match.is_empty() && count == 1 {
+        if host_match.matches(&machine_for(&seed, machine)) || host_match.is_empty() && count == 1 {
             matching.push((name, seed));
         }
     }
@@ -90,7 +93,7 @@ fn choose(
 /// Why the seed's `match` does not fit this machine, with both sides' values.
 fn mismatch(seed: &Seed, machine: &Identity) -> Result<Option<String>> {
     let host_match = seed.host_match()?;
-    if host_match.is_empty() || host_match.matches(&machine.for_match()) {
+    if host_match.is_empty() || host_match.matches(&machine_for(seed, machine)) {
         return Ok(None);
     }
     let mut expected = Vec::new();
@@ -110,11 +113,52 @@ fn mismatch(seed: &Seed, machine: &Identity) -> Result<Option<String>> {
     )))
 }
 
+/// This machine as the document of `seed` knows it: where the kernel does not tell the permanent
+/// address of a link, the address that the document itself sets stands for it.
+fn machine_for(seed: &Seed, machine: &Identity) -> Machine {
+    let mut known = machine.for_match();
+    let unsure = machine.links.iter().filter(|link| link.permanent.is_none());
+    let current: Vec<MacAddress> = unsure.filter_map(|link| link.mac.parse().ok()).collect();
+    let text = seed.network_config.as_deref().unwrap_or_default();
+    let network = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| Network::parse("network-config", text).ok());
+    let Some((Some(network), _)) = network else {
+        return known;
+    };
+    let hardware = |device: &Device| {
+        let matching = device.matching.as_ref();
+        matching.and_then(|matching| matching.macaddress.clone())
+    };
+    for device in network.ethernets.values() {
+        if device.macaddress.iter().any(|set| current.contains(set)) {
+            known.macs.extend(hardware(device));
+        }
+    }
+    for bond in network.bonds.values() {
+        // Its members all have the address of the bond, which is that of a member by default.
+        let members = bond.interfaces.iter();
+        let members: Vec<MacAddress> = members
+            .filter_map(|id| network.ethernets.get(id).and_then(hardware))
+            .collect();
+        let mut shared = members.iter().chain(&bond.macaddress);
+        if shared.any(|address| current.contains(address)) {
+            known.macs.extend(members);
+        }
+    }
+    known
+}
+
 fn host_folders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let hosts = folder.join("hosts");
     let entries = match fs::read_dir(&hosts) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        // A file of this name belongs to somebody else, as any other file of a seed.
+        Err(error)
+            if error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::NotADirectory =>
+        {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(error).with_context(|| format!("listing `{}`", hosts.display())),
     };
     let mut found = Vec::new();
@@ -140,6 +184,7 @@ fn read_files(folder: &Path, origin: &str) -> Result<Option<Seed>> {
         user_data,
         meta_data: read_bytes(&folder.join("meta-data"), origin)?.unwrap_or_default(),
         network_config: read_bytes(&folder.join("network-config"), origin)?,
+        vendor_data: read_bytes(&folder.join("vendor-data"), origin)?,
     }))
 }
 

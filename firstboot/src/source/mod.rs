@@ -97,6 +97,7 @@ mod tests {
                     user_data: Vec::new(),
                     meta_data: Vec::new(),
                     network_config: None,
+                    vendor_data: None,
                 })),
             }
         }

@@ -13,6 +13,8 @@ pub struct Seed {
     /// Empty when there is none.
     pub meta_data: Vec<u8>,
     pub network_config: Option<Vec<u8>>,
+    /// A cloud-config below that of `user_data`.
+    pub vendor_data: Option<Vec<u8>>,
 }
 
 /// Without the bytes, which hold keys.
@@ -28,6 +30,7 @@ impl Seed {
         self.user_data.len()
             + self.meta_data.len()
             + self.network_config.as_ref().map_or(0, Vec::len)
+            + self.vendor_data.as_ref().map_or(0, Vec::len)
     }
 
     /// The machine that `meta-data` names; empty if it names none.

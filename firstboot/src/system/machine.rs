@@ -1,5 +1,6 @@
 //! The identity of this machine: links, serial number, UUID.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::Result;
@@ -7,6 +8,7 @@ use anyhow::Result;
 use userdata::document::Machine;
 
 use super::files::Root;
+use super::netlink;
 
 /// The properties by which a document may name its machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,20 +22,44 @@ pub struct Identity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     pub name: String,
-    /// Lower case, with colons.
+    /// The address it has now, in lower case, with colons. The document may have set it.
     pub mac: String,
+    /// The address of the hardware, where the kernel tells it.
+    pub permanent: Option<String>,
+}
+
+impl Link {
+    /// The address by which a document names the link.
+    pub fn identity(&self) -> &str {
+        self.permanent.as_ref().unwrap_or(&self.mac)
+    }
 }
 
 impl Identity {
     /// Reads sysfs below `root`. A missing property is not an error.
     pub fn read(root: &Root) -> Result<Self> {
         let mut links = Vec::new();
+        let permanent = if root.is_machine() {
+            netlink::permanent_addresses().unwrap_or_else(|error| {
+                log::warn!("reading the permanent MAC addresses: {error:#}");
+                BTreeMap::new()
+            })
+        } else {
+            BTreeMap::new()
+        };
         for name in root.list("/sys/class/net")? {
             let base = format!("/sys/class/net/{name}");
             // Only links with hardware: a bridge has the MAC of its port.
             let mac = word(root, &format!("{base}/address"));
             if let Some(mac) = mac.filter(|_| root.exists(format!("{base}/device"))) {
-                links.push(Link { name, mac });
+                // A member of a bond has the address of the bond.
+                let of_member = word(root, &format!("{base}/bonding_slave/perm_hwaddr"));
+                let permanent = permanent.get(&name).cloned().or(of_member);
+                links.push(Link {
+                    name,
+                    mac,
+                    permanent,
+                });
             }
         }
         Ok(Self {
@@ -49,7 +75,7 @@ impl Identity {
             macs: self
                 .links
                 .iter()
-                .filter_map(|link| link.mac.parse().ok())
+                .filter_map(|link| link.identity().parse().ok())
                 .collect(),
             uuid: self.uuid.clone(),
             serial: self.serial.clone(),
@@ -60,7 +86,7 @@ impl Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for link in &self.links {
-            write!(f, "{} {}, ", link.name, link.mac)?;
+            write!(f, "{} {}, ", link.name, link.identity())?;
         }
         let unknown = "unknown".to_owned();
         write!(

@@ -66,6 +66,39 @@ pub fn has_addresses(desired: &[DesiredAddress]) -> Result<bool> {
     })
 }
 
+/// The hardware's address of each link that has one, by the link's name.
+pub fn permanent_addresses() -> Result<BTreeMap<String, String>> {
+    block_on(async {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("opening a netlink socket")?;
+        tokio::spawn(connection);
+        let messages: Vec<_> = handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .context("listing the links")?;
+        let addresses = messages.into_iter().filter_map(|message| {
+            let (mut name, mut permanent) = (None, None);
+            for attribute in message.attributes {
+                match attribute {
+                    LinkAttribute::IfName(text) => name = Some(text),
+                    LinkAttribute::PermAddress(bytes) => permanent = Some(mac(&bytes)),
+                    _ => {}
+                }
+            }
+            name.zip(permanent)
+        });
+        Ok(addresses.collect())
+    })
+}
+
+fn mac(bytes: &[u8]) -> String {
+    let pairs: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    pairs.join(":")
+}
+
 /// The reason for each desired address that is not usable yet.
 async fn missing(handle: &Handle, desired: &[DesiredAddress]) -> Result<Vec<String>> {
     let links = links(handle).await?;
@@ -101,13 +134,7 @@ async fn links(handle: &Handle) -> Result<BTreeMap<u32, LinkState>> {
             for attribute in message.attributes {
                 match attribute {
                     LinkAttribute::IfName(name) => state.name = name,
-                    LinkAttribute::Address(bytes) => {
-                        state.mac = bytes
-                            .iter()
-                            .map(|byte| format!("{byte:02x}"))
-                            .collect::<Vec<_>>()
-                            .join(":");
-                    }
+                    LinkAttribute::Address(bytes) => state.mac = mac(&bytes),
                     _ => {}
                 }
             }

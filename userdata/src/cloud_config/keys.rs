@@ -36,6 +36,7 @@ const SUPPORTED: &[&str] = &[
     "ssh_pwauth",
     "user",
     "users",
+    "vendor_data",
     "write_files",
 ];
 
@@ -96,7 +97,6 @@ const IGNORED: &[(&str, &str)] = &[
     ("migrate", CLOUD_INIT),
     ("reporting", CLOUD_INIT),
     ("system_info", CLOUD_INIT),
-    ("vendor_data", CLOUD_INIT),
     ("version", CLOUD_INIT),
 ];
 

@@ -9,6 +9,7 @@ mod keys;
 mod payload;
 mod raw;
 mod users;
+mod vendor;
 
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,8 @@ mod tests;
 pub use files::{File, Owner};
 pub use flex::Command;
 pub use keys::{Verdict, known as known_keys, verdict};
+pub(crate) use vendor::below;
+
 pub use users::{Group, Password, Passwords, User, UserEntry};
 
 use crate::secret::Secret;

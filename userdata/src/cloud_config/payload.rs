@@ -52,13 +52,15 @@ const REFUSED: &[(&str, &str, &str)] = &[
 /// The text of a cloud-config; empty for empty user-data.
 pub(super) fn cloud_config<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>, Diagnostics> {
     let refuse = |message: String| Diagnostic::new(Severity::Error, name, message);
+    // `user-data`, or `vendor-data`.
+    let file = name.rsplit('/').next().unwrap_or(name);
     let bytes = unpacked(bytes).map_err(refuse)?;
     let text = match bytes {
         Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).ok(),
         Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).ok(),
     };
     let Some(text) = text else {
-        return Err(refuse("user-data is neither text in UTF-8 nor gzip".to_owned()).into());
+        return Err(refuse(format!("{file} is neither text in UTF-8 nor gzip")).into());
     };
     let start = text.trim_start_matches('\u{feff}');
     if start.trim().is_empty() {
@@ -66,7 +68,7 @@ pub(super) fn cloud_config<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, st
     }
     for (prefix, what, advice) in REFUSED {
         if start.starts_with(prefix) {
-            return Err(refuse(format!("user-data is {what}"))
+            return Err(refuse(format!("{file} is {what}"))
                 .with_help(*advice)
                 .into());
         }
@@ -76,7 +78,7 @@ pub(super) fn cloud_config<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, st
         return Ok(text);
     }
     if start.trim_start().starts_with('{') && start.contains("\"ignition\"") {
-        return Err(refuse("user-data is an Ignition configuration".to_owned())
+        return Err(refuse(format!("{file} is an Ignition configuration"))
             .with_help("Ignition is not supported: send a `#cloud-config`")
             .into());
     }
@@ -86,11 +88,9 @@ pub(super) fn cloud_config<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, st
         .collect::<String>()
         .to_ascii_lowercase();
     if head.contains("mime-version:") || head.starts_with("content-type: multipart") {
-        return Err(
-            refuse("user-data is a MIME archive of several parts".to_owned())
-                .with_help("send one `#cloud-config`")
-                .into(),
-        );
+        return Err(refuse(format!("{file} is a MIME archive of several parts"))
+            .with_help("send one `#cloud-config`")
+            .into());
     }
     let help = if first
         .trim_start_matches(['#', ' '])
@@ -100,7 +100,7 @@ pub(super) fn cloud_config<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, st
     } else {
         "a cloud-config starts with the line `#cloud-config`"
     };
-    Err(refuse("user-data is of no known kind".to_owned())
+    Err(refuse(format!("{file} is of no known kind"))
         .with_help(help)
         .into())
 }

@@ -15,7 +15,7 @@ pub use metadata::{HostMatch, Machine, MetaData};
 pub use names::Names;
 pub use write::{DocumentBuilder, Texts};
 
-use crate::cloud_config::{CloudConfig, EtcHosts};
+use crate::cloud_config::{self, CloudConfig, EtcHosts};
 use crate::network::Network;
 use crate::node_config::NodeConfig;
 use crate::{contract, validate};
@@ -56,7 +56,19 @@ impl Document {
     /// Returns the document and notices about the keys that have no effect, or every error in any
     /// of the files.
     pub fn parse(seed: Seed<'_>) -> Result<(Document, Vec<Diagnostic>), Diagnostics> {
+        Self::parse_with_vendor_data(seed, b"")
+    }
+
+    /// As [`Self::parse`], with the seed's `vendor-data`, which may be empty.
+    pub fn parse_with_vendor_data(
+        seed: Seed<'_>,
+        vendor_data: &[u8],
+    ) -> Result<(Document, Vec<Diagnostic>), Diagnostics> {
         let mut found = Diagnostics::default();
+        let vendor = collect(
+            CloudConfig::parse_vendor_data(&seed.file("vendor-data"), vendor_data),
+            &mut found,
+        );
         let cloud_config = collect(
             CloudConfig::parse(&seed.file("user-data"), seed.user_data),
             &mut found,
@@ -66,20 +78,21 @@ impl Document {
             &mut found,
         );
         let network = collect(network(&seed), &mut found);
-        let node = cloud_config
-            .as_ref()
-            .and_then(|config| match node_file(&seed, &config.value) {
-                Ok(node) => Some(node),
-                Err(errors) => {
-                    found.extend(errors);
-                    None
-                }
-            });
-        let (Some(config), Some(meta_data), Some(network), Some(node)) =
-            (cloud_config, meta_data, network, node)
-        else {
+        let (Some(cloud_config), Some(vendor)) = (cloud_config, vendor) else {
             return Err(found);
         };
+        let (cloud_config, key_spans) = cloud_config::below(cloud_config, vendor);
+        let node = Some(&cloud_config).and_then(|config| match node_file(&seed, &config.value) {
+            Ok(node) => Some(node),
+            Err(errors) => {
+                found.extend(errors);
+                None
+            }
+        });
+        let (Some(meta_data), Some(network), Some(node)) = (meta_data, network, node) else {
+            return Err(found);
+        };
+        let config = cloud_config;
         let node = node.map(|node| {
             let names = names::names(&config.value, &meta_data.value);
             agree(
@@ -98,7 +111,7 @@ impl Document {
             network_disabled: seed.network_config.is_some_and(is_disabled),
             node,
         };
-        logins::check(&document, &config.spans, &meta_data.spans, &mut found);
+        logins::check(&document, &key_spans, &meta_data.spans, &mut found);
         let notices = found.into_result()?;
         Ok((document, notices))
     }
