@@ -50,6 +50,10 @@ pub enum Command {
     #[command(hide = true)]
     ServeStatus,
 
+    /// Write `/etc/resolv.conf` from the document and the leases of systemd-networkd.
+    #[command(hide = true)]
+    ResolvConf,
+
     /// In the initrd: fail unless exactly one attached disk carries the root that runs.
     #[command(hide = true)]
     CheckBootDisk,

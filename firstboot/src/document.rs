@@ -41,6 +41,8 @@ pub struct Host {
     pub network: HostNetwork,
     pub nameservers: Vec<IpAddr>,
     pub search: Vec<String>,
+    /// Whether DHCP or router advertisements may bring name servers.
+    pub has_leases: bool,
     /// Without it the document is a plain cloud-config, and the machine has no role.
     pub node: Option<NodeConfig>,
     /// At every boot, before the role.
@@ -106,6 +108,12 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
         },
         nameservers,
         search,
+        has_leases: match &document.network {
+            Some(network) => network
+                .devices()
+                .any(|device| device.dhcp4 || device.dhcp6 || device.accept_ra == Some(true)),
+            None => !document.network_disabled,
+        },
         node: document.node,
         ntp: document
             .cloud_config

@@ -14,6 +14,7 @@ use firstboot::source::directory::Directory;
 use firstboot::source::{Source, machine_sources};
 use firstboot::state_partition;
 use firstboot::status::{cluster, server, text};
+use firstboot::step::resolv_conf;
 use firstboot::system::files::Root;
 use firstboot::system::usage;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
             logger::install();
             return exit(server::run(&root), None);
         }
+        Some(Command::ResolvConf) => return exit(resolv_conf::update(&root), None),
         Some(Command::CheckBootDisk) => return exit(state_partition::check_boot_disk(&root), None),
         Some(Command::LinkState) => return exit(state_partition::link(&root), None),
         None => {}

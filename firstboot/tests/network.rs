@@ -199,3 +199,34 @@ fn file_called_hosts_is_not_a_folder_of_hosts() {
     host.boot();
     assert_eq!(host.read("/etc/hostname"), "vm31\n");
 }
+
+#[test]
+fn name_servers_of_leases_are_used() {
+    let host = Host::new("dhcp-dns");
+    host.boot();
+    let valid = host.read("/etc/resolv.conf");
+    assert!(
+        valid.starts_with('#') && !valid.contains("nameserver"),
+        "{valid}"
+    );
+    // The lease comes.
+    host.put(
+        "/run/systemd/netif/state",
+        "DNS=192.0.2.53\nDOMAINS=example.net\n",
+    );
+    assert_eq!(host.firstboot(&["resolv-conf"]).status, 0);
+    let text = host.read("/etc/resolv.conf");
+    assert!(
+        text.ends_with("\nnameserver 192.0.2.53\nsearch example.net\n"),
+        "{text}"
+    );
+    host.boot();
+    assert_eq!(host.read("/etc/resolv.conf"), text);
+    let unit = "/etc/systemd/system/firstlight-resolv-conf.path";
+    assert!(host.exists(unit));
+    // Without leases nothing follows them.
+    let network = "version: 2\nethernets: {eth0: {addresses: [192.0.2.10/24]}}\n";
+    host.document("network-config", network);
+    host.boot();
+    assert!(!host.exists(unit) && host.read("/etc/resolv.conf") == text);
+}

@@ -1,4 +1,5 @@
-//! `/etc/hosts`, and an `/etc/resolv.conf` that is always valid.
+//! `/etc/hosts`, and an `/etc/resolv.conf` that is always valid: `resolv_conf.rs` adds what leases
+//! bring.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,6 +13,7 @@ use super::Step;
 use crate::document::Host;
 use crate::report::Reporter;
 use crate::step::files::Files;
+use crate::step::resolv_conf::Resolvers;
 use crate::system::files::{Attributes, Root};
 
 const PATH: &str = "/etc/hosts";
@@ -24,28 +26,15 @@ pub struct Hosts {
     root: Root,
     /// `None`: the document leaves `/etc/hosts` to others.
     host: Option<Host>,
-    /// `None`: the document has no name server, and an existing file stays.
-    resolv_conf: Option<String>,
+    resolvers: Resolvers,
 }
 
 impl Hosts {
     pub fn new(root: &Root, host: &Host) -> Self {
-        let servers = &host.nameservers;
-        let resolv_conf = (!servers.is_empty()).then(|| {
-            let mut text =
-                String::from("# Written by firstboot from the document's network-config.\n");
-            for server in servers {
-                let _ = writeln!(text, "nameserver {server}");
-            }
-            if !host.search.is_empty() {
-                let _ = writeln!(text, "search {}", host.search.join(" "));
-            }
-            text
-        });
         Self {
             root: root.clone(),
             host: (host.manages_hosts || host.node.is_some()).then(|| host.clone()),
-            resolv_conf,
+            resolvers: Resolvers::new(root, host),
         }
     }
 
@@ -57,16 +46,6 @@ impl Hosts {
         let bytes = self.root.read(PATH)?.unwrap_or_default();
         let others = others(&String::from_utf8_lossy(&bytes));
         Ok(Some(combined(host, None, &others)))
-    }
-
-    /// kubelet and CoreDNS read the file and refuse to start without one.
-    fn wanted_resolv_conf(&self) -> Result<Option<String>> {
-        if self.resolv_conf.is_some() || self.root.exists("/etc/resolv.conf") {
-            return Ok(self.resolv_conf.clone());
-        }
-        Ok(Some(
-            "# No name server: every host of the cluster is in /etc/hosts.\n".to_owned(),
-        ))
     }
 }
 
@@ -85,20 +64,13 @@ impl Step for Hosts {
     }
 
     fn is_done(&self) -> Result<bool> {
-        let resolv_conf = match self.wanted_resolv_conf()? {
-            Some(text) => {
-                self.root
-                    .holds("/etc/resolv.conf", text.as_bytes(), Attributes::mode(0o644))?
-            }
-            None => true,
-        };
         let hosts = match self.wanted_hosts()? {
             Some(text) => self
                 .root
                 .holds(PATH, text.as_bytes(), Attributes::mode(0o644))?,
             None => true,
         };
-        Ok(resolv_conf && hosts)
+        Ok(hosts && self.resolvers.are_done()?)
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
@@ -106,11 +78,7 @@ impl Step for Hosts {
             self.root
                 .write(PATH, text.as_bytes(), Attributes::mode(0o644))?;
         }
-        if let Some(text) = self.wanted_resolv_conf()? {
-            self.root
-                .write("/etc/resolv.conf", text.as_bytes(), Attributes::mode(0o644))?;
-        }
-        Ok(())
+        self.resolvers.apply()
     }
 }
 

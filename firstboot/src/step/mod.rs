@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod kernel;
 pub mod network;
 pub mod ntp;
+pub mod resolv_conf;
 pub mod scripts;
 pub mod service_routes;
 pub mod ssh;
