@@ -233,3 +233,26 @@ fn role_keeps_its_name_and_its_table() {
         run.text
     );
 }
+
+#[test]
+fn certificate_and_key_change_together() {
+    let document = |certificate: &str| {
+        format!(
+            "#cloud-config\nhostname: a\nwrite_files:\n\
+             - {{path: /etc/pki/a.crt, content: {certificate}}}\n\
+             - {{path: /etc/pki/a.key, content: key}}\n\
+             - {{path: /etc/pki/b.key, content: key}}\n"
+        )
+    };
+    let host = Host::with("");
+    host.document("user-data", &document("first"));
+    host.boot();
+    for file in ["a.crt", "a.key", "b.key"] {
+        host.put(&format!("/etc/pki/{file}"), "renewed");
+    }
+    host.document("user-data", &document("second"));
+    host.boot();
+    assert_eq!(host.read("/etc/pki/a.crt"), "second");
+    assert_eq!(host.read("/etc/pki/a.key"), "key");
+    assert_eq!(host.read("/etc/pki/b.key"), "renewed");
+}

@@ -87,8 +87,20 @@ impl Files {
             }
         }
         let mut changes = Vec::new();
+        let mut pairs = Vec::new();
+        for path in &paths {
+            if let Some(change) = self.change(path, record)? {
+                pairs.extend(pair(path));
+                changes.push(change);
+            }
+        }
+        // A certificate that was renewed with its key fits no other key: both come back, or none.
         for path in paths {
-            changes.extend(self.change(path, record)?);
+            let half = pair(path).is_some_and(|stem| pairs.contains(&stem));
+            if half && !changes.iter().any(|change| change.key == path) {
+                record.forget(path);
+                changes.extend(self.change(path, record)?);
+            }
         }
         Ok(changes)
     }
@@ -186,6 +198,12 @@ impl Files {
         }
         Ok(attributes)
     }
+}
+
+/// What a certificate and its key have in common.
+fn pair(path: &str) -> Option<&str> {
+    path.strip_suffix(".crt")
+        .or_else(|| path.strip_suffix(".key"))
 }
 
 /// One entry, and for a file that does not outlast a boot, the boot.
