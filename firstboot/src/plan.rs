@@ -31,7 +31,7 @@ use crate::step::cluster::static_pods::StaticPods;
 use crate::step::cluster::system_pods::SystemPods;
 use crate::step::files::{self, Files};
 use crate::step::hooks::Hook;
-use crate::step::hostname::Hostname;
+use crate::step::hostname::{self, Hostname};
 use crate::step::hosts::Hosts;
 use crate::step::kernel::Kernel;
 use crate::step::network::Network;
@@ -53,6 +53,11 @@ pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
     files::check(root, &host.files, &names, &groups)?;
     let mut steps = machine(host, root)?;
     if let Some(node) = &host.node {
+        ensure!(
+            !host.files.iter().any(|file| file.path == hostname::PATH),
+            "write_files: `{}` holds the node name; set it with `hostname`",
+            hostname::PATH
+        );
         let image = image_file(root)?;
         steps.extend(Hook::find(root, "before-role").map(boxed));
         match node.role {

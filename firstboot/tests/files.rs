@@ -256,3 +256,27 @@ fn certificate_and_key_change_together() {
     assert_eq!(host.read("/etc/pki/a.key"), "key");
     assert_eq!(host.read("/etc/pki/b.key"), "renewed");
 }
+
+#[test]
+fn no_step_overwrites_what_the_document_writes() {
+    let network =
+        "version: 2\nethernets: {e: {dhcp4: true, nameservers: {addresses: [192.0.2.1]}}}\n";
+    let host = Host::with(
+        "hostname: a\nwrite_files: [{path: /etc/resolv.conf, content: \"nameserver 192.0.2.9\\n\"}]\n",
+    );
+    host.document("network-config", network);
+    for _ in 0..2 {
+        host.boot();
+        assert_eq!(host.read("/etc/resolv.conf"), "nameserver 192.0.2.9\n");
+        assert!(!host.exists("/etc/systemd/system/firstlight-resolv-conf.path"));
+    }
+    let path = "/etc/systemd/network/10-firstlight-e.network";
+    let host = Host::with(&format!("hostname: a\nwrite_files: [{{path: {path}}}]\n"));
+    let run = host.run();
+    assert_eq!(run.status, 3, "{}", run.text);
+    assert!(
+        run.text.contains("a file of firstboot's own"),
+        "{}",
+        run.text
+    );
+}

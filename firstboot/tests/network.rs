@@ -67,6 +67,25 @@ fn device_has_renderer_offloads_and_activation() {
 }
 
 #[test]
+fn renderer_of_a_kind_is_read() {
+    let host = Host::with("hostname: a\n");
+    let text = |renderer: &str| {
+        format!("version: 2\nethernets:\n  renderer: {renderer}\n  eth0: {{dhcp4: true}}\n")
+    };
+    host.document("network-config", &text("networkd"));
+    assert!(!host.boot().text.contains("`renderer`"));
+    host.document("network-config", &text("NetworkManager"));
+    let run = host.boot();
+    assert!(
+        run.text
+            .contains("network-config:3:3: warning: `renderer` is ignored"),
+        "{}",
+        run.text
+    );
+    assert!(!units(&host).contains("renderer"));
+}
+
+#[test]
 fn keys_that_are_not_done_are_refused_by_name() {
     let host = Host::with("hostname: a\n");
     for (text, place) in [
@@ -123,9 +142,11 @@ fn host_without_network_config_uses_dhcp() {
     host.boot();
     insta::assert_snapshot!(units(&host));
     // An empty file says as little as none.
-    host.document("network-config", "# nothing\n");
-    host.boot();
-    assert!(units(&host).contains("DHCP=yes"));
+    for empty in ["# nothing\n", "{}\n", "network:\n", "network: {}\n"] {
+        host.document("network-config", empty);
+        host.boot();
+        assert!(units(&host).contains("DHCP=yes"), "{empty}");
+    }
     host.document("network-config", "network: {config: disabled}\n");
     host.boot();
     assert_eq!(units(&host), "");

@@ -22,6 +22,9 @@ const IMAGE: [&str; 6] = ["/usr/", "/bin/", "/sbin/", "/lib/", "/lib32/", "/lib6
 /// What the kernel shows as files: there is nothing to rename there.
 const KERNEL: [&str; 2] = ["/proc/", "/sys/"];
 
+/// How the names of files begin that other steps write at every boot.
+const OWN: [&str; 3] = ["10-firstlight", "90-firstlight-", "firstlight-resolv-conf"];
+
 #[derive(Debug)]
 pub struct Files {
     pub root: Root,
@@ -235,6 +238,11 @@ pub fn check(root: &Root, files: &[File], users: &[String], groups: &[String]) -
         ensure!(
             !KERNEL.iter().any(|folder| path.starts_with(folder)),
             "write_files: `{path}` belongs to the kernel; set it with `bootcmd`"
+        );
+        let name = path.rsplit('/').next().unwrap_or_default();
+        ensure!(
+            !(path.starts_with("/etc/") && OWN.iter().any(|own| name.starts_with(own))),
+            "write_files: `{path}` has the name of a file of firstboot's own"
         );
         ensure!(
             !root.join(path).is_dir(),

@@ -9,7 +9,7 @@ use crate::applied::Applied;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
 
-const PATH: &str = "/etc/hostname";
+pub const PATH: &str = "/etc/hostname";
 /// In the record.
 const KEY: &str = "hostname";
 

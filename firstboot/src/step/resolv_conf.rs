@@ -52,6 +52,8 @@ pub struct Resolvers {
     document: Servers,
     /// Whether leases may bring more.
     leases: bool,
+    /// The document writes the file itself.
+    written_by_document: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,13 +64,15 @@ struct Servers {
 
 impl Resolvers {
     pub fn new(root: &Root, host: &Host) -> Self {
+        let written_by_document = host.files.iter().any(|file| file.path == PATH);
         Self {
             root: root.clone(),
             document: Servers {
                 servers: host.nameservers.iter().map(IpAddr::to_string).collect(),
                 search: host.search.clone(),
             },
-            leases: host.has_leases,
+            leases: host.has_leases && !written_by_document,
+            written_by_document,
         }
     }
 
@@ -140,6 +144,9 @@ impl Resolvers {
 
     /// `None`: there is no name server, and an existing file stays.
     fn wanted(&self) -> Result<Option<String>> {
+        if self.written_by_document {
+            return Ok(None);
+        }
         let mut all = self.document.clone();
         if self.leases {
             all.add(learned(&self.root)?);

@@ -47,7 +47,9 @@ pub struct Machine {
 
 /// Keys that other clients give a meaning and nothing here reads, with what to write instead.
 const NOT_READ: &[(&str, &str)] = &[
+    ("hostname", "write `local-hostname`"),
     ("interfaces", NETWORK),
+    ("local_hostname", "write `local-hostname`"),
     ("network", NETWORK),
     ("network-config", NETWORK),
     ("network-interfaces", NETWORK),
@@ -98,7 +100,8 @@ pub(super) fn read(
     }
     for (key, help) in NOT_READ {
         // `interfaces: auto` is what cloud-localds writes for the default.
-        if !spans.is_null(key) && spans.text(key) != Some("auto") {
+        let is_name = key.ends_with("hostname") && meta.local_hostname.is_some();
+        if !spans.is_null(key) && spans.text(key) != Some("auto") && !is_name {
             let message = format!("`{key}` in meta-data is not read");
             found.push(spans.warning_at_key(key, message, Some((*help).to_owned())));
         }

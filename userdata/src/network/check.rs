@@ -28,6 +28,8 @@ pub(super) fn devices(parsed: &Parsed<Network>, prefix: &str, found: &mut Diagno
     checker.renderer(network.renderer.as_deref(), &format!("{prefix}renderer"));
     let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
     for (kind, devices) in kinds_of(network) {
+        let of_kind = format!("{prefix}{kind}.renderer");
+        checker.renderer(parsed.spans.text(&of_kind), &of_kind);
         for (id, device) in devices {
             let at = format!("{prefix}{kind}[\"{id}\"]");
             if let Some(other) = kinds.insert(id, kind) {

@@ -33,13 +33,29 @@ pub struct Network {
     /// Read and ignored: systemd-networkd it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renderer: Option<String>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "values::devices",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub ethernets: BTreeMap<String, Device>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "values::devices",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub bonds: BTreeMap<String, Device>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "values::devices",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub bridges: BTreeMap<String, Device>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "values::devices",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub vlans: BTreeMap<String, Device>,
 }
 
@@ -78,7 +94,10 @@ impl Network {
         let prefix = if wrapped { "network." } else { "" };
         let keys: Vec<&str> = top.keys(if wrapped { "network" } else { "" }).collect();
         let version = top.text(&format!("{prefix}version"));
-        if keys.is_empty() && top.is_null(if wrapped { "network" } else { "" }) {
+        // Nothing, or an empty mapping.
+        let at = if wrapped { "network" } else { "" };
+        let is_list = top.get(&format!("{at}[0]")).is_some();
+        if keys.is_empty() && (top.is_null(at) || top.text(at).is_none() && !is_list) {
             return Ok((None, Vec::new()));
         }
         if keys.contains(&"config") && top.text(&format!("{prefix}config")) == Some("disabled") {

@@ -1,6 +1,7 @@
 //! Single values of the format: addresses, destinations, MAC addresses, and lists that may be one
 //! value.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,6 +10,8 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
+
+use super::Device;
 
 /// Lower-case with colons; read with `-` too, and in either case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,6 +146,38 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(
     }
     let list = Vec::<Address>::deserialize(deserializer)?;
     Ok(list.into_iter().map(|address| address.0).collect())
+}
+
+/// The devices of one kind, beside which the kind's `renderer` may stand.
+pub(super) fn devices<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Device>, D::Error> {
+    struct Devices;
+    impl<'de> Visitor<'de> for Devices {
+        type Value = BTreeMap<String, Device>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a mapping")
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut devices = BTreeMap::new();
+            while let Some(id) = map.next_key::<String>()? {
+                if id == "renderer" {
+                    // `check` reads it.
+                    map.next_value::<String>()?;
+                } else {
+                    devices.insert(id, map.next_value()?);
+                }
+            }
+            Ok(devices)
+        }
+    }
+    deserializer.deserialize_map(Devices)
 }
 
 /// A list, or one value in its place: `addresses: 8.8.8.8`.
