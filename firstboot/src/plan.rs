@@ -29,7 +29,7 @@ use crate::step::cluster::node_ready::NodeReady;
 use crate::step::cluster::node_registered::NodeRegistered;
 use crate::step::cluster::static_pods::StaticPods;
 use crate::step::cluster::system_pods::SystemPods;
-use crate::step::files::{self, Files};
+use crate::step::files::Files;
 use crate::step::hooks::Hook;
 use crate::step::hostname::{self, Hostname};
 use crate::step::hosts::Hosts;
@@ -47,10 +47,10 @@ type Steps = Vec<Box<dyn Step>>;
 
 /// All steps for this host, in order.
 pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
-    users::check(root, &host.users, &host.groups)?;
+    users(host, root).check()?;
     let names: Vec<String> = host.users.iter().map(|user| user.name.clone()).collect();
     let groups = users::made_groups(&host.users, &host.groups);
-    files::check(root, &host.files, &names, &groups)?;
+    files(host, root).check(&names, &groups)?;
     let mut steps = machine(host, root)?;
     if let Some(node) = &host.node {
         ensure!(
@@ -75,6 +75,15 @@ pub fn files(host: &Host, root: &Root) -> Files {
     Files {
         root: root.clone(),
         files: host.files.clone(),
+        instance: host.instance.clone(),
+    }
+}
+
+fn users(host: &Host, root: &Root) -> Users {
+    Users {
+        root: root.clone(),
+        users: host.users.clone(),
+        groups: host.groups.clone(),
         instance: host.instance.clone(),
     }
 }
@@ -111,12 +120,7 @@ fn machine(host: &Host, root: &Root) -> Result<Steps> {
     // Users before files: a user may own a file.
     let accounts = !host.users.is_empty() || !host.groups.is_empty();
     if accounts || root.exists(users::SSHD_CONFIG) {
-        steps.push(boxed(Users {
-            root: root.clone(),
-            users: host.users.clone(),
-            groups: host.groups.clone(),
-            instance: host.instance.clone(),
-        }));
+        steps.push(boxed(users(host, root)));
     }
     if !host.ntp.is_empty() {
         steps.push(boxed(Ntp {

@@ -280,3 +280,16 @@ fn no_step_overwrites_what_the_document_writes() {
         run.text
     );
 }
+
+#[test]
+fn what_is_written_is_not_checked_again() {
+    let host = Host::with(
+        "hostname: a\nusers: [{name: app}]\nwrite_files: [{path: /etc/f, owner: app}]\n",
+    );
+    host.put("/etc/passwd", "root:x:0:0::/root:/bin/sh\n");
+    host.boot();
+    // A person replaces the file by a folder.
+    fs::remove_file(host.root.path().join("etc/f")).unwrap();
+    host.put("/etc/f/x", "");
+    host.boot();
+}

@@ -184,3 +184,35 @@ fn vendor_data_that_is_not_read_is_named() {
     let notice = "vendor-data:2:23: warning: this SSH key lets nobody in";
     assert!(run.text.contains(notice), "{}", run.text);
 }
+
+#[test]
+fn user_that_cannot_be_made_changes_nothing() {
+    for (users, message) in [
+        (
+            "[{name: a, uid: 7}]",
+            "the uid 7 of user `a` is that of user `lp`",
+        ),
+        (
+            "[{name: a, uid: 1007}, {name: b, uid: '1007'}]",
+            "is that of user `a`",
+        ),
+        (
+            "[{name: a, homedir: /usr/lib/a}]",
+            "is on the read-only image",
+        ),
+    ] {
+        let host = Host::with(&format!("hostname: a\nusers: {users}\n"));
+        host.put(
+            "/etc/passwd",
+            "root:x:0:0::/root:/bin/sh\nlp:x:7:7::/:/bin/sh\n",
+        );
+        let run = host.run();
+        assert_eq!(run.status, 3, "{users}: {}", run.text);
+        assert!(run.text.contains(message), "{users}: {}", run.text);
+        assert!(!host.exists("/etc/hostname"), "{users}");
+    }
+    // A user that is there keeps its id.
+    let host = Host::with("hostname: a\nusers: [{name: lp, uid: 8, homedir: /usr/lib/lp}]\n");
+    host.put("/etc/passwd", "lp:x:7:7::/:/bin/sh\n");
+    host.boot();
+}

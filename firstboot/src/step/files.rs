@@ -57,10 +57,17 @@ impl Step for Files {
     fn apply(&self, _: &mut Reporter) -> Result<()> {
         let mut record = self.record()?;
         let changes = self.changes(&mut record)?;
-        for change in &changes {
+        // A file that is replaced may as well be replaced again after a power cut.
+        let appends = |path: &str| {
+            let mut entries = self.files.iter().filter(|file| file.path == path);
+            entries.any(|file| file.append)
+        };
+        for change in changes.iter().filter(|change| appends(&change.key)) {
             record.begin(&change.key, change.parts.clone(), &change.file.bytes);
         }
-        record.save()?;
+        if changes.iter().any(|change| appends(&change.key)) {
+            record.save()?;
+        }
         let files: Vec<_> = changes.iter().map(|change| change.file.clone()).collect();
         for file in self.root.write_all(&files)? {
             log::info!(
@@ -127,6 +134,22 @@ impl Files {
         }))
     }
 
+    /// Refuses a document whose files cannot be written, before the first change.
+    ///
+    /// `users` and `groups` are those that the document makes. What is written already may have
+    /// changed since.
+    pub fn check(&self, users: &[String], groups: &[String]) -> Result<()> {
+        let record = self.record()?;
+        for file in &self.files {
+            let same = self.files.iter().filter(|other| other.path == file.path);
+            let entries: Vec<&File> = same.collect();
+            if !record.has(&file.path, &parts(&file.path, &entries)) {
+                check(&self.root, file, users, groups)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What this step makes of the file `path`; `None` if it leaves it as it is.
     pub fn upcoming(&self, path: &str) -> Result<Option<Vec<u8>>> {
         let content = self.content(path, &mut self.record()?)?;
@@ -136,11 +159,7 @@ impl Files {
     /// The bytes of a file that lacks a part of the document, and the parts it then has.
     fn content(&self, path: &str, record: &mut Applied) -> Result<Option<(Vec<u8>, Vec<String>)>> {
         let entries: Vec<&File> = self.files.iter().filter(|file| file.path == path).collect();
-        let boot = VOLATILE
-            .iter()
-            .any(|folder| path.starts_with(folder))
-            .then(|| machine::boot_id().unwrap_or_default());
-        let parts: Vec<String> = entries.iter().map(|file| part(file, &boot)).collect();
+        let parts = parts(path, &entries);
         record.settle(path)?;
         if record.has(path, &parts) {
             return Ok(None);
@@ -209,6 +228,15 @@ fn pair(path: &str) -> Option<&str> {
         .or_else(|| path.strip_suffix(".key"))
 }
 
+/// The digests of the entries of one path.
+fn parts(path: &str, entries: &[&File]) -> Vec<String> {
+    let boot = VOLATILE
+        .iter()
+        .any(|folder| path.starts_with(folder))
+        .then(|| machine::boot_id().unwrap_or_default());
+    entries.iter().map(|file| part(file, &boot)).collect()
+}
+
 /// One entry, and for a file that does not outlast a boot, the boot.
 fn part(file: &File, boot: &Option<String>) -> String {
     let mode = file.mode.to_le_bytes();
@@ -223,53 +251,48 @@ fn part(file: &File, boot: &Option<String>) -> String {
     ])
 }
 
-/// Refuses a document whose files cannot be written, before the first change.
-///
-/// `users` and `groups` are those that the document makes.
-pub fn check(root: &Root, files: &[File], users: &[String], groups: &[String]) -> Result<()> {
-    for file in files {
-        let path = &file.path;
-        if IMAGE.iter().any(|folder| path.starts_with(folder)) || is_read_only(root, path) {
-            bail!(
-                "write_files: `{path}` is on the read-only image; write below /etc, /var, /run, \
+/// Refuses a file that cannot be written.
+fn check(root: &Root, file: &File, users: &[String], groups: &[String]) -> Result<()> {
+    let path = &file.path;
+    if is_of_image(root, path) {
+        bail!(
+            "write_files: `{path}` is on the read-only image; write below /etc, /var, /run, \
                  /root or /home instead"
-            );
-        }
-        ensure!(
-            !KERNEL.iter().any(|folder| path.starts_with(folder)),
-            "write_files: `{path}` belongs to the kernel; set it with `bootcmd`"
         );
-        let name = path.rsplit('/').next().unwrap_or_default();
+    }
+    ensure!(
+        !KERNEL.iter().any(|folder| path.starts_with(folder)),
+        "write_files: `{path}` belongs to the kernel; set it with `bootcmd`"
+    );
+    let name = path.rsplit('/').next().unwrap_or_default();
+    ensure!(
+        !(path.starts_with("/etc/") && OWN.iter().any(|own| name.starts_with(own))),
+        "write_files: `{path}` has the name of a file of firstboot's own"
+    );
+    ensure!(
+        !root.join(path).is_dir(),
+        "write_files: `{path}` is a directory on this machine"
+    );
+    if let Some(parent) = nearest(root, path) {
         ensure!(
-            !(path.starts_with("/etc/") && OWN.iter().any(|own| name.starts_with(own))),
-            "write_files: `{path}` has the name of a file of firstboot's own"
+            parent.is_dir(),
+            "write_files: `{path}` is below `{}`, which is no directory",
+            parent.display()
         );
-        ensure!(
-            !root.join(path).is_dir(),
-            "write_files: `{path}` is a directory on this machine"
-        );
-        if let Some(parent) = nearest(root, path) {
-            ensure!(
-                parent.is_dir(),
-                "write_files: `{path}` is below `{}`, which is no directory",
-                parent.display()
-            );
-        }
-        let (user, group) = (&file.owner.user, &file.owner.group);
-        let known = |name: &String, made: &[String], exists: bool| {
-            name == "root" || name.parse::<u32>().is_ok() || made.contains(name) || exists
-        };
-        // A directory of `--root` need not hold the tables.
-        if root.exists("/etc/passwd") && !known(user, users, accounts::user(root, user)?.is_some())
-        {
-            bail!("write_files: `{path}` belongs to user `{user}`, which does not exist");
-        }
-        if let Some(group) = group
-            && root.exists("/etc/group")
-            && !known(group, groups, accounts::group(root, group)?.is_some())
-        {
-            bail!("write_files: `{path}` belongs to group `{group}`, which does not exist");
-        }
+    }
+    let (user, group) = (&file.owner.user, &file.owner.group);
+    let known = |name: &String, made: &[String], exists: bool| {
+        name == "root" || name.parse::<u32>().is_ok() || made.contains(name) || exists
+    };
+    // A directory of `--root` need not hold the tables.
+    if root.exists("/etc/passwd") && !known(user, users, accounts::user(root, user)?.is_some()) {
+        bail!("write_files: `{path}` belongs to user `{user}`, which does not exist");
+    }
+    if let Some(group) = group
+        && root.exists("/etc/group")
+        && !known(group, groups, accounts::group(root, group)?.is_some())
+    {
+        bail!("write_files: `{path}` belongs to group `{group}`, which does not exist");
     }
     Ok(())
 }
@@ -279,6 +302,11 @@ fn nearest(root: &Root, path: &str) -> Option<PathBuf> {
     let full = root.join(path);
     let mut parents = full.ancestors().skip(1);
     parents.find(|parent| parent.exists()).map(PathBuf::from)
+}
+
+/// Whether no document can write to `path`.
+pub fn is_of_image(root: &Root, path: &str) -> bool {
+    IMAGE.iter().any(|folder| path.starts_with(folder)) || is_read_only(root, path)
 }
 
 /// Whether the file system below `path` is mounted read-only. A directory of `--root` says nothing

@@ -14,6 +14,17 @@ pub fn user(root: &Root, name: &str) -> Result<Option<(u32, u32)>> {
         .and_then(|fields| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))))
 }
 
+/// The name of the user with this id.
+pub fn name(root: &Root, uid: u32) -> Result<Option<String>> {
+    let table = root.read("/etc/passwd")?.unwrap_or_default();
+    let table = String::from_utf8_lossy(&table);
+    let owner = table.lines().find(|line| {
+        let id = line.split(':').nth(2);
+        id.and_then(|id| id.parse().ok()) == Some(uid)
+    });
+    Ok(owner.and_then(|line| line.split(':').next().map(str::to_owned)))
+}
+
 pub fn group(root: &Root, name: &str) -> Result<Option<u32>> {
     let table = root.read("/etc/group")?.unwrap_or_default();
     Ok(fields(&table, name).and_then(|fields| fields.get(2)?.parse().ok()))

@@ -67,7 +67,7 @@ fn add_member(root: &Root, group: &str, member: &str) -> Result<()> {
         .with_context(|| format!("adding user `{member}` to group `{group}`"))
 }
 
-fn is_user_made(record: &Applied, user: &User) -> bool {
+pub(super) fn is_user_made(record: &Applied, user: &User) -> bool {
     record.has(&user_key(user), &made())
 }
 

@@ -13,6 +13,7 @@ use std::fmt;
 use anyhow::{Context, Result, bail};
 
 use super::Step;
+use super::files;
 use super::ssh::SSH_UNIT;
 use crate::applied::{Applied, digest};
 use crate::report::Reporter;
@@ -121,6 +122,47 @@ impl Step for Users {
 }
 
 impl Users {
+    /// Refuses a document whose users cannot be made, before the first change.
+    pub fn check(&self) -> Result<()> {
+        let (root, users) = (&self.root, &self.users);
+        let record = self.record()?;
+        let made = made_groups(users, &self.groups);
+        for (i, user) in users.iter().enumerate() {
+            let name = &user.name;
+            // What is there is not made, and what was made may be gone since.
+            if account::is_user_made(&record, user) || accounts::user(root, name)?.is_some() {
+                continue;
+            }
+            for group in account::groups_of(user) {
+                // A directory of `--root` need not hold the table.
+                if root.exists("/etc/group")
+                    && !made.iter().any(|name| name == group)
+                    && accounts::group(root, group)?.is_none()
+                {
+                    bail!(
+                        "users: group `{group}` of user `{name}` does not exist, and `create_groups` \
+                         is false"
+                    );
+                }
+            }
+            if let Some(uid) = user.uid {
+                let mut others = users[..i].iter();
+                let other = others.find(|other| other.uid == Some(uid));
+                let other = other.map(|other| other.name.clone());
+                if let Some(other) = other.or(accounts::name(root, uid)?) {
+                    bail!("users: the uid {uid} of user `{name}` is that of user `{other}`");
+                }
+            }
+            if let Some(home) = &user.homedir
+                && !user.no_create_home
+                && files::is_of_image(root, home)
+            {
+                bail!("users: the home `{home}` of user `{name}` is on the read-only image");
+            }
+        }
+        Ok(())
+    }
+
     fn record(&self) -> Result<Applied> {
         Applied::open(&self.root, &self.instance)
     }
@@ -212,25 +254,4 @@ pub fn made_groups(users: &[Account], groups: &[Group]) -> Vec<String> {
         }
     }
     names
-}
-
-/// Refuses a document whose users need groups that nobody makes, before the first change.
-pub fn check(root: &Root, users: &[Account], groups: &[Group]) -> Result<()> {
-    // A directory of `--root` need not hold the table.
-    if !root.exists("/etc/group") {
-        return Ok(());
-    }
-    let made = made_groups(users, groups);
-    for user in users {
-        for group in account::groups_of(user) {
-            if !made.iter().any(|name| name == group) && accounts::group(root, group)?.is_none() {
-                bail!(
-                    "users: group `{group}` of user `{}` does not exist, and `create_groups` is \
-                     false",
-                    user.name
-                );
-            }
-        }
-    }
-    Ok(())
 }

@@ -72,14 +72,19 @@ fn group_that_nobody_makes_is_refused() {
         .unwrap();
     let mut account = Account::named("ops");
     account.groups = vec!["adm".to_owned(), "wheel".to_owned()];
-    check(&root, std::slice::from_ref(&account), &[]).unwrap();
+    let check = |account: &Account, groups: Vec<Group>| {
+        let mut step = step(&root, vec![account.clone()]);
+        step.groups = groups;
+        step.check()
+    };
+    check(&account, Vec::new()).unwrap();
     account.create_groups = false;
     let group = |name: &str| Group {
         name: name.to_owned(),
         members: Vec::new(),
     };
-    check(&root, std::slice::from_ref(&account), &[group("wheel")]).unwrap();
-    let error = check(&root, &[account], &[]).unwrap_err().to_string();
+    check(&account, vec![group("wheel")]).unwrap();
+    let error = check(&account, Vec::new()).unwrap_err().to_string();
     assert!(error.contains("group `wheel` of user `ops`"), "{error}");
 }
 
