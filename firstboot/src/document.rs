@@ -56,6 +56,8 @@ pub struct Host {
 pub struct HostNetwork {
     /// Name and text.
     pub files: Vec<(String, String)>,
+    /// MAC address and new name of each link that has `set-name`.
+    pub names: Vec<(String, String)>,
     pub addresses: Vec<DesiredAddress>,
 }
 
@@ -104,6 +106,7 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
                 None if document.network_disabled => Vec::new(),
                 None => vec![Network::fallback()],
             },
+            names: document.network.as_ref().map(new_names).unwrap_or_default(),
             addresses: desired_addresses(document.network.as_ref(), document.node.as_ref()),
         },
         nameservers,
@@ -136,6 +139,15 @@ fn error_of(found: &Diagnostics) -> anyhow::Error {
 fn in_order(mut files: Vec<File>) -> Vec<File> {
     files.sort_by_key(|file| file.defer);
     files
+}
+
+fn new_names(network: &Network) -> Vec<(String, String)> {
+    let devices = network.ethernets.values();
+    let names = devices.filter_map(|device| {
+        let mac = device.matching.as_ref()?.macaddress.as_ref()?;
+        Some((mac.to_string(), device.set_name.clone()?))
+    });
+    names.collect()
 }
 
 fn resolvers(network: &Network) -> (Vec<IpAddr>, Vec<String>) {

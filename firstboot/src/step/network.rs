@@ -11,7 +11,8 @@ use super::Step;
 use crate::document::HostNetwork;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
-use crate::system::systemd;
+use crate::system::machine::{Identity, Link};
+use crate::system::{command, systemd};
 
 const DIRECTORY: &str = "/etc/systemd/network";
 /// The prefixes of our files, which distinguish those of an earlier document from foreign files.
@@ -53,6 +54,14 @@ impl Step for Network {
             }
         }
         if self.root.is_machine() {
+            let names = &self.network.names;
+            for (old, new) in renames(&Identity::read(&self.root)?.links, names) {
+                // udev does it at the next boot if this fails; networkd knows both names.
+                if let Err(error) = command::run("ip", &["link", "set", "dev", &old, "name", &new])
+                {
+                    log::warn!("renaming `{old}` to `{new}`: {error:#}");
+                }
+            }
             systemd::reload("systemd-networkd.service")?;
         }
         Ok(())
@@ -89,6 +98,44 @@ impl Network {
     }
 }
 
+/// Old and new name of each link that udev did not rename, because the file that says so is new.
+fn renames(links: &[Link], names: &[(String, String)]) -> Vec<(String, String)> {
+    let pairs = names.iter().filter_map(|(mac, new)| {
+        let link = links.iter().find(|link| link.identity() == mac)?;
+        let taken = links.iter().any(|link| link.name == *new);
+        (!taken).then(|| (link.name.clone(), new.clone()))
+    });
+    pairs.collect()
+}
+
 fn path(name: &str) -> String {
     format!("{DIRECTORY}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_renamed_by_their_permanent_address() {
+        let link = |name: &str, mac: &str, permanent: Option<&str>| Link {
+            name: name.to_owned(),
+            mac: mac.to_owned(),
+            permanent: permanent.map(str::to_owned),
+        };
+        let links = [
+            link("enp1s0", "02:00:00:00:00:77", Some("52:54:00:00:07:01")),
+            link("enp2s0", "52:54:00:00:07:02", None),
+            link("lan2", "52:54:00:00:07:03", None),
+        ];
+        let pair = |one: &str, other: &str| (one.to_owned(), other.to_owned());
+        let names = [
+            pair("52:54:00:00:07:01", "lan0"),
+            // Another link has the name.
+            pair("52:54:00:00:07:02", "lan2"),
+            pair("52:54:00:00:07:03", "lan2"),
+            pair("52:54:00:00:07:04", "lan4"),
+        ];
+        assert_eq!(renames(&links, &names), [pair("enp1s0", "lan0")]);
+    }
 }

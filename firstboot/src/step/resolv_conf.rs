@@ -1,8 +1,9 @@
 //! `/etc/resolv.conf`: the name servers of the document, then those that networkd learns by DHCP
 //! and router advertisements.
 //!
-//! networkd hands its servers to systemd-resolved only, which the image does not have. A unit follows
-//! its state and runs `firstboot resolv-conf`, because a lease may come or change at any time.
+//! networkd hands its servers to systemd-resolved only, which the image does not have. A unit
+//! follows its state and runs `firstboot resolv-conf`, because a lease may come or change at any
+//! time.
 
 use std::fmt::Write;
 use std::net::IpAddr;

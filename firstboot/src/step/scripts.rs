@@ -1,8 +1,8 @@
 //! `bootcmd` and `runcmd`: the commands of the document, as one shell script each.
 //!
-//! As with cloud-init, variables and the directory last from one command to the next, a command that
-//! fails does not stop those after it unless the script says `set -e`, and the exit status is that
-//! of the last one.
+//! As with cloud-init, variables and the directory last from one command to the next, a command
+//! that fails does not stop those after it unless the script says `set -e`, and the exit status is
+//! that of the last one.
 
 use std::fmt;
 
