@@ -36,6 +36,8 @@ pub struct Host {
     /// Users with their keys; the default user has those of the top level.
     pub users: Vec<User>,
     pub groups: Vec<Group>,
+    /// sshd takes no passwords: `ssh_pwauth: false`.
+    pub forbids_passwords: bool,
     pub ntp: Vec<String>,
     pub files: Vec<File>,
     pub network: HostNetwork,
@@ -100,6 +102,7 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
             .unwrap_or_else(|| NO_INSTANCE.to_owned()),
         users: document.users(),
         groups: document.cloud_config.groups,
+        forbids_passwords: document.cloud_config.ssh_pwauth == Some(false),
         network: HostNetwork {
             files: match &document.network {
                 Some(network) => network.to_networkd(),

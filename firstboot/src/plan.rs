@@ -84,6 +84,7 @@ fn users(host: &Host, root: &Root) -> Users {
         root: root.clone(),
         users: host.users.clone(),
         groups: host.groups.clone(),
+        forbids_passwords: host.forbids_passwords,
         instance: host.instance.clone(),
     }
 }

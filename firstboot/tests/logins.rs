@@ -216,3 +216,19 @@ fn user_that_cannot_be_made_changes_nothing() {
     host.put("/etc/passwd", "lp:x:7:7::/:/bin/sh\n");
     host.boot();
 }
+
+#[test]
+fn sshd_takes_no_password_when_the_document_says_so() {
+    let config = "/etc/ssh/sshd_config.d/10-firstlight.conf";
+    for (line, expected) in [
+        ("ssh_pwauth: false", true),
+        ("ssh_pwauth: unchanged", false),
+    ] {
+        let host = Host::with(&format!(
+            "hostname: a\n{line}\nssh_authorized_keys: [{KEY} x]\n"
+        ));
+        host.boot();
+        let forbids = host.read(config).contains("\nPasswordAuthentication no\n");
+        assert_eq!(forbids, expected, "{line}");
+    }
+}

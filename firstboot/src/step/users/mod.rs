@@ -39,6 +39,8 @@ pub struct Users {
     pub root: Root,
     pub users: Vec<Account>,
     pub groups: Vec<Group>,
+    /// `ssh_pwauth: false`
+    pub forbids_passwords: bool,
     pub instance: String,
 }
 
@@ -108,7 +110,8 @@ impl Step for Users {
         record.save()?;
         if have_keys(&self.users) {
             let mode = Attributes::mode(0o644);
-            self.root.write(SSHD_CONFIG, SSHD_TEXT.as_bytes(), mode)?;
+            self.root
+                .write(SSHD_CONFIG, self.sshd_text().as_bytes(), mode)?;
         }
         if self.root.is_machine() && have_keys(&self.users) {
             // Creates the missing ones and replaces empty ones. It does not sync: a power cut could
@@ -191,7 +194,17 @@ impl Users {
 
     fn is_sshd_configured(&self) -> Result<bool> {
         let mode = Attributes::mode(0o644);
-        Ok(!have_keys(&self.users) || self.root.holds(SSHD_CONFIG, SSHD_TEXT.as_bytes(), mode)?)
+        let text = self.sshd_text();
+        Ok(!have_keys(&self.users) || self.root.holds(SSHD_CONFIG, text.as_bytes(), mode)?)
+    }
+
+    fn sshd_text(&self) -> String {
+        let passwords = if self.forbids_passwords {
+            "PasswordAuthentication no\n"
+        } else {
+            ""
+        };
+        format!("{SSHD_TEXT}{passwords}")
     }
 
     /// Whether every host key is there. A power cut may have left an empty file.

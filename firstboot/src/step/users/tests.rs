@@ -15,6 +15,7 @@ fn step(root: &Root, users: Vec<Account>) -> Users {
         root: root.clone(),
         users,
         groups: Vec::new(),
+        forbids_passwords: false,
         instance: "i".to_owned(),
     }
 }
