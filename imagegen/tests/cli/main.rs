@@ -16,4 +16,5 @@ mod refused_packages;
 mod secret_scan;
 mod topology;
 mod topology_cases;
+mod topology_speed;
 mod work;

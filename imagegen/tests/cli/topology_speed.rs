@@ -1,6 +1,6 @@
 //! Time to check 4 MB of topology, per shape. Run it in a release build:
 //!
-//! `cargo test --release -p imagegen --test topology_speed -- --ignored --nocapture`
+//! `cargo test --release -p imagegen --test cli topology_speed -- --ignored --nocapture`
 #![allow(clippy::disallowed_methods, reason = "it measures time")]
 
 use std::time::{Duration, Instant};
