@@ -57,12 +57,6 @@ impl Default for Node {
     }
 }
 
-impl Default for Node {
-    fn default() -> Self {
-        Node::null(Region::default())
-    }
-}
-
 impl Node {
     /// Takes the quotes off every boolean and every whole number.
     pub(crate) fn unquote(&mut self) {
