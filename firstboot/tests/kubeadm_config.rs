@@ -94,6 +94,25 @@ fn empty_taints_reach_kubeadm_as_an_empty_list() {
 }
 
 #[test]
+fn kubelet_of_a_dual_stack_cluster_gets_an_address_of_each_family() {
+    let node_ip = |pods: &[&str]| {
+        let mut node = NodeConfig {
+            addresses: ["192.168.7.10/24", "192.168.7.110/24", "fd00:7::10/64"]
+                .map(|address| address.parse().unwrap())
+                .into(),
+            ..node()
+        };
+        node.network.pods = pods.iter().map(|range| range.parse().unwrap()).collect();
+        config::node_ip(&node).unwrap()
+    };
+    assert_eq!(
+        node_ip(&["10.244.0.0/16", "fd00:9::/56"]),
+        "192.168.7.10,fd00:7::10"
+    );
+    assert_eq!(node_ip(&["10.244.0.0/16"]), "192.168.7.10");
+}
+
+#[test]
 fn unknown_version_is_named() {
     let error = config::kubeadm(&node(), &image("1.40.0", "v1"), Vec::new())
         .unwrap_err()

@@ -235,7 +235,7 @@ fn register(
         socket => socket.to_owned(),
     };
     section.insert("criSocket".into(), socket.into());
-    let mut flags = BTreeMap::from([("node-ip".to_owned(), address(node)?)]);
+    let mut flags = BTreeMap::from([("node-ip".to_owned(), node_ip(node)?)]);
     if !node.labels.is_empty() {
         let labels: Vec<_> = node
             .labels
@@ -358,6 +358,31 @@ fn address(node: &NodeConfig) -> Result<String> {
         .first()
         .context("the node file has no address")?;
     Ok(first.addr().to_string())
+}
+
+/// kubelet's `--node-ip`: the host's first address and, in a dual-stack cluster, its first one of the
+/// other family. Without that the node has no address of that family in the API.
+pub fn node_ip(node: &NodeConfig) -> Result<String> {
+    let first = node
+        .addresses
+        .first()
+        .context("the node file has no address")?
+        .addr();
+    let is_dual_stack = [true, false].iter().all(|v4| {
+        node.network
+            .pods
+            .iter()
+            .any(|range| range.addr().is_ipv4() == *v4)
+    });
+    let second = node
+        .addresses
+        .iter()
+        .map(|address| address.addr())
+        .find(|address| is_dual_stack && address.is_ipv4() != first.is_ipv4());
+    Ok(match second {
+        Some(second) => format!("{first},{second}"),
+        None => first.to_string(),
+    })
 }
 
 fn ranges(ranges: &[IpNet]) -> String {

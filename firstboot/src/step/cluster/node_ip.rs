@@ -19,6 +19,7 @@ use crate::wait::{Backoff, endpoint, until};
 use super::kubeadm_config::KubeadmConfig;
 use crate::etcd::membership::Etcd;
 use crate::etcd::{CLIENT_PORT, PEER_PORT};
+use crate::kubeadm::config;
 use crate::report::Reporter;
 use crate::system::command;
 use crate::system::files::{Attributes, Root};
@@ -34,6 +35,8 @@ pub struct NodeIp {
     root: Root,
     name: String,
     address: IpAddr,
+    /// kubelet's `--node-ip`.
+    kubelet: String,
     /// A master's: what is needed to write its manifests again, and which etcds to ask.
     control_plane: Option<ControlPlane>,
 }
@@ -72,6 +75,7 @@ impl NodeIp {
             root: root.clone(),
             name: node.name.clone(),
             address,
+            kubelet: config::node_ip(node)?,
             control_plane,
         })
     }
@@ -165,7 +169,7 @@ impl Step for NodeIp {
     /// Also on a host that has not joined yet: nothing there remembers an address.
     fn is_done(&self) -> Result<bool> {
         let flags = self.text(KUBELET_FLAGS)?;
-        let kubelet = flags.is_none_or(|flags| with_node_ip(&flags, self.address) == flags);
+        let kubelet = flags.is_none_or(|flags| with_node_ip(&flags, &self.kubelet) == flags);
         let plane =
             self.control_plane.is_none() || (self.etcd_is_right()? && self.apiserver_is_right()?);
         Ok(kubelet && plane)
@@ -176,7 +180,7 @@ impl Step for NodeIp {
             self.move_control_plane(plane, report)?;
         }
         if let Some(flags) = self.text(KUBELET_FLAGS)? {
-            let flags = with_node_ip(&flags, self.address);
+            let flags = with_node_ip(&flags, &self.kubelet);
             self.root
                 .write(KUBELET_FLAGS, flags.as_bytes(), Attributes::mode(0o644))?;
         }
@@ -189,7 +193,7 @@ impl Step for NodeIp {
 }
 
 /// kubelet's flags with `--node-ip`, where it stands, changed to `address`.
-fn with_node_ip(flags: &str, address: IpAddr) -> String {
+fn with_node_ip(flags: &str, address: &str) -> String {
     let Some((before, rest)) = flags.split_once(NODE_IP) else {
         return flags.to_owned();
     };
@@ -210,6 +214,7 @@ mod tests {
             root: root.clone(),
             name: "m1".into(),
             address: [192, 168, 7, 12].into(),
+            kubelet: "192.168.7.12".into(),
             control_plane: Some(ControlPlane {
                 config: String::new(),
                 others: Vec::new(),
@@ -219,7 +224,7 @@ mod tests {
 
     #[test]
     fn kubelets_address_is_changed_wherever_it_stands() {
-        let address = IpAddr::from([192, 168, 7, 12]);
+        let address = "192.168.7.12";
         assert_eq!(
             with_node_ip(FLAGS, address),
             FLAGS.replace("192.168.7.1 ", "192.168.7.12 ")
@@ -243,7 +248,7 @@ mod tests {
         };
         write(KUBELET_FLAGS, FLAGS);
         assert!(!step.is_done().unwrap());
-        write(KUBELET_FLAGS, &with_node_ip(FLAGS, step.address));
+        write(KUBELET_FLAGS, &with_node_ip(FLAGS, &step.kubelet));
         assert!(step.is_done().unwrap());
         // The old address begins like the new one.
         let etcd = |address: &str| {
