@@ -107,8 +107,8 @@ fn keys_that_are_not_done_are_refused_by_name() {
             "2:59: error: `advertised-mss` is not supported",
         ),
         (
-            "ethernets: {e0: {dhpc4: true}}",
-            "2:18: error: unknown key `dhpc4`",
+            "ethernets: {e0: {dhcp5: true}}",
+            "2:18: error: unknown key `dhcp5`",
         ),
     ] {
         host.document("network-config", &format!("version: 2\n{text}\n"));
@@ -123,7 +123,7 @@ fn options_of_addresses_are_checked() {
     let host = Host::with("hostname: a\n");
     for (options, message) in [
         ("lifetime: 5", "3:44: error: expected `0` or `forever`"),
-        ("labl: x", "3:34: error: unknown key `labl`"),
+        ("tag: x", "3:34: error: unknown key `tag`"),
         ("label: 'a b'", "3:41: error: a label is a word"),
     ] {
         let text = format!(
