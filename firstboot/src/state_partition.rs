@@ -23,7 +23,7 @@ pub fn check_boot_disk(root: &Root) -> Result<()> {
     boot_disk(root, &disks::below(root, SYSROOT)?).map(drop)
 }
 
-/// Makes [`LINK`] lead to the state partition.
+/// Makes `/run/firstlight/state` lead to the state partition.
 pub fn link(root: &Root) -> Result<()> {
     let disk = boot_disk(root, &disks::below(root, SYSROOT)?)?;
     let device = state_partition(root, &disk)?;

@@ -93,6 +93,18 @@ pub fn hosts_file_with(host: &Host, apiserver: Option<IpAddr>) -> String {
     combined(host, apiserver, &host.other_hosts)
 }
 
+/// `text` of [`hosts_file_with`] with the lines of others as they are now: a command of the document
+/// may have added some since `text` was made.
+pub fn with_current_lines(root: &Root, text: &str) -> Result<String> {
+    let current = root.read(PATH)?.unwrap_or_default();
+    let end = format!("{END}\n");
+    let ours = text.find(&end).map_or(text, |at| &text[..at + end.len()]);
+    Ok(format!(
+        "{ours}{}",
+        others(&String::from_utf8_lossy(&current))
+    ))
+}
+
 /// What `/etc/hosts` holds besides our lines once the document's files are written.
 pub fn other_hosts(root: &Root, files: &Files) -> Result<String> {
     let bytes = match files.upcoming(PATH)? {
@@ -189,5 +201,27 @@ fn apiserver_address(node: &NodeConfig, own: Option<IpAddr>) -> IpAddr {
     match (node.role, own) {
         (Role::Master0 | Role::Master, Some(own)) => own,
         _ => node.apiserver.vip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_a_command_added_stay_when_the_domain_moves() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let file = |address: &str, rest: &str| {
+            format!("{BEGIN}\n{LOOPBACK}{address} api.lab\n{END}\n{rest}")
+        };
+        let now = file("192.168.7.11", "10.0.0.9 added\n");
+        root.write(PATH, now.as_bytes(), Attributes::mode(0o644))
+            .unwrap();
+        let planned = file("192.168.7.12", "");
+        assert_eq!(
+            with_current_lines(&root, &planned).unwrap(),
+            file("192.168.7.12", "10.0.0.9 added\n")
+        );
     }
 }

@@ -9,7 +9,7 @@ use super::node_address;
 use crate::document::Host;
 use crate::report::Reporter;
 use crate::step::Step;
-use crate::step::hosts::hosts_file_with;
+use crate::step::hosts::{hosts_file_with, with_current_lines};
 use crate::system::files::{Attributes, Root};
 
 #[derive(Debug)]
@@ -42,14 +42,16 @@ impl Step for DomainLocal {
 
     /// By the file alone: the steps before write another host's address to it while they join.
     fn is_done(&self) -> Result<bool> {
+        let hosts = with_current_lines(&self.root, &self.hosts)?;
         self.root
-            .holds("/etc/hosts", self.hosts.as_bytes(), Attributes::mode(0o644))
+            .holds("/etc/hosts", hosts.as_bytes(), Attributes::mode(0o644))
     }
 
     fn apply(&self, _: &mut Reporter) -> Result<()> {
         // One rename: a lookup finds the other host or this one, never none.
+        let hosts = with_current_lines(&self.root, &self.hosts)?;
         self.root
-            .write("/etc/hosts", self.hosts.as_bytes(), Attributes::mode(0o644))?;
+            .write("/etc/hosts", hosts.as_bytes(), Attributes::mode(0o644))?;
         Ok(())
     }
 

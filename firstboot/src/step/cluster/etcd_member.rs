@@ -24,7 +24,7 @@ use crate::kube::lease;
 use crate::kubeadm::{marker, paths};
 use crate::report::Reporter;
 use crate::step::Step;
-use crate::step::hosts::hosts_file_with;
+use crate::step::hosts::{hosts_file_with, with_current_lines};
 use crate::system::files::{Attributes, Root};
 use crate::system::{command, machine};
 use crate::wait::{Backoff, endpoint, until};
@@ -81,6 +81,7 @@ impl EtcdMember {
             .iter()
             .position(|(other, _)| other == master);
         if let Some(text) = at.and_then(|at| self.hosts_by.get(at)) {
+            let text = with_current_lines(self.root(), text)?;
             self.root()
                 .write("/etc/hosts", text.as_bytes(), Attributes::mode(0o644))?;
         }
