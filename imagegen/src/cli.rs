@@ -33,8 +33,8 @@ pub struct Common {
     /// The topology, which describes one cluster and its hosts
     #[arg(long, short, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub topology: Option<PathBuf>,
-    /// The offline package, instead of the topology's: a folder, .tar, .tar.gz
-    /// or .tar.zst
+    /// The offline package, instead of the topology's: a folder or a tar
+    /// archive, plain or compressed by gzip, zstd or xz
     #[arg(long, short, global = true, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub package: Option<PathBuf>,
     /// The output folder [default: ./CLUSTER]
@@ -94,6 +94,8 @@ pub enum Command {
         /// newest that imagegen knows]
         #[arg(long, value_name = "VERSION", conflicts_with = "package")]
         kubernetes: Option<String>,
+        #[command(subcommand)]
+        action: Option<PackageAction>,
     },
     /// Print the JSON schema of the topology for editors
     Schema,
@@ -103,5 +105,19 @@ pub enum Command {
     Man {
         #[arg(value_hint = clap::ValueHint::DirPath)]
         dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PackageAction {
+    /// Print what becomes of each part of a package, and all that is wrong with
+    /// it; exit status 1 if no image can be built of it
+    Inspect {
+        /// A folder or a tar archive
+        #[arg(value_name = "PACKAGE", value_hint = clap::ValueHint::AnyPath)]
+        path: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }

@@ -7,18 +7,18 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser as _;
-use imagegen::cli::{Cli, Command};
+use imagegen::cli::{Cli, Command, PackageAction};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     logger::install(cli.common.verbose);
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => command::fail(&error),
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
+fn run(cli: &Cli) -> Result<ExitCode> {
     let common = &cli.common;
     match &cli.command {
         None => command::all::run(common),
@@ -27,11 +27,15 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Userdata) => command::userdata::run(common),
         Some(Command::Image) => command::image::run(common),
         Some(Command::Flash(args)) => command::flash::run(common, args),
-        Some(Command::Package { kubernetes }) => {
-            command::package::run(common, kubernetes.as_deref())
-        }
+        Some(Command::Package { kubernetes, action }) => match action {
+            Some(PackageAction::Inspect { path, json }) => {
+                return command::package::inspect(common, path.as_deref(), *json);
+            }
+            None => command::package::run(common, kubernetes.as_deref()),
+        },
         Some(Command::Schema) => command::schema::run(),
         Some(Command::Completions { shell }) => command::man::completions(*shell),
         Some(Command::Man { dir }) => command::man::run(dir.as_deref()),
     }
+    .map(|()| ExitCode::SUCCESS)
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use build_tools::cache::Cache;
 use build_tools::progress::Progress;
 use imagegen::cli::Common;
@@ -17,6 +18,25 @@ pub(crate) fn run(common: &Common, kubernetes: Option<&str>) -> Result<()> {
     let default = || PathBuf::from("kube.tar.zst");
     let output = common.output.clone().unwrap_or_else(default);
     default_package::write_default(kubernetes, &Cache::open()?, &output, &Progress::stderr())
+}
+
+/// Prints the verdict on a package. Its errors are the verdict's, not this program's: they go to
+/// standard output with all else, and the exit status says that there are some.
+pub(crate) fn inspect(common: &Common, path: Option<&Path>, json: bool) -> Result<ExitCode> {
+    let path = path.or(common.package.as_deref());
+    let path = path.context("no package; give one: `imagegen package inspect kube.tar.gz`")?;
+    let verdict = Package::read(path)?.verdict();
+    if json {
+        let text = serde_json::to_string_pretty(&verdict).context("writing the verdict")?;
+        super::print(&format!("{text}\n"))?;
+    } else {
+        super::print(&verdict.text())?;
+    }
+    Ok(if verdict.errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn list(path: &Path) -> Result<()> {

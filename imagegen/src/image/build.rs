@@ -85,6 +85,7 @@ pub fn build(
         package: &package,
         programs: request.programs,
         facts: &facts,
+        verdict: &request.package.verdict(),
         work,
     })?;
     if request.package.contains(BUILD_HOOK) {

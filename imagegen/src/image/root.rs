@@ -1,16 +1,17 @@
 //! Composes the root file system: Debian's base, the package, the programs of this repository, and
 //! `root_files`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use userdata::image_info::ImageInfo;
 
-use super::archive::{Archive, Placed};
+use super::archive::{Archive, Content, Entry, Placed};
 use super::root_files::{self, REMOVED};
+use crate::package::{MANIFESTS, Verdict, unpacked};
 
 /// The sources of a root.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Inputs<'a> {
     /// firstboot and lvscare, static.
     pub programs: &'a Path,
     pub facts: &'a ImageInfo,
+    /// Where the parts of the package go.
+    pub verdict: &'a Verdict,
     /// For unpacked archives.
     pub work: &'a Path,
 }
@@ -59,79 +62,59 @@ fn base(root: &mut Archive, tar: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Adds the container runtime from the package's `containerd/` or `docker/` archive: programs to
-/// /usr/bin and CNI plug-ins to /usr/lib/cni, wherever they lie in the archive.
+/// Adds the container runtime: programs to /usr/bin and CNI plug-ins to /usr/lib/cni, as the
+/// verdict places them.
 fn runtime(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
-    let mut found = Vec::new();
-    for folder in ["containerd", "docker"] {
-        let path = inputs.package.join(folder);
-        let Ok(entries) = std::fs::read_dir(&path) else {
-            continue;
-        };
-        for entry in entries {
-            let entry = entry.with_context(|| format!("reading `{}`", path.display()))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
-                found.push(format!("{folder}/{name}"));
-            }
+    let placed = &inputs.verdict.runtime;
+    let files: BTreeSet<&str> = placed.iter().map(|placed| placed.file.as_str()).collect();
+    for file in files {
+        let of_file = || placed.iter().filter(|placed| placed.file == file);
+        for program in of_file().filter(|placed| placed.entry.is_none()) {
+            root.host_file(&program.to, 0o755, &inputs.package.join(file))?;
         }
-    }
-    found.sort();
-    let [archive] = found.as_slice() else {
-        bail!(
-            "the package needs one `containerd/*.tar.gz` or `docker/*.tgz`, but has {}",
-            found.len()
-        );
-    };
-    // Errors use the name in the package: the folder is gone when a person reads them.
-    let unpacking = || format!("unpacking `{archive}` of the package");
-    let unpacked = gunzip(&inputs.package.join(archive), inputs.work).with_context(unpacking)?;
-    let unpacked = Arc::new(unpacked);
-    root.add_tar(&unpacked, |path| {
-        let (folder, name) = path.rsplit_once('/')?;
-        let place = match folder.rsplit('/').next() {
-            Some("bin") if folder.ends_with("cni/bin") => format!("usr/lib/cni/{name}"),
-            Some("bin" | "sbin" | "docker") => format!("usr/bin/{name}"),
-            _ => return None,
-        };
-        Some(Placed::At(place))
-    })
-    .with_context(unpacking)?;
-    for program in ["containerd", "runc"] {
-        if root.get(&format!("usr/bin/{program}")).is_none() {
-            bail!("`{archive}` of the package has no `{program}`");
+        let entries: BTreeMap<&str, &str> = of_file()
+            .filter_map(|placed| Some((placed.entry.as_deref()?, placed.to.as_str())))
+            .collect();
+        if entries.is_empty() {
+            continue;
+        }
+        // Errors use the name in the package: the folder is gone when a person reads them.
+        let unpacking = || format!("unpacking `{file}` of the package");
+        let unpacked = unpacked(&inputs.package.join(file), inputs.work).with_context(unpacking)?;
+        root.add_tar(&Arc::new(unpacked), |path| {
+            entries.get(path).map(|to| Placed::At((*to).to_owned()))
+        })
+        .with_context(unpacking)?;
+        for to in entries.values() {
+            if let Some(entry) = root
+                .get(to)
+                .filter(|e| matches!(e.content, Content::File(_)))
+            {
+                root.add(to, Entry::new(entry.content.clone(), 0o755));
+            }
         }
     }
     Ok(())
 }
 
-fn gunzip(archive: &Path, work: &Path) -> Result<File> {
-    let mut input = BufReader::new(File::open(archive)?);
-    let mut out = tempfile::tempfile_in(work).context("creating a temporary file")?;
-    if input.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
-        std::io::copy(&mut flate2::bufread::MultiGzDecoder::new(input), &mut out)?;
-    } else {
-        std::io::copy(&mut input, &mut out)?;
-    }
-    Ok(out)
-}
-
 /// Adds `bin/`, `conf/` and `hooks/` of the package.
 fn package(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
     let bin = inputs.package.join("bin");
-    for entry in std::fs::read_dir(&bin).with_context(|| format!("reading `{}`", bin.display()))? {
-        let path = entry
-            .with_context(|| format!("reading `{}`", bin.display()))?
-            .path();
-        if let (true, Some(name)) = (path.is_file(), path.file_name().and_then(|n| n.to_str())) {
-            root.host_file(&format!("usr/bin/{name}"), 0o755, &path)?;
+    for name in &inputs.verdict.programs {
+        root.host_file(&format!("usr/bin/{name}"), 0o755, &bin.join(name))?;
+    }
+    let conf = userdata::contract::CONF_DIR.trim_start_matches('/');
+    root.directory(conf, 0o755);
+    root.host_folder(conf, &inputs.package.join("conf"))?;
+    // All manifests are in one file, in the order in which they are applied.
+    root.remove(&format!("{conf}/net"));
+    for name in ["kubeadm.yaml", MANIFESTS] {
+        if let Some(bytes) = inputs.verdict.conf.get(name) {
+            root.file(&format!("{conf}/{name}"), 0o644, bytes.clone());
         }
     }
-    let conf = inputs.package.join("conf");
-    root.directory(userdata::contract::CONF_DIR, 0o755);
-    root.host_folder(userdata::contract::CONF_DIR.trim_start_matches('/'), &conf)?;
     let units = "usr/lib/systemd/system";
-    let required = [
+    for (name, place) in [
         ("kubelet.service", format!("{units}/kubelet.service")),
         (
             "10-kubeadm.conf",
@@ -142,13 +125,11 @@ fn package(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
             "containerd-config.toml",
             "etc/containerd/config.toml".to_owned(),
         ),
-    ];
-    for (name, place) in required {
-        root.host_file(&place, 0o644, &conf.join(name))
-            .with_context(|| format!("the package has no `conf/{name}`"))?;
-    }
-    if conf.join("crictl.yaml").is_file() {
-        root.host_file("etc/crictl.yaml", 0o644, &conf.join("crictl.yaml"))?;
+        ("crictl.yaml", "etc/crictl.yaml".to_owned()),
+    ] {
+        let bytes = inputs.verdict.conf.get(name);
+        let bytes = bytes.with_context(|| format!("the package has no `conf/{name}`"))?;
+        root.file(&place, 0o644, bytes.clone());
     }
     let hooks = inputs.package.join("hooks");
     if hooks.is_dir() {
@@ -158,4 +139,117 @@ fn package(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use userdata::image_info::KubeadmPhases;
+
+    use super::*;
+    use crate::package::Package;
+
+    /// A package whose runtime is containerd's archive with everything, packed by xz.
+    fn folder(dir: &Path) -> Result<()> {
+        let elf = [b"\x7fELF\x02\x01\x01".as_slice(), &[0; 57]].concat();
+        let mut tar = tar::Builder::new(liblzma::write::XzEncoder::new(Vec::new(), 1));
+        for name in [
+            "usr/local/bin/containerd",
+            "usr/local/sbin/runc",
+            "opt/cni/bin/bridge",
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(elf.len() as u64);
+            // As of a person who packs without root and without the execute permission.
+            header.set_uid(1000);
+            header.set_gid(1000);
+            header.set_mode(0o644);
+            header.set_mtime(0);
+            tar.append_data(&mut header, name, elf.as_slice())?;
+        }
+        let archive = tar.into_inner()?.finish()?;
+        let crd = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
+                   metadata: {name: xs.a.b}\nspec: {group: a.b, names: {kind: X}}\n";
+        let unit = "[Service]\nExecStart=/usr/local/bin/containerd\n";
+        for (name, bytes) in [
+            ("bin/kubeadm", elf.as_slice()),
+            ("bin/kubelet", &elf),
+            ("bin/kubectl", &elf),
+            ("bin/crictl", &elf),
+            (
+                "conf/kubeadm.yaml",
+                b"kind: ClusterConfiguration\nkubernetesVersion: v1.20.2\n",
+            ),
+            ("conf/containerd.service", unit.as_bytes()),
+            (
+                "conf/net/a.yaml",
+                b"apiVersion: a.b/v1\nkind: X\nmetadata: {name: x}\n",
+            ),
+            ("conf/net/b.yaml", crd.as_bytes()),
+            ("containerd/runtime", &archive),
+            ("images/README.md", b""),
+        ] {
+            let path = dir.join(name);
+            fs::create_dir_all(path.parent().context("a folder")?)?;
+            fs::write(path, bytes)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn parts_of_a_package_go_where_the_verdict_says() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        folder(dir.path())?;
+        let verdict = Package::read(dir.path())?.verdict();
+        let facts = ImageInfo {
+            api_version: String::new(),
+            kind: String::new(),
+            kubernetes_version: String::new(),
+            kubeadm_api_version: String::new(),
+            cri_socket: String::new(),
+            image_repository: String::new(),
+            etcd_image_tag: String::new(),
+            pause_image: String::new(),
+            images: Vec::new(),
+            missing_addons: Vec::new(),
+            coredns_image: None,
+            kubeadm_phases: KubeadmPhases::default(),
+            package_digest: String::new(),
+        };
+        let inputs = Inputs {
+            base: dir.path(),
+            modules: dir.path(),
+            release: "",
+            package: dir.path(),
+            programs: dir.path(),
+            facts: &facts,
+            verdict: &verdict,
+            work: dir.path(),
+        };
+        let mut root = Archive::default();
+        runtime(&mut root, &inputs)?;
+        package(&mut root, &inputs)?;
+        for path in [
+            "usr/bin/containerd",
+            "usr/bin/runc",
+            "usr/lib/cni/bridge",
+            "usr/bin/kubelet",
+            "usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf",
+            "etc/containerd/config.toml",
+            "etc/crictl.yaml",
+        ] {
+            assert!(root.get(path).is_some(), "{path}");
+        }
+        let runc = root.get("usr/bin/runc").context("seen above")?;
+        assert_eq!((runc.mode, runc.uid, runc.gid), (0o755, 0, 0));
+        let unit = root.read("usr/lib/systemd/system/containerd.service")?;
+        assert_eq!(unit, b"[Service]\nExecStart=/usr/bin/containerd\n");
+        let conf = "usr/share/firstlight/conf";
+        assert!(root.get(&format!("{conf}/net/a.yaml")).is_none());
+        let text = String::from_utf8(root.read(&format!("{conf}/{MANIFESTS}"))?)?;
+        let (first, second) = text.split_once("---\n").context("two documents")?;
+        assert!(first.contains("CustomResourceDefinition") && second.contains("a.b/v1"));
+        Ok(())
+    }
 }

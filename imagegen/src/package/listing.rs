@@ -25,6 +25,8 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Listing {
     entries: BTreeMap<String, Kind>,
+    /// Entries of macOS, which are no part of the package.
+    pub(super) macos: Vec<String>,
 }
 
 /// The kernel's limit for symlinks in one path.
@@ -35,7 +37,7 @@ impl Listing {
     pub(super) fn add(&mut self, name: String, kind: Kind) -> Result<()> {
         ensure!(
             !self.entries.contains_key(&name),
-            "entry `{name}` appears twice"
+            "entry `{name}` appears twice; pack the folder into a new archive"
         );
         self.entries.insert(name, kind);
         Ok(())
@@ -62,9 +64,17 @@ impl Listing {
             .sum()
     }
 
-    /// The only folder at the top, unless it belongs to the layout: sealos packs everything in
-    /// `kube/`.
+    /// The folder at the top that holds everything: sealos packs it in `kube/`. A folder of the
+    /// layout is none.
     pub(super) fn top(&self) -> Option<String> {
+        // A folder that holds the layout is its top whatever its name, even `bin`.
+        let inner = self.entries.keys().find_map(|name| {
+            let top = name.strip_suffix("bin/kubeadm")?;
+            (!top.is_empty() && top.matches('/').count() == 1).then(|| top.to_owned())
+        });
+        if inner.is_some() && !self.entries.contains_key("bin/kubeadm") {
+            return inner;
+        }
         let tops = self
             .entries
             .keys()
@@ -74,7 +84,14 @@ impl Listing {
             (Some(Some(top)), None)
                 if !matches!(
                     top,
-                    "bin" | "conf" | "containerd" | "docker" | "hooks" | "images" | "shell"
+                    "bin"
+                        | "conf"
+                        | "containerd"
+                        | "docker"
+                        | "hooks"
+                        | "images"
+                        | "lib64"
+                        | "shell"
                 ) =>
             {
                 Some(format!("{top}/"))
@@ -94,6 +111,7 @@ impl Listing {
             });
         Self {
             entries: entries.collect(),
+            macos: self.macos,
         }
     }
 
@@ -186,6 +204,16 @@ impl Listing {
         }
         digest::text(hash)
     }
+}
+
+/// Whether a program of macOS wrote the entry beside the files of the package: bsdtar's `._NAME`
+/// with attributes, Finder's `.DS_Store` and the folder `__MACOSX`.
+pub(super) fn is_of_macos(name: &str) -> bool {
+    name.split('/').any(|part| part == "__MACOSX")
+        || name
+            .rsplit('/')
+            .next()
+            .is_some_and(|base| base.starts_with("._") || base == ".DS_Store")
 }
 
 /// Removes `./` and double slashes from a name. A name that leads out of the package is an error.

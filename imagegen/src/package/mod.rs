@@ -4,13 +4,21 @@
 //! builds the default one. [`crate::image`] decides where the files of a package go in a node
 //! image.
 
+mod elf;
 mod extract;
 mod listing;
+mod manifest;
 pub mod oci;
+mod probe;
 pub mod reader;
 mod scan;
 mod stream;
+mod verdict;
 
 /// The former name, which other crates use.
 pub use oci as images;
+use reader::HOOKS;
 pub use reader::{BUILD_HOOK, Package};
+pub(crate) use stream::unpacked;
+pub(crate) use verdict::MANIFESTS;
+pub use verdict::{PackedImage, Part, State, Verdict};

@@ -1,4 +1,4 @@
-//! Opens a package (a folder, `.tar`, `.tar.gz` or `.tar.zst`) and checks all of it before first
+//! Opens a package (a folder or a tar archive) and checks all of it before first
 //! use.
 //!
 //! An archive is read as a stream, and nothing is written before [`Package::extract_to`].
@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::listing::{Kind, Listing};
-use super::{scan, stream};
+use super::probe::Contents;
+use super::{Verdict, scan, stream};
 
 /// Runs inside the root while an image is built.
 pub const BUILD_HOOK: &str = "hooks/build";
 
 /// All hooks of a package: the build hook, and two that firstboot runs around the role.
-const HOOKS: [&str; 3] = [BUILD_HOOK, "hooks/before-role", "hooks/after-role"];
+pub(super) const HOOKS: [&str; 3] = [BUILD_HOOK, "hooks/before-role", "hooks/after-role"];
 
 /// A complete and valid package.
 #[derive(Debug)]
@@ -29,37 +30,54 @@ pub struct Package {
     pub(super) top: String,
     /// Contents of small files of an archive. Files of a folder are read on demand.
     small: BTreeMap<String, Vec<u8>>,
+    /// What each file is.
+    pub(super) contents: BTreeMap<String, Contents>,
 }
 
 impl Package {
-    /// Reads and checks the whole package. An error names the entry, or all missing files.
+    /// Reads and checks the whole package. An error names the entry, or all that is wrong.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(path).with_context(|| format!("opening the package `{}`", path.display()))
+        let package = Self::read(path)?;
+        package
+            .verdict()
+            .refuse()
+            .with_context(|| format!("opening the package `{}`", path.display()))?;
+        Ok(package)
     }
 
-    fn read(path: &Path) -> Result<Self> {
-        let mut small = BTreeMap::new();
-        let listing = if fs::metadata(path)?.is_dir() {
-            let mut listing = Listing::default();
-            scan::folder(path, "", &mut listing)?;
-            listing
+    /// What becomes of each part, and all that is wrong.
+    pub fn verdict(&self) -> Verdict {
+        Verdict::of(self)
+    }
+
+    /// [`open`](Self::open) without what the files hold: entries, required files and hooks only.
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::scan(path)
+            .and_then(|package| package.require().map(|()| package))
+            .with_context(|| format!("opening the package `{}`", path.display()))
+    }
+
+    fn scan(path: &Path) -> Result<Self> {
+        let found = if fs::metadata(path)?.is_dir() {
+            let mut found = scan::Found::default();
+            scan::folder(path, "", &mut found)?;
+            found
         } else {
-            scan::archive(path, &mut small)?
+            scan::archive(path)?
         };
-        let top = listing.top().unwrap_or_default();
-        let listing = listing.below(&top);
+        let top = found.listing.top().unwrap_or_default();
+        let listing = found.listing.below(&top);
         listing.check()?;
-        let small = small
-            .into_iter()
-            .map(|(name, bytes)| (name.strip_prefix(&top).unwrap_or(&name).to_owned(), bytes));
-        let package = Self {
+        let below = |name: String| name.strip_prefix(&top).map(str::to_owned).unwrap_or(name);
+        let small = found.small.into_iter();
+        let contents = found.contents.into_iter();
+        Ok(Self {
             path: path.to_owned(),
-            small: small.collect(),
+            small: small.map(|(name, bytes)| (below(name), bytes)).collect(),
+            contents: contents.map(|(name, found)| (below(name), found)).collect(),
             listing,
             top,
-        };
-        package.require()?;
-        Ok(package)
+        })
     }
 
     fn require(&self) -> Result<()> {
@@ -68,23 +86,19 @@ impl Package {
             "bin/kubelet",
             "bin/kubectl",
             "conf/kubeadm.yaml",
-            "conf/10-kubeadm.conf",
-            "conf/kubelet.service",
         ]
         .into_iter()
         .filter(|name| self.listing.get(name).is_none())
         .collect();
-        if self.images().next().is_none() {
+        let has = |folder: &str| self.names().any(|name| name.starts_with(folder));
+        if !has("images/") {
             missing.push("images/*.tar");
         }
-        if self.runtime().is_none() {
+        if !has("containerd/") && !has("docker/") {
             missing.push("containerd/*.tar.gz or docker/docker.tgz");
-        } else if self
-            .runtime()
-            .is_some_and(|name| name.starts_with("containerd/"))
-            && self.listing.get("bin/crictl").is_none()
-        {
-            missing.push("bin/crictl (kubeadm calls it to reach containerd)");
+        }
+        if let Some(why) = super::verdict::cluster_image(self) {
+            bail!("{why}");
         }
         ensure!(
             missing.is_empty(),
@@ -140,30 +154,15 @@ impl Package {
         self.listing.iter().map(|(name, _)| name)
     }
 
-    /// Names of the image archives: `images/*.tar`, `.tar.gz`, `.tgz`, `.tar.zst`.
+    /// Names of the image archives: files of `images/` that hold images, whatever their names.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         self.names().filter(|name| {
-            let archive = [".tar", ".tar.gz", ".tgz", ".tar.zst"]
-                .iter()
-                .any(|end| name.ends_with(end));
-            archive
-                && name
-                    .strip_prefix("images/")
-                    .is_some_and(|rest| !rest.contains('/'))
-        })
-    }
-
-    /// The archive with the container runtime.
-    pub fn runtime(&self) -> Option<&str> {
-        let archive = |name: &&str| {
-            [".tar.gz", ".tgz", ".tar", ".tar.zst"]
-                .iter()
-                .any(|end| name.ends_with(end))
-        };
-        ["containerd/", "docker/"].iter().find_map(|folder| {
-            self.names()
-                .filter(archive)
-                .find(|name| name.starts_with(folder))
+            let contents = self.contents_of(name);
+            let images = matches!(
+                contents,
+                Some(Contents::Archive(inside)) if inside.images.is_some()
+            );
+            images && name.starts_with("images/")
         })
     }
 
@@ -219,7 +218,10 @@ impl Package {
             .trim()
             .trim_matches(['"', '\'']);
         value.trim_start_matches('v').parse().with_context(|| {
-            format!("the package's `conf/kubeadm.yaml` has `kubernetesVersion: {value}`, which is no release such as v1.20.2")
+            format!(
+                "the package's `conf/kubeadm.yaml` has `kubernetesVersion: {value}`, which is no \
+                 release such as v1.20.2"
+            )
         })
     }
 

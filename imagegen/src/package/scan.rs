@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
-use super::listing::{Kind, Listing, clean};
+use super::listing::{Kind, Listing, clean, is_of_macos};
+use super::probe::{self, Contents};
 use super::stream;
 
 /// Files of an archive up to this size stay in memory: configuration and scripts, not programs.
@@ -44,44 +45,51 @@ pub(super) fn link_name(entry: &tar::Entry<'_, impl Read>) -> Result<String> {
     clean(target).with_context(|| format!("hard link to `{target}`"))
 }
 
-pub(super) fn archive(path: &Path, small: &mut BTreeMap<String, Vec<u8>>) -> Result<Listing> {
-    let mut listing = Listing::default();
-    let mut kept = 0;
+/// What the files of a package are, by name.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) listing: Listing,
+    /// Contents of small files of an archive. Files of a folder are read on demand.
+    pub(super) small: BTreeMap<String, Vec<u8>>,
+    pub(super) contents: BTreeMap<String, Contents>,
+    kept: u64,
+}
+
+pub(super) fn archive(path: &Path) -> Result<Found> {
+    let mut found = Found::default();
+    let Found {
+        listing,
+        small,
+        contents,
+        kept,
+    } = &mut found;
     stream::entries(stream::open(path)?, |entry| {
         let name = entry_name(entry)?;
+        if is_of_macos(&name) {
+            listing.macos.push(name);
+            return Ok(());
+        }
         let header = entry.header();
         let executable = header.mode().unwrap_or(0o644) & 0o111 != 0;
         match header.entry_type() {
             EntryType::Directory | EntryType::XGlobalHeader => {}
             kind if is_file(kind) => {
                 let size = entry.size();
-                let keep = size <= SMALL && kept + size <= SMALL_TOTAL;
-                let mut bytes = Vec::new();
-                let (read, sha256) = digest(&mut *entry, |part| {
-                    if keep {
-                        bytes.extend_from_slice(part);
-                    }
-                    Ok(())
-                })
-                .map_err(|e| stream::explained(e).context(format!("reading entry `{name}`")))?;
-                listing.add(
-                    name.clone(),
-                    Kind::File {
-                        size: read,
-                        sha256,
-                        executable,
-                    },
-                )?;
+                let keep = size <= SMALL && *kept + size <= SMALL_TOTAL;
+                let file = read(&mut *entry, keep)
+                    .map_err(|e| stream::explained(e).context(format!("reading entry `{name}`")))?;
+                listing.add(name.clone(), file.kind(executable))?;
+                contents.insert(name.clone(), file.contents);
                 if keep {
-                    kept += size;
-                    small.insert(name, bytes);
+                    *kept += size;
+                    small.insert(name, file.bytes);
                 }
             }
             EntryType::Symlink => {
                 let target = entry
                     .link_name_bytes()
                     .with_context(|| format!("symlink `{name}` has no target"))?;
-                add_symlink(&mut listing, name, std::str::from_utf8(&target).ok())?;
+                add_symlink(listing, name, std::str::from_utf8(&target).ok())?;
             }
             EntryType::Link => {
                 let target = link_name(entry).with_context(|| format!("entry `{name}`"))?;
@@ -95,6 +103,9 @@ pub(super) fn archive(path: &Path, small: &mut BTreeMap<String, Vec<u8>>) -> Res
                 if let Some(bytes) = small.get(&target).cloned() {
                     small.insert(name.clone(), bytes);
                 }
+                if let Some(same) = contents.get(&target).cloned() {
+                    contents.insert(name.clone(), same);
+                }
                 listing.add(name, kind)?;
             }
             EntryType::Block | EntryType::Char => {
@@ -107,7 +118,7 @@ pub(super) fn archive(path: &Path, small: &mut BTreeMap<String, Vec<u8>>) -> Res
         }
         Ok(())
     })?;
-    Ok(listing)
+    Ok(found)
 }
 
 fn add_symlink(listing: &mut Listing, name: String, target: Option<&str>) -> Result<()> {
@@ -117,7 +128,7 @@ fn add_symlink(listing: &mut Listing, name: String, target: Option<&str>) -> Res
     listing.add(name, Kind::Symlink { target })
 }
 
-pub(super) fn folder(root: &Path, below: &str, listing: &mut Listing) -> Result<()> {
+pub(super) fn folder(root: &Path, below: &str, found: &mut Found) -> Result<()> {
     let at = root.join(below);
     for entry in fs::read_dir(&at).with_context(|| format!("reading `{}`", at.display()))? {
         let entry = entry.with_context(|| format!("reading `{}`", at.display()))?;
@@ -131,25 +142,23 @@ pub(super) fn folder(root: &Path, below: &str, listing: &mut Listing) -> Result<
             format!("{below}/{name}")
         };
         let kind = entry.file_type()?;
+        if is_of_macos(&name) {
+            found.listing.macos.push(name);
+            continue;
+        }
         if kind.is_dir() {
-            folder(root, &name, listing)?;
+            folder(root, &name, found)?;
         } else if kind.is_symlink() {
             let target = fs::read_link(entry.path())?;
-            add_symlink(listing, name, target.to_str())?;
+            add_symlink(&mut found.listing, name, target.to_str())?;
         } else if kind.is_file() {
             let file = File::open(entry.path())
                 .with_context(|| format!("opening `{}`", entry.path().display()))?;
             let executable = file.metadata()?.permissions().mode() & 0o111 != 0;
-            let (size, sha256) = digest(file, |_| Ok(()))
+            let file = read(file, false)
                 .with_context(|| format!("reading `{}`", entry.path().display()))?;
-            listing.add(
-                name,
-                Kind::File {
-                    size,
-                    sha256,
-                    executable,
-                },
-            )?;
+            found.listing.add(name.clone(), file.kind(executable))?;
+            found.contents.insert(name, file.contents);
         } else {
             bail!(
                 "entry `{name}` is a device node, pipe or socket; a package holds files, folders \
@@ -158,6 +167,64 @@ pub(super) fn folder(root: &Path, below: &str, listing: &mut Listing) -> Result<
         }
     }
     Ok(())
+}
+
+/// A file, read once.
+struct Whole {
+    size: u64,
+    sha256: [u8; 32],
+    contents: Contents,
+    /// Empty unless they were to be kept.
+    bytes: Vec<u8>,
+}
+
+impl Whole {
+    fn kind(&self, executable: bool) -> Kind {
+        Kind::File {
+            size: self.size,
+            sha256: self.sha256,
+            executable,
+        }
+    }
+}
+
+/// A reader that hashes what it returns.
+struct Hashing<R> {
+    inner: R,
+    hash: Sha256,
+    size: u64,
+    kept: Option<Vec<u8>>,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..n]);
+        self.size += n as u64;
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(&buffer[..n]);
+        }
+        Ok(n)
+    }
+}
+
+/// Reads to the end: what the file is, its digest and, if `keep`, its bytes.
+fn read(data: impl Read, keep: bool) -> io::Result<Whole> {
+    let mut data = Hashing {
+        inner: data,
+        hash: Sha256::new(),
+        size: 0,
+        kept: keep.then(Vec::new),
+    };
+    let contents = probe::probe(&mut data)?;
+    // The probe stops where it knows enough.
+    io::copy(&mut data, &mut io::sink())?;
+    Ok(Whole {
+        size: data.size,
+        sha256: data.hash.finalize().into(),
+        contents,
+        bytes: data.kept.unwrap_or_default(),
+    })
 }
 
 /// Reads to the end, passes every part to `each`, and returns length and SHA-256.

@@ -11,6 +11,13 @@ const BLOCK: u64 = 512;
 
 /// The bytes of an archive, decompressed.
 pub(super) type Bytes = Box<dyn Read + Send>;
+/// The bytes of an archive inside another.
+pub(super) type Part<'a> = Box<dyn Read + 'a>;
+
+/// For `zstd --long=31`; the default limit of a window is 128 MiB.
+const WINDOW: u32 = 31;
+/// `xz -9` needs 65 MiB to decompress.
+const XZ_MEMORY: u64 = 1 << 30;
 
 /// Compressions by their first bytes. An error names those without a reader.
 const MAGIC: [(&[u8], &str); 6] = [
@@ -22,38 +29,93 @@ const MAGIC: [(&[u8], &str); 6] = [
     (b"PK\x03\x04", "zip"),
 ];
 
-/// Opens a file that holds a tar archive: plain, gzip or zstd.
+/// Opens a file that holds a tar archive: plain, gzip, zstd or xz.
 pub(super) fn open(path: &Path) -> Result<Bytes> {
     let file = File::open(path).with_context(|| format!("opening `{}`", path.display()))?;
     decompress(BufReader::with_capacity(1 << 18, file))
         .with_context(|| format!("reading `{}`", path.display()))
 }
 
+/// Writes the tar archive `path` without its compression to an unnamed file in `work`.
+pub(crate) fn unpacked(path: &Path, work: &Path) -> Result<File> {
+    let mut out = tempfile::tempfile_in(work).context("creating a temporary file")?;
+    io::copy(&mut open(path)?, &mut out).map_err(explained)?;
+    Ok(out)
+}
+
 /// Removes the compression of a tar archive.
 pub(super) fn decompress(mut input: BufReader<impl Read + Send + 'static>) -> Result<Bytes> {
     let start = input.fill_buf().context("reading its first bytes")?;
+    match compression(start)? {
+        Compression::Zstd => {
+            let mut decoder = zstd::Decoder::with_buffer(input)?;
+            decoder.window_log_max(WINDOW)?;
+            Ok(Box::new(decoder))
+        }
+        Compression::Gzip => Ok(Box::new(MultiGzDecoder::new(input))),
+        Compression::Xz => Ok(Box::new(xz(input)?)),
+        Compression::None => Ok(Box::new(input)),
+    }
+}
+
+/// The same for a reader that lives shorter than the program.
+pub(super) fn decompress_part<'a>(mut input: BufReader<&'a mut dyn Read>) -> Result<Part<'a>> {
+    let start = input.fill_buf().context("reading its first bytes")?;
+    match compression(start)? {
+        Compression::Zstd => {
+            let mut decoder = zstd::Decoder::with_buffer(input)?;
+            decoder.window_log_max(WINDOW)?;
+            Ok(Box::new(decoder))
+        }
+        Compression::Gzip => Ok(Box::new(MultiGzDecoder::new(input))),
+        Compression::Xz => Ok(Box::new(xz(input)?)),
+        Compression::None => Ok(Box::new(input)),
+    }
+}
+
+/// Several streams in one file are one text, as the program xz reads them.
+fn xz<R: io::BufRead>(input: R) -> Result<liblzma::bufread::XzDecoder<R>> {
+    let stream =
+        liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)?;
+    Ok(liblzma::bufread::XzDecoder::new_stream(input, stream))
+}
+
+/// Whether `start`, the first bytes of a file, are those of a tar archive, compressed or not.
+pub(super) fn is_archive(start: &[u8]) -> bool {
+    !start.is_empty() && compression(start).is_ok()
+}
+
+/// Whether `start` is the first block of an uncompressed tar archive.
+pub(super) fn is_tar(start: &[u8]) -> bool {
+    looks_like_tar(start)
+}
+
+enum Compression {
+    None,
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+fn compression(start: &[u8]) -> Result<Compression> {
     ensure!(!start.is_empty(), "it is empty");
     let kind = MAGIC
         .iter()
         .find(|(magic, _)| start.starts_with(magic))
         .map(|(_, name)| *name);
-    match kind {
-        Some("zstd") => {
-            let mut decoder = zstd::Decoder::with_buffer(input)?;
-            // For `zstd --long=31`; the default limit of a window is 128 MiB.
-            decoder.window_log_max(31)?;
-            Ok(Box::new(decoder))
-        }
-        Some("gzip") => Ok(Box::new(MultiGzDecoder::new(input))),
-        Some(other) => {
-            bail!("it is compressed with {other}; give a folder, .tar, .tar.gz or .tar.zst")
-        }
-        None if looks_like_tar(start) => Ok(Box::new(input)),
-        None => bail!(
-            "it is not a tar archive or has an unknown compression; give a folder, .tar, .tar.gz \
-             or .tar.zst"
+    Ok(match kind {
+        Some("zstd") => Compression::Zstd,
+        Some("gzip") => Compression::Gzip,
+        Some("xz") => Compression::Xz,
+        Some(other) => bail!(
+            "it is compressed with {other}; give a folder, .tar, .tar.gz, .tar.zst or .tar.xz"
         ),
-    }
+        None if looks_like_tar(start) => Compression::None,
+        None => bail!(
+            "it is not a tar archive or has an unknown compression; give a folder, .tar, .tar.gz, \
+             .tar.zst or .tar.xz"
+        ),
+    })
 }
 
 /// Checks the checksum of a tar header, which even formats without a magic have.
@@ -97,8 +159,20 @@ pub(super) fn entries(
         watch.position.get() >= end + BLOCK && watch.last_is_zero.get(),
         "it is cut off: the end of the archive is missing; copy it again"
     );
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(explained)?;
-    Ok(())
+    let mut rest = archive.into_inner();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match rest.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => ensure!(
+                buffer[..n].iter().all(|&byte| byte == 0),
+                "data follows the end of the archive, perhaps a second archive (`cat a.tar \
+                 b.tar`); give each archive its own file"
+            ),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(explained(e)),
+        }
+    }
 }
 
 /// Unifies the messages of several crates for a truncated archive.
@@ -109,6 +183,7 @@ pub(super) fn explained(error: io::Error) -> anyhow::Error {
             "unexpected EOF",
             "incomplete frame",
             "failed to read entire block",
+            "premature eof",
         ]
         .iter()
         .any(|t| text.contains(t));

@@ -10,6 +10,8 @@ mod flash;
 mod foreign_folders;
 mod interrupted;
 mod package;
+mod package_images;
+mod package_verdict;
 mod pki;
 mod refusals;
 mod refused_packages;

@@ -20,13 +20,20 @@ const RUNTIME: &str = "containerd/containerd.tar.gz";
 const IMAGES: &str = "images/all.tar";
 
 /// Every file of a valid package.
-fn files() -> Vec<(&'static str, Vec<u8>)> {
+fn whole() -> Vec<(&'static str, Vec<u8>)> {
     let programs = PROGRAMS.map(|name| (name, b"#!/bin/sh\n".to_vec()));
     let texts = TEXTS.map(|(name, text)| (name, text.as_bytes().to_vec()));
     let mut files: Vec<_> = programs.into_iter().chain(texts).collect();
-    files.push((RUNTIME, b"runtime".to_vec()));
+    files.push((RUNTIME, runtime(&["bin/containerd", "bin/runc"])));
     files.push((IMAGES, images()));
     files
+}
+
+/// Calls `each` for every file of a valid package.
+pub(crate) fn files(mut each: impl FnMut(&str, &[u8])) {
+    for (name, bytes) in whole() {
+        each(name, &bytes);
+    }
 }
 
 /// An archive built entry by entry.
@@ -39,7 +46,7 @@ impl Raw {
 
     pub(crate) fn whole() -> Self {
         let mut raw = Self::new();
-        for (name, bytes) in files() {
+        for (name, bytes) in whole() {
             raw.add(name, EntryType::Regular, "", &bytes);
         }
         raw
@@ -69,13 +76,14 @@ impl Raw {
 
 /// A valid package as a folder, with `changed` files instead of its own.
 pub(crate) fn folder(at: &Path, changed: &[(&str, &[u8])]) {
-    let own = files();
+    let own = whole();
     let own = own.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
     for (name, bytes) in own.chain(changed.iter().copied()) {
         let path = at.join(name);
         fs::create_dir_all(path.parent().expect("a folder")).expect("creating it");
         fs::write(&path, bytes).expect("writing to it");
-        let mode = if name.starts_with("bin/") {
+        let hook = name.starts_with("hooks/") && !name.contains('.');
+        let mode = if name.starts_with("bin/") || hook {
             0o755
         } else {
             0o644
@@ -84,19 +92,25 @@ pub(crate) fn folder(at: &Path, changed: &[(&str, &[u8])]) {
     }
 }
 
+/// An archive with programs for amd64.
+pub(crate) fn runtime(names: &[&str]) -> Vec<u8> {
+    let mut raw = Raw::new();
+    for name in names {
+        raw.add(name, EntryType::Regular, "", &elf(62));
+    }
+    raw.bytes()
+}
+
+/// The header of an ELF program for the machine `e_machine`.
+pub(crate) fn elf(machine: u8) -> Vec<u8> {
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(64, 0);
+    elf[18] = machine;
+    elf
+}
+
 /// `docker save` of the control plane's images, all with the same empty contents.
 pub(crate) fn images() -> Vec<u8> {
-    let layer = Raw::new().bytes();
-    let sha = |bytes: &[u8]| {
-        let digest = Sha256::digest(bytes);
-        digest
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<String>()
-    };
-    let config = serde_json::json!({"architecture": "amd64", "os": "linux",
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha(&layer))]}})
-    .to_string();
     let names = [
         "kube-apiserver:v1.20.2",
         "kube-controller-manager:v1.20.2",
@@ -105,6 +119,22 @@ pub(crate) fn images() -> Vec<u8> {
         "pause:3.2",
     ]
     .map(|name| format!("k8s.gcr.io/{name}"));
+    saved(&names.each_ref().map(String::as_str), "amd64")
+}
+
+/// `docker save` of one image with several names.
+pub(crate) fn saved(names: &[&str], architecture: &str) -> Vec<u8> {
+    let layer = Raw::new().bytes();
+    let sha = |bytes: &[u8]| {
+        let digest = Sha256::digest(bytes);
+        digest
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>()
+    };
+    let config = serde_json::json!({"architecture": architecture, "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha(&layer))]}})
+    .to_string();
     let config_name = format!("{}.json", sha(config.as_bytes()));
     let manifest =
         serde_json::json!([{"Config": config_name, "RepoTags": names, "Layers": ["layer.tar"]}]);

@@ -6,15 +6,38 @@
 //! + Filesystem Changeset Format".
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::index::Index;
-use super::{Image, Layer};
 use crate::digest;
+
+/// The entries of an image archive.
+pub(in crate::package) trait Entries {
+    fn size(&self, name: &str) -> Option<u64>;
+
+    /// The contents of a description, which must exist.
+    fn description(&self, name: &str) -> Result<Vec<u8>>;
+}
+
+/// An image as its archive describes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Described {
+    pub(crate) references: Vec<String>,
+    pub(super) config: Vec<u8>,
+    pub(crate) config_digest: String,
+    pub(super) layers: Vec<DescribedLayer>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct DescribedLayer {
+    pub(super) diff_id: String,
+    pub(super) digest: Option<String>,
+    /// The entry of the archive.
+    pub(super) entry: String,
+    pub(super) size: u64,
+}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,10 +90,10 @@ struct RootFs {
     diff_ids: Vec<String>,
 }
 
-pub(super) fn images(index: &Index) -> Result<Vec<Image>> {
-    if index.get("index.json").is_some() && index.get("oci-layout").is_some() {
+pub(in crate::package) fn images(index: &impl Entries) -> Result<Vec<Described>> {
+    if index.size("index.json").is_some() && index.size("oci-layout").is_some() {
         oci(index)
-    } else if index.get("manifest.json").is_some() {
+    } else if index.size("manifest.json").is_some() {
         docker(index)
     } else {
         bail!(
@@ -80,20 +103,21 @@ pub(super) fn images(index: &Index) -> Result<Vec<Image>> {
     }
 }
 
-fn oci(index: &Index) -> Result<Vec<Image>> {
+fn oci(index: &impl Entries) -> Result<Vec<Described>> {
     let top: ImageIndex = parse("index.json", &index.description("index.json")?)?;
+    let named = top.manifests.iter().any(|entry| name_of(entry).is_some());
+    if !named && index.size("manifest.json").is_some() {
+        return docker(index);
+    }
     // An image with several names has an entry for each.
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for entry in top.manifests {
-        let annotation = |key: &str| entry.annotations.get(key).map(String::as_str);
-        let name = annotation("io.containerd.image.name").or_else(|| {
-            annotation("org.opencontainers.image.ref.name").filter(|name| name.contains(['/', ':']))
-        });
+        let name = name_of(&entry).map(str::to_owned);
         let Some(manifest) = choose(index, entry.digest.clone(), &entry)? else {
             continue;
         };
         let names = names.entry(manifest).or_default();
-        names.extend(name.map(full_name));
+        names.extend(name.map(|name| full_name(&name)));
     }
     let mut images = Vec::new();
     for (digest, references) in names {
@@ -115,8 +139,16 @@ fn oci(index: &Index) -> Result<Vec<Image>> {
     Ok(images)
 }
 
+/// A bare tag in the name that the OCI defines is no name of an image.
+fn name_of(entry: &Descriptor) -> Option<&str> {
+    let annotation = |key: &str| entry.annotations.get(key).map(String::as_str);
+    annotation("io.containerd.image.name").or_else(|| {
+        annotation("org.opencontainers.image.ref.name").filter(|name| name.contains(['/', ':']))
+    })
+}
+
 /// The manifest of a descriptor: itself, or that for linux/amd64 if the descriptor is an index.
-fn choose(index: &Index, digest: String, descriptor: &Descriptor) -> Result<Option<String>> {
+fn choose(index: &impl Entries, digest: String, descriptor: &Descriptor) -> Result<Option<String>> {
     let here = |p: &Platform| p.architecture == "amd64" && p.os == "linux";
     if !(descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list"))
     {
@@ -134,7 +166,7 @@ fn choose(index: &Index, digest: String, descriptor: &Descriptor) -> Result<Opti
     Ok(found.map(|d| d.digest))
 }
 
-fn docker(index: &Index) -> Result<Vec<Image>> {
+fn docker(index: &impl Entries) -> Result<Vec<Described>> {
     let manifests: Vec<DockerManifest> =
         parse("manifest.json", &index.description("manifest.json")?)?;
     let mut images = Vec::new();
@@ -176,11 +208,11 @@ type Stored = (String, Option<String>, Option<u64>);
 
 /// Joins a configuration with its layers: entry, and digest and size if known.
 fn image(
-    index: &Index,
+    index: &impl Entries,
     references: BTreeSet<String>,
     config: Vec<u8>,
     stored: Vec<Stored>,
-) -> Result<Image> {
+) -> Result<Described> {
     let references: Vec<String> = references.into_iter().collect();
     let name = references.join(", ");
     let parsed: Config = parse(&format!("configuration of {name}"), &config)?;
@@ -197,25 +229,24 @@ fn image(
     );
     let mut layers = Vec::new();
     for (diff_id, (entry, digest, size)) in parsed.rootfs.diff_ids.into_iter().zip(stored) {
-        let slice = index
-            .get(&entry)
+        let found = index
+            .size(&entry)
             .with_context(|| format!("layer `{entry}` of image `{name}` is missing"))?;
         ensure!(
-            size.is_none_or(|size| size == slice.size),
+            size.is_none_or(|size| size == found),
             "layer `{entry}` of image `{name}` has {} bytes instead of {}",
-            slice.size,
+            found,
             size.unwrap_or_default()
         );
-        layers.push(Layer {
+        layers.push(DescribedLayer {
             diff_id,
             digest,
-            size: slice.size,
-            archive: Arc::clone(&index.file),
-            slice,
+            size: found,
+            entry,
         });
     }
     let config_digest = digest::digest(&config);
-    Ok(Image {
+    Ok(Described {
         references,
         config,
         config_digest,
@@ -228,7 +259,7 @@ fn blob(digest: &str) -> String {
 }
 
 /// The description with the digest `digest`, verified.
-fn checked(index: &Index, digest: &str) -> Result<Vec<u8>> {
+fn checked(index: &impl Entries, digest: &str) -> Result<Vec<u8>> {
     ensure!(
         digest.starts_with("sha256:"),
         "digest `{digest}` is not SHA-256, the only supported algorithm"
@@ -253,7 +284,11 @@ fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
 
 /// The name with registry and tag, as the runtime has it: `docker.io/library/nginx:latest` for
 /// `nginx`.
-fn full_name(name: &str) -> String {
+pub(crate) fn full_name(name: &str) -> String {
+    let name = name
+        .strip_prefix("index.")
+        .filter(|rest| rest.starts_with("docker.io/"))
+        .unwrap_or(name);
     let tagged = if name.rsplit('/').next().unwrap_or(name).contains(':') {
         name.to_owned()
     } else {
@@ -261,6 +296,8 @@ fn full_name(name: &str) -> String {
     };
     match tagged.split_once('/') {
         None => format!("docker.io/library/{tagged}"),
+        // docker.io/nginx is docker.io/library/nginx.
+        Some(("docker.io", rest)) if !rest.contains('/') => format!("docker.io/library/{rest}"),
         Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => tagged,
         Some(_) => format!("docker.io/{tagged}"),
     }
@@ -277,6 +314,8 @@ mod tests {
             ("calico/cni:v3", "docker.io/calico/cni:v3"),
             ("k8s.gcr.io/pause:3.2", "k8s.gcr.io/pause:3.2"),
             ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
+            ("docker.io/nginx:1", "docker.io/library/nginx:1"),
+            ("index.docker.io/calico/cni:v3", "docker.io/calico/cni:v3"),
         ] {
             assert_eq!(full_name(short), full);
         }

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tar::EntryType;
 
 use super::super::{listing, stream};
+use super::describe::Entries;
 
 /// The size limit of a description.
 const DESCRIPTION: u64 = 8 << 20;
@@ -64,10 +65,10 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path)?;
-        let mut magic = [0; 4];
-        let n = file.read(&mut magic)?;
+        let mut start = Vec::new();
+        Read::by_ref(&mut file).take(512).read_to_end(&mut start)?;
         file.rewind()?;
-        if magic[..n].starts_with(&[0x1f, 0x8b]) || magic == [0x28, 0xb5, 0x2f, 0xfd] {
+        if stream::is_archive(&start) && !stream::is_tar(&start) {
             let folder = path
                 .parent()
                 .filter(|p| !p.as_os_str().is_empty())
@@ -97,10 +98,9 @@ impl Index {
                         offset: entry.raw_file_position(),
                         size: entry.size(),
                     };
-                    ensure!(
-                        entries.insert(name.clone(), slice).is_none(),
-                        "entry `{name}` appears twice"
-                    );
+                    // `ctr images export` may write one blob twice; the last entry counts, as for
+                    // tar.
+                    entries.insert(name, slice);
                 }
                 kind @ (EntryType::Symlink | EntryType::Link) => {
                     let target = entry.link_name_bytes().unwrap_or_default();
@@ -137,9 +137,15 @@ impl Index {
     pub(super) fn get(&self, name: &str) -> Option<Slice> {
         self.entries.get(name).copied()
     }
+}
+
+impl Entries for Index {
+    fn size(&self, name: &str) -> Option<u64> {
+        self.get(name).map(|slice| slice.size)
+    }
 
     /// The contents of a description, which must exist.
-    pub(super) fn description(&self, name: &str) -> Result<Vec<u8>> {
+    fn description(&self, name: &str) -> Result<Vec<u8>> {
         let slice = self
             .get(name)
             .with_context(|| format!("it has no `{name}`"))?;
@@ -158,7 +164,7 @@ impl Index {
 }
 
 /// The target of a relative link in the folder of `name`.
-fn beside(name: &str, target: &str) -> Option<String> {
+pub(in crate::package) fn beside(name: &str, target: &str) -> Option<String> {
     let mut parts: Vec<&str> = name.split('/').collect();
     parts.pop();
     for part in target.split('/') {

@@ -4,8 +4,8 @@
 //! against their `diff_id` while they are read. This module neither unpacks layers nor uses a
 //! registry.
 
-mod describe;
-mod index;
+pub(crate) mod describe;
+pub(super) mod index;
 
 use std::fmt;
 use std::fs::File;
@@ -65,9 +65,26 @@ impl ImageArchive {
 
     fn read(path: &Path) -> Result<Self> {
         let index = index::Index::open(path)?;
-        Ok(Self {
-            images: describe::images(&index)?,
-        })
+        let mut images = Vec::new();
+        for image in describe::images(&index)? {
+            let mut layers = Vec::new();
+            for layer in image.layers {
+                layers.push(Layer {
+                    diff_id: layer.diff_id,
+                    digest: layer.digest,
+                    size: layer.size,
+                    archive: Arc::clone(&index.file),
+                    slice: index.get(&layer.entry).context("seen above")?,
+                });
+            }
+            images.push(Image {
+                references: image.references,
+                config: image.config,
+                config_digest: image.config_digest,
+                layers,
+            });
+        }
+        Ok(Self { images })
     }
 }
 

@@ -109,6 +109,8 @@ fn oci_and_docker_archives_have_the_same_layer() {
         oci(&plain, |_| {}),
         oci(&gzip(&plain), |_| {}),
         oci(&zstd, |_| {}),
+        // `ctr images export` may write a blob twice.
+        oci(&plain, |e| e.push(e[4].clone())),
         zstd::encode_all(oci(&plain, |_| {}).as_slice(), 1).expect("in memory"),
     ];
     for (i, bytes) in archives.iter().enumerate() {
@@ -154,7 +156,6 @@ fn broken_archive_is_refused_with_its_reason() {
     refused(&oci(&layer(), |e| e[2].1[5] ^= 1), "damaged");
     refused(&oci(&layer(), |e| drop(e.pop())), "is missing");
     refused(&oci(&layer(), |e| e[4].1.push(0)), "bytes instead of");
-    refused(&oci(&layer(), |e| e.push(e[0].clone())), "appears twice");
 }
 
 #[test]
