@@ -293,6 +293,39 @@ fn image_supplies_what_the_package_lacks() {
 }
 
 #[test]
+fn package_without_a_runtime_is_refused() {
+    for bytes in [gzip(b"<html>404</html>"), package::runtime(&["bin/ctr"])] {
+        refused(
+            &[("containerd/containerd.tar.gz", &bytes)],
+            &["the runtime lacks containerd, runc"],
+        );
+    }
+    let more = package::runtime(&["bin/crictl", "./bridge"]);
+    let found = accepted(&[("containerd/more.tgz", &more)]);
+    let of = |entry: &str| part(&found, &format!("containerd/more.tgz: {entry}"));
+    assert_eq!(of("bin/crictl").1, "`bin/crictl` takes its place");
+    assert_eq!(of("bridge"), ("used", "/usr/lib/cni/bridge"));
+}
+
+#[test]
+fn unit_that_cannot_start_the_kubelet_is_refused() {
+    let unit = b"[Service]\nExecStartPre=/usr/bin/kubelet-pre-start.sh\n";
+    refused(
+        &[("conf/kubelet.service", unit)],
+        &["conf/kubelet.service:2: it runs kubelet-pre-start.sh, which `bin/` lacks"],
+    );
+    accepted(&[
+        ("conf/kubelet.service", unit),
+        ("bin/kubelet-pre-start.sh", b"#!/bin/sh\n"),
+    ]);
+    let drop_in = b"[Service]\nEnvironment=\"A=--cgroup-driver=\"\n";
+    refused(
+        &[("conf/10-kubeadm.conf", drop_in)],
+        &["conf/10-kubeadm.conf:2: `--cgroup-driver=` has no value"],
+    );
+}
+
+#[test]
 fn cluster_images_of_sealos_4_are_named() {
     let work = Work::new();
     let path = work.path("kube/registry/docker/registry/v2");

@@ -87,6 +87,15 @@ pub(super) fn objects(found: &mut Manifests, kubernetes: Option<&Version>) {
     for object in &objects {
         let at = |node: &Node| object.at(node.place);
         templates(object, found);
+        if let Some(why) = not_a_name(object) {
+            let node = object
+                .node
+                .at(&["metadata", "name"])
+                .unwrap_or(&object.node);
+            found
+                .errors
+                .push(format!("{}`metadata.name`: {why}", at(node)));
+        }
         if let Some(namespace) = &object.namespace
             && !made.contains(namespace.as_str())
             && !namespace.contains("{{")
@@ -235,6 +244,25 @@ fn not_an_image(text: &str) -> Option<&'static str> {
         .chars()
         .any(|c| c.is_ascii_uppercase())
         .then_some("a repository has no capital letters")
+}
+
+/// Why the apiserver refuses the object's name: all but those of RBAC are names of DNS.
+fn not_a_name(object: &Object) -> Option<&'static str> {
+    let name = object.name.as_str();
+    // Reported as a template.
+    if name.contains("{{") {
+        return None;
+    }
+    if object.group() == "rbac.authorization.k8s.io" {
+        let placeholder = name.contains(['/', '%', '$', '<', '>', '{', ' ']);
+        return placeholder.then_some("it has `/`, `%`, a space or a placeholder");
+    }
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let valid = name.chars().all(inner)
+        && !name.starts_with(['-', '.'])
+        && !name.ends_with(['-', '.'])
+        && name.len() <= 253;
+    (!valid).then_some("lower-case letters, digits, `-` and `.` only")
 }
 
 /// Texts that belong to another program, which may have templates of its own.

@@ -48,7 +48,7 @@ pub(crate) struct File {
 /// Reading recurses; a manifest has at most some 50 levels.
 const DEPTH: usize = 200;
 /// Nodes of one file with every use of an alias.
-const NODES: usize = 2_000_000;
+const NODES: usize = 500_000;
 
 impl Node {
     pub(crate) fn get(&self, key: &str) -> Option<&Node> {

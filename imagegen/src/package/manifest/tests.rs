@@ -86,6 +86,10 @@ fn hopeless_manifests_are_refused_with_their_place() {
     };
     for (text, words) in [
         (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: $NAME}\n".to_owned(),
+            "net.yaml:3:18: document 1, Service $NAME: `metadata.name`: lower-case",
+        ),
+        (
             "kind: Pod\nmetadata: {name: x}\n".to_owned(),
             "net.yaml:1:1: document 1: no object",
         ),

@@ -199,6 +199,15 @@ fn flags(file: &str, text: &str, version: Option<&Version>, verdict: &mut Verdic
         .enumerate()
         .filter(|(_, line)| !line.trim_start().starts_with('#'))
     {
+        let script = "kubelet-pre-start.sh";
+        let ignored = line.trim_start().starts_with("ExecStartPre=-");
+        if line.contains(script) && !ignored && !verdict.programs.iter().any(|own| own == script) {
+            verdict.errors.push(format!(
+                "{file}:{}: it runs {script}, which `bin/` lacks; add it, or write \
+                 `ExecStartPre=-` so that a missing one is no failure",
+                number + 1
+            ));
+        }
         let minor = version.map_or(0, |version| version.minor);
         let gone = GONE
             .iter()

@@ -138,19 +138,16 @@ fn hook(package: &Package, name: &str, rest: &str, verdict: &mut Verdict) {
     if let Some(fault) = fault {
         return verdict.errors.push(format!("{name}: {fault}"));
     }
-    let stem = rest
-        .split('.')
-        .next()
-        .unwrap_or(rest)
-        .to_lowercase()
-        .replace('_', "-");
-    let meant = HOOKS
-        .iter()
-        .find(|hook| hook.ends_with(&format!("/{stem}")));
+    let stem = rest.split('.').next().unwrap_or(rest);
+    let bare = |name: &str| name.replace(['-', '_'], "").to_lowercase();
+    let names = || HOOKS.iter().map(|hook| hook.trim_start_matches("hooks/"));
+    let meant = names()
+        .find(|hook| bare(hook) == bare(stem))
+        .or_else(|| yaml::nearest(stem, names()));
     match meant {
         _ if known => verdict.part(name, State::Used, "a hook"),
         Some(meant) if !rest.contains('/') => verdict.errors.push(format!(
-            "{name}: no hook has this name, so nothing would run it; call it `{meant}` and \
+            "{name}: no hook has this name, so nothing would run it; call it `hooks/{meant}` and \
              chmod +x it"
         )),
         _ => {

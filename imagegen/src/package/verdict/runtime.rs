@@ -38,14 +38,21 @@ pub(super) fn judge(package: &Package, verdict: &mut Verdict) {
         names.map(str::to_owned).collect::<Vec<_>>()
     };
     let (containerd, docker) = (below("containerd/"), below("docker/"));
-    let folder = if holds_runtime(package, &containerd) {
-        &containerd
-    } else {
-        &docker
-    };
+    let none = Vec::new();
+    let folders = [&containerd, &docker];
+    let folder = folders
+        .into_iter()
+        .find(|names| holds_runtime(package, names));
+    let folder = folder.unwrap_or(&none);
+    let before = verdict.errors.len();
     for name in containerd.iter().chain(&docker) {
         if !folder.contains(name) {
-            verdict.part(name, State::NotUsed, "the runtime is that of `containerd/`");
+            let why = if folder.is_empty() {
+                "neither an archive nor a program"
+            } else {
+                "the runtime is another"
+            };
+            verdict.part(name, State::NotUsed, why);
             continue;
         }
         match package.contents_of(name) {
@@ -64,12 +71,14 @@ pub(super) fn judge(package: &Package, verdict: &mut Verdict) {
         verdict.runtime.iter().any(|placed| placed.to == program)
             || package.contains(&program.replace("usr/", ""))
     };
+    // kubeadm before 1.32 asks containerd by crictl; docker's packages have it in `bin/`.
+    let crictl = folder.iter().any(|name| name.starts_with("containerd/"));
     let missing: Vec<&str> = ["usr/bin/containerd", "usr/bin/runc", "usr/bin/crictl"]
         .into_iter()
-        .filter(|program| !has(program))
+        .filter(|program| !has(program) && (crictl || !program.ends_with("crictl")))
         .map(|program| program.trim_start_matches("usr/bin/"))
         .collect();
-    if !folder.is_empty() && !missing.is_empty() && verdict.errors.is_empty() {
+    if !missing.is_empty() && verdict.errors.len() == before {
         verdict.errors.push(format!(
             "the runtime lacks {}: add it to `bin/` or to the archive in `containerd/`",
             missing.join(", ")
@@ -159,6 +168,17 @@ fn place(file: &str, entry: Option<&str>, base: &str, folder: &str, verdict: &mu
         format!("usr/bin/{base}")
     };
     let title = entry.map_or(file.to_owned(), |entry| format!("{file}: {entry}"));
+    if verdict
+        .programs
+        .iter()
+        .any(|program| to == format!("usr/bin/{program}"))
+    {
+        return verdict.part(
+            title,
+            State::NotUsed,
+            format!("`bin/{base}` takes its place"),
+        );
+    }
     if let Some(before) = verdict.runtime.iter().find(|placed| placed.to == to) {
         let why = format!("`{}` has {base} too and comes first", before.file);
         return verdict.part(title, State::NotUsed, why);
