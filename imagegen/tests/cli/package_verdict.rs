@@ -292,6 +292,46 @@ fn image_supplies_what_the_package_lacks() {
     );
 }
 
+/// The layout of `fanux/cloud-kernel` for containerd: calico.yaml in both places, libraries,
+/// scripts, read-me files.
+#[test]
+fn package_of_cloud_kernel_is_used_or_named() {
+    let calico = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: kube-system}\n";
+    let (metadata, other) = (
+        br#"{"k8sVersion": "v1.20.2", "cniName": "calico", "arch": "amd64"}"#,
+        br#"{"k8sVersion": "v1.22.8", "arch": "arm64"}"#,
+    );
+    let files: [(&str, &[u8]); 8] = [
+        ("Metadata", metadata),
+        ("README.md", b""),
+        ("conf/calico.yaml", calico),
+        ("conf/net/calico.yaml", calico),
+        ("conf/docker.service", b"[Service]\n"),
+        ("containerd/README.md", b"text"),
+        ("lib64/libseccomp.so.2", b"\x7fELF"),
+        ("shell/init.sh", b"#!/bin/sh\n"),
+    ];
+    let found = accepted(&files);
+    for (name, state) in [
+        ("Metadata", "used"),
+        ("README.md", "not-used"),
+        ("conf/calico.yaml", "not-used"),
+        ("conf/net/calico.yaml", "used"),
+        ("conf/docker.service", "not-used"),
+        ("containerd/README.md", "not-used"),
+        ("lib64/libseccomp.so.2", "not-used"),
+        ("shell/init.sh", "not-used"),
+    ] {
+        assert_eq!(part(&found, name).0, state, "{name}");
+    }
+    let found = accepted(&[("conf/calico.yaml", calico)]);
+    assert_eq!(part(&found, "conf/calico.yaml").0, "used");
+    refused(
+        &[("Metadata", other)],
+        &["the package is for arm64", "k8sVersion is 1.22.8"],
+    );
+}
+
 #[test]
 fn package_without_a_runtime_is_refused() {
     for bytes in [gzip(b"<html>404</html>"), package::runtime(&["bin/ctr"])] {

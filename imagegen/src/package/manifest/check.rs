@@ -189,6 +189,18 @@ fn text(object: &Object, field: &str, node: &Node, found: &mut Manifests) {
 fn containers(object: &Object, node: &Node, found: &mut Manifests) {
     for key in ["initContainers", "containers", "ephemeralContainers"] {
         for container in node.get(key).map(Node::items).unwrap_or_default() {
+            let mut fields = Vec::new();
+            for field in ["name", "command", "args"] {
+                fields.extend(container.get(field).map(|node| (field, node)));
+            }
+            for variable in container.get("env").map(Node::items).unwrap_or_default() {
+                for field in ["name", "value"] {
+                    fields.extend(variable.get(field).map(|node| (field, node)));
+                }
+            }
+            for (field, node) in fields {
+                text(object, field, node, found);
+            }
             let name = container
                 .get("name")
                 .and_then(Node::str)

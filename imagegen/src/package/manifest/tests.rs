@@ -109,6 +109,22 @@ fn hopeless_manifests_are_refused_with_their_place() {
         (pod("{name: a, image: \"${REGISTRY}/a:1\"}"), "placeholder"),
         (pod("{name: a, image: \"Example/A:1\"}"), "capital"),
         (
+            pod("{name: n}"),
+            "net.yaml:4:28: document 1, Pod x: `name` is `false` to Kubernetes",
+        ),
+        (
+            pod("{name: a, env: [{name: A, value: 5}]}"),
+            "`value` is `5` to Kubernetes",
+        ),
+        (
+            pod("{name: a, args: [--x, yes]}"),
+            "`args` is `true` to Kubernetes",
+        ),
+        (
+            format!("apiVersion: v1\nkind: ConfigMap\n{meta}data: {{a: 0644}}\n"),
+            "net.yaml:4:11: document 1, ConfigMap x: `a` is `420` to Kubernetes",
+        ),
+        (
             pod("{name: a, args: [\"--x={{ .Net }}\"]}"),
             "a template is left in `--x=",
         ),
