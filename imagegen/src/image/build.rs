@@ -17,7 +17,7 @@ use super::containerd::store::{self, StoredImage, StoredLayer};
 use super::root_files::STATE;
 use super::{ImageRequest, debian, disk, facts, hooks, initrd, kubeadm, root, uki, verity};
 use crate::package::oci::{Image, ImageArchive};
-use crate::package::{BUILD_HOOK, Package};
+use crate::package::{BUILD_HOOK, Package, State};
 
 /// A finished image, as the manifest records it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,11 +64,24 @@ pub fn build(
         ));
     };
 
+    let verdict = request.package.verdict();
+    verdict.refuse()?;
+    for warning in &verdict.warnings {
+        log::warn!("{warning}");
+    }
+    for part in &verdict.parts {
+        match part.state {
+            State::Changed => log::warn!("{}: {}", part.name, part.detail),
+            State::NotUsed => log::info!("{} is not used: {}", part.name, part.detail),
+            State::Used | State::Supplied => {}
+        }
+    }
+
     let stage = progress.stage("package");
     let package = work.join("package");
     request.package.extract_to(&package)?;
     let images = images(request.package, &package)?;
-    let mut facts = facts::image_file(request.package, &images)?;
+    let mut facts = facts::image_file(request.package, &verdict, &images)?;
     let images = spool(&images, work)?;
     took("package", stage.done());
 
@@ -85,7 +98,7 @@ pub fn build(
         package: &package,
         programs: request.programs,
         facts: &facts,
-        verdict: &request.package.verdict(),
+        verdict: &verdict,
         work,
     })?;
     if request.package.contains(BUILD_HOOK) {

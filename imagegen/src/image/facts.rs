@@ -7,19 +7,18 @@ use semver::Version;
 use userdata::contract::API_VERSION;
 use userdata::image_info::{ImageInfo, KubeadmPhases};
 
-use crate::package::Package;
 use crate::package::images::Image;
+use crate::package::{Package, Verdict};
 
 /// The image file for `package`, whose images are `images`.
-pub fn image_file(package: &Package, images: &[Image]) -> Result<ImageInfo> {
+pub fn image_file(package: &Package, verdict: &Verdict, images: &[Image]) -> Result<ImageInfo> {
     let version = package.kubernetes_version()?;
     let references: BTreeSet<String> = images
         .iter()
         .flat_map(|i| i.references.iter().cloned())
         .collect();
-    let verdict = package.verdict();
-    verdict.refuse()?;
-    let choice = verdict.choice.context("no image of the control plane")?;
+    let choice = verdict.choice.clone();
+    let choice = choice.context("the package has no image of the control plane")?;
     Ok(ImageInfo {
         api_version: API_VERSION.to_owned(),
         kind: "Image".to_owned(),

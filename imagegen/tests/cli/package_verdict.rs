@@ -333,6 +333,16 @@ fn package_of_cloud_kernel_is_used_or_named() {
 }
 
 #[test]
+fn release_before_1_15_is_refused() {
+    let kubeadm = b"kind: ClusterConfiguration\nkubernetesVersion: v1.14.1\n";
+    let printed = lines(&verdict(&[("conf/kubeadm.yaml", kubeadm)]), "errors");
+    assert!(
+        printed.contains("Kubernetes 1.14.1 is older than 1.15"),
+        "{printed}"
+    );
+}
+
+#[test]
 fn package_without_a_runtime_is_refused() {
     for bytes in [gzip(b"<html>404</html>"), package::runtime(&["bin/ctr"])] {
         refused(

@@ -100,6 +100,12 @@ impl Verdict {
                 None
             }
         };
+        if let Some(old) = version.as_ref().filter(|v| (v.major, v.minor) < (1, 15)) {
+            verdict.errors.push(format!(
+                "conf/kubeadm.yaml: Kubernetes {old} is older than 1.15, whose kubeadm reads no \
+                 configuration that firstboot writes; take a newer package"
+            ));
+        }
         verdict.kubernetes = version.as_ref().map(ToString::to_string);
         files::judge(package, &mut verdict);
         runtime::judge(package, &mut verdict);
