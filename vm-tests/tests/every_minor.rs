@@ -184,7 +184,7 @@ fn image(package: &Path) -> Result<ImageInfo> {
     for name in opened.images() {
         images.extend(ImageArchive::of_package(package, name)?.images);
     }
-    facts::image_file(&opened, &images)
+    facts::image_file(&opened, &opened.verdict(), &images)
 }
 
 #[test]
