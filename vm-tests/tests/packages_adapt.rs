@@ -78,7 +78,7 @@ fn build_hook_changes_or_stops_the_image() -> Result<()> {
         let bytes = process::run(dump.arg("--cat").arg(format!("--path={path}")).arg(&root))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    ensure!(cat("/etc/adapted")? == "adapted from podnet.yaml\n");
+    ensure!(cat("/etc/adapted")? == "adapted from kube-flannel.yaml\n");
     ensure!(cat("/usr/share/firstlight/state/lib/adapted")? == "state\n");
 
     let qcow2 = out.join("node.qcow2");
