@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use vm_tests::cluster::checks::{self, DOMAIN};
+use vm_tests::cluster::checks::{self, DOMAIN, Reach};
 use vm_tests::cluster::snapshot;
 use vm_tests::cluster::testbed::Testbed;
 use vm_tests::observe::request_monitor::RequestMonitor;
@@ -32,7 +32,7 @@ fn three_masters_and_a_worker_form_a_cluster() -> Result<()> {
     check_labels_and_taints(&testbed)?;
     check_admin_access_to_every_master(&testbed)?;
     checks::worker_access_through_vip(&testbed, "n0")?;
-    checks::pods_and_services(&testbed, "n0")?;
+    checks::pods_and_services(&testbed, "n0", Reach::All)?;
     check_apiserver_restart(&testbed)?;
     testbed.assert_healthy()?;
     testbed.passed();

@@ -2,7 +2,7 @@
 //! traffic between nodes.
 
 use anyhow::Result;
-use vm_tests::cluster::checks;
+use vm_tests::cluster::checks::{self, Reach};
 use vm_tests::cluster::testbed::Testbed;
 
 // Forming takes most of the time, so checks that do not disturb each other share one cluster.
@@ -21,7 +21,7 @@ fn two_masters_and_a_worker_form_a_cluster() -> Result<()> {
     }
     testbed.assert_healthy()?;
     checks::worker_access_through_vip(&testbed, "n0")?;
-    checks::pods_and_services(&testbed, "n0")?;
+    checks::pods_and_services(&testbed, "n0", Reach::Next)?;
     testbed.passed();
     Ok(())
 }

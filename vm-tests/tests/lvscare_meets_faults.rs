@@ -64,8 +64,8 @@ fn bad_network(name: &str, seconds: u64) -> Result<()> {
 }
 
 #[test]
-fn two_minutes_of_a_bad_network() -> Result<()> {
-    bad_network("short_storm", 120)
+fn half_a_minute_of_a_bad_network() -> Result<()> {
+    bad_network("short_storm", 30)
 }
 
 #[test]
