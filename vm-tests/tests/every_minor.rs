@@ -56,7 +56,7 @@ fn one_master_of_each_release_becomes_ready() -> Result<()> {
 
 #[test]
 #[ignore = "forms three clusters, 25 minutes each without KVM; run: cargo test -p vm-tests --test every_minor -- --include-ignored"]
-fn masters_and_workers_join_where_phases_changed() -> Result<()> {
+fn masters_join_in_each_release_that_changed_phases() -> Result<()> {
     for release in releases().filter(|release| JOINS.contains(release)) {
         forms(release, "pair")?;
     }
