@@ -19,9 +19,9 @@ const MAX_FAILURES: u32 = 5;
 /// How often the line of a silent machine is updated.
 const UPDATE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The expected time until all emulated machines are ready, by the guests' clocks. It was measured
-/// with three control-plane hosts and a worker on two idle cores: worker 183 s, master0 206 s, the
-/// others 288 s and 305 s.
+/// The expected time until all emulated machines are ready, by the guests' clocks. Measured on two
+/// cores: a lone master0 112 s; of two control-plane hosts and a worker, 91, 75 and 64 s. More
+/// control-plane hosts are not measured.
 pub(crate) fn expected_time(cluster: &Cluster) -> Duration {
     let masters = u32::try_from(cluster.control_plane().count()).unwrap_or(u32::MAX);
     match masters {
@@ -31,8 +31,8 @@ pub(crate) fn expected_time(cluster: &Cluster) -> Duration {
 }
 
 /// master0; the workers need less and start at the same time.
-const FIRST_MASTER: Duration = Duration::from_secs(205);
-const SECOND_MASTER: Duration = Duration::from_secs(290);
+const FIRST_MASTER: Duration = Duration::from_secs(115);
+const SECOND_MASTER: Duration = Duration::from_secs(115);
 /// Hosts join etcd one after another, and do everything else at the same time.
 const ETCD_JOIN: Duration = Duration::from_secs(15);
 
