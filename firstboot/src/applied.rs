@@ -1,7 +1,7 @@
 //! What this host's document has set already, so that a later boot does not set it again.
 //!
 //! What a person, a command or a renewal changes after the first boot stays. A changed document, or
-//! the same one for another instance, applies anew.
+//! the same one for another instance, applies again.
 
 use std::collections::BTreeMap;
 

@@ -12,13 +12,7 @@ fn two_masters_and_a_worker_form_a_cluster() -> Result<()> {
         return Ok(());
     };
     testbed.start_all()?;
-    for (name, ready) in testbed.wait_ready()? {
-        let boot = ready.since_boot().unwrap_or_default();
-        println!(
-            "{name}: ready {:.0} s after power-on by the guest's clock",
-            boot.as_secs_f64()
-        );
-    }
+    testbed.wait_ready_and_print()?;
     testbed.assert_healthy()?;
     checks::worker_access_through_vip(&testbed, "n0")?;
     checks::pods_and_services(&testbed, "n0", Reach::Next)?;

@@ -94,13 +94,8 @@ fn forms(release: &str, topology_name: &str) -> Result<()> {
     }
     let mut testbed = Testbed::prepare(&format!("every_minor-{name}"), &output)?;
     testbed.start_all()?;
-    for (host, ready) in testbed.wait_ready()? {
-        let boot = ready.since_boot().unwrap_or_default();
-        println!(
-            "Kubernetes {release}, `{topology_name}`: {host} ready {:.0} s after power-on by its clock",
-            boot.as_secs_f64()
-        );
-    }
+    println!("Kubernetes {release}, `{topology_name}`:");
+    testbed.wait_ready_and_print()?;
     testbed.assert_healthy()?;
     testbed.passed();
     fs::create_dir_all(&results)?;

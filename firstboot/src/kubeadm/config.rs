@@ -11,6 +11,8 @@ use serde_json::{Map, Value, json};
 use userdata::image_info::ImageInfo;
 use userdata::node_config::{NodeConfig, Role};
 
+use super::documents::{Api, Documents, arguments, section};
+
 /// kubeadm waits this long for the control plane unless the topology says otherwise. Its own four
 /// minutes are too few for a slow machine, and firstboot waits itself, without a limit.
 const CONTROL_PLANE_TIMEOUT_SECONDS: u32 = 1800;
@@ -20,15 +22,6 @@ const HUNDRED_YEARS: &str = "876000h0m0s";
 
 /// Brought by the documents of hosts that join.
 const DISCOVERY: &str = "/etc/kubernetes/discovery.conf";
-
-/// The shapes that kubeadm's configuration has had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Api {
-    V1Beta2,
-    V1Beta3,
-    /// Arguments became lists of name and value; time-outs moved to a section of their own.
-    V1Beta4,
-}
 
 /// The kubeadm configuration for this host's role: `kubeadm init`'s documents on master0, `kubeadm
 /// join`'s elsewhere.
@@ -66,44 +59,6 @@ pub fn kubeadm(node: &NodeConfig, image: &ImageInfo, base: Vec<Value>) -> Result
         }
     }
     Ok(documents.all)
-}
-
-struct Documents {
-    api: Api,
-    version: String,
-    all: Vec<Value>,
-}
-
-impl Documents {
-    /// The document of this kind, made when the base has none. A base of an older package version
-    /// is moved up.
-    fn get(&mut self, kind: &str, version: &str) -> Result<&mut Map<String, Value>> {
-        let at = match self
-            .all
-            .iter()
-            .position(|document| document["kind"] == kind)
-        {
-            Some(at) => at,
-            None => {
-                self.all.push(json!({ "kind": kind }));
-                self.all.len() - 1
-            }
-        };
-        let document = self.all[at]
-            .as_object_mut()
-            .with_context(|| format!("`{kind}` in `kubeadm.yaml` is not a mapping"))?;
-        document.insert("apiVersion".into(), version.into());
-        Ok(document)
-    }
-
-    fn kubeadm(&mut self, kind: &str) -> Result<&mut Map<String, Value>> {
-        let version = self.version.clone();
-        self.get(kind, &version)
-    }
-
-    fn remove(&mut self, kind: &str) {
-        self.all.retain(|document| document["kind"] != kind);
-    }
 }
 
 fn init(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> Result<()> {
@@ -173,7 +128,7 @@ fn cluster(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> R
         dns.insert("imageTag".into(), tag.into());
     }
     if api >= Api::V1Beta4 {
-        // Whoever renews a certificate with kubeadm gets the validity of those that imagegen makes.
+        // A certificate that kubeadm renews is valid as long as those that imagegen makes.
         for key in ["certificateValidityPeriod", "caCertificateValidityPeriod"] {
             document.entry(key).or_insert_with(|| HUNDRED_YEARS.into());
         }
@@ -283,47 +238,6 @@ fn timeouts(document: &mut Map<String, Value>, node: &NodeConfig) -> Result<()> 
     Ok(())
 }
 
-/// Sets flags over those that are there already, in the shape of the version.
-fn arguments(
-    section: &mut Map<String, Value>,
-    key: &str,
-    flags: &BTreeMap<String, String>,
-    api: Api,
-) -> Result<()> {
-    let mut all = Vec::<(String, Value)>::new();
-    match section.remove(key) {
-        None | Some(Value::Null) => {}
-        Some(Value::Object(map)) => all.extend(map),
-        Some(Value::Array(list)) => {
-            for entry in list {
-                let name = entry["name"]
-                    .as_str()
-                    .with_context(|| format!("`{key}` has an entry without a name"))?;
-                all.push((name.to_owned(), entry["value"].clone()));
-            }
-        }
-        Some(_) => bail!("`{key}` in `kubeadm.yaml` is neither a mapping nor a list"),
-    }
-    all.retain(|(name, _)| !flags.contains_key(name));
-    all.extend(
-        flags
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone().into())),
-    );
-    if all.is_empty() {
-        return Ok(());
-    }
-    let shaped = if api >= Api::V1Beta4 {
-        all.into_iter()
-            .map(|(name, value)| json!({ "name": name, "value": value }))
-            .collect()
-    } else {
-        Value::Object(all.into_iter().collect())
-    };
-    section.insert(key.into(), shaped);
-    Ok(())
-}
-
 /// `key=value:Effect` or `key:Effect`.
 fn parse_taint(text: &str) -> Result<Value> {
     let (head, effect) = text
@@ -333,19 +247,6 @@ fn parse_taint(text: &str) -> Result<Value> {
         Some((key, value)) => json!({ "key": key, "value": value, "effect": effect }),
         None => json!({ "key": head, "effect": effect }),
     })
-}
-
-fn section<'a>(
-    parent: &'a mut Map<String, Value>,
-    key: &str,
-) -> Result<&'a mut Map<String, Value>> {
-    let value = parent.entry(key).or_insert_with(|| json!({}));
-    if value.is_null() {
-        *value = json!({});
-    }
-    value
-        .as_object_mut()
-        .with_context(|| format!("`{key}` in `kubeadm.yaml` is not a mapping"))
 }
 
 fn local_endpoint(node: &NodeConfig) -> Result<Value> {

@@ -2,6 +2,7 @@
 //! of progress.
 
 pub mod config;
+mod documents;
 pub mod marker;
 pub mod paths;
 pub mod phases;

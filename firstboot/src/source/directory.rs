@@ -153,7 +153,7 @@ fn host_folders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let hosts = folder.join("hosts");
     let entries = match fs::read_dir(&hosts) {
         Ok(entries) => entries,
-        // A file of this name belongs to somebody else, as any other file of a seed.
+        // Other tools put a file of this name into seeds; firstboot ignores it, as any other file.
         Err(error)
             if error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::NotADirectory =>
         {

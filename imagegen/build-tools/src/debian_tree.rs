@@ -1,7 +1,7 @@
 //! Debian trees: folders made by mmdebstrap that hold programs (and kernels, and sources) of a known
 //! release, so that the building host's own versions do not matter.
 //!
-//! Trees are read-only once made; whoever wants to change one copies it.
+//! Trees are read-only once made; a caller that changes one copies it first.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -78,7 +78,8 @@ impl Progress {
     }
 }
 
-/// Not with `eprintln!`, which tests keep to themselves until they fail: whoever waits for one that makes an image sees this.
+/// Not with `eprintln!`, whose output the test harness hides until a test fails: a person who waits
+/// for an image sees the progress.
 fn print(line: &str) {
     // Progress that nobody can read is no reason to stop.
     let _ = writeln!(std::io::stderr(), "{line}");

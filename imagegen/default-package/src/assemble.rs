@@ -238,7 +238,7 @@ fn words(
     ])
 }
 
-/// The newest format that this release's kubeadm reads, for whoever uses the file by hand.
+/// The newest format that this release's kubeadm reads, for use of the file by hand.
 fn kubeadm_api(release: &Release) -> &'static str {
     match release.minor_number() {
         ..22 => "kubeadm.k8s.io/v1beta2",

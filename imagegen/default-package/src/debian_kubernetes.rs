@@ -15,7 +15,7 @@ use build_tools::debian_tree::{Spec, Tree};
 use build_tools::process;
 use build_tools::progress::Progress;
 
-/// Where the source lies for whoever builds: inside a GOPATH, because the tree is from before Go
+/// The path of the source during the build: inside a GOPATH, because the tree is from before Go
 /// modules were the rule for it, and always at the same place, so that no path of this machine gets
 /// into a program.
 const SOURCE: &str = "/run/go/src/k8s.io/kubernetes";

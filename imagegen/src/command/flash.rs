@@ -22,7 +22,7 @@ pub(crate) fn run(common: &Common, args: &Flash) -> Result<()> {
         if !args.yes {
             ask(&target, source.host())?;
         }
-        // For whoever stops the command by Ctrl-C or pulls the disk out.
+        // Said in advance, because Ctrl-C and a pulled disk end the command without a word.
         let shown = target.path().display();
         eprintln!(
             "Until the command succeeds, `{shown}` has no partition table and does not boot."

@@ -10,7 +10,7 @@ use userdata::image_info::{HIDDEN_JOIN_PHASES, KubeadmPhases};
 
 /// The phases of `init` and `join`, as the program's own help lists them.
 ///
-/// A package is somebody else's: the program runs as nobody, with `tools` as its root, and only for its help.
+/// A package is untrusted: its kubeadm runs as the user nobody, with `tools` as its root.
 pub fn phases(tools: &Tree, package: &Path) -> Result<KubeadmPhases> {
     let mut join = ask(tools, package, "join")?;
     for phase in HIDDEN_JOIN_PHASES {
@@ -50,7 +50,7 @@ fn has_hidden(tools: &Tree, package: &Path, phase: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// The package's kubeadm, as nobody, with `tools` as its root.
+/// The package's kubeadm, as the user nobody, with `tools` as its root.
 fn kubeadm(tools: &Tree, package: &Path) -> Result<Command> {
     let bin = package.join("bin");
     let mut command = tools.chroot(&[(&bin, "/run/package")], "setpriv")?;

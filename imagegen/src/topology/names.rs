@@ -1,7 +1,7 @@
 //! Rules for the names in certificates: no host gets a certificate that names the apiserver or
 //! another host.
 //!
-//! Each host has a certificate for its own names. Whoever steals a worker must not be able to pose
+//! Each host has a certificate for its own names. A stolen worker must not be able to pose
 //! as the apiserver with it.
 
 use std::collections::BTreeMap;

@@ -303,7 +303,7 @@ fn flash_writes_block_devices_of_both_sectors() {
             stderr(&output)
         );
         let args = flash(&["--host", "m1", "--yes", &device.0]);
-        // Whoever mounts a disk or builds a volume of it opens it like this.
+        // mount and device-mapper open a disk like this.
         let holder = File::options()
             .read(true)
             .custom_flags(nix::fcntl::OFlag::O_EXCL.bits())

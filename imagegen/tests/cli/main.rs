@@ -18,5 +18,4 @@ mod refused_packages;
 mod secret_scan;
 mod topology;
 mod topology_cases;
-mod topology_speed;
 mod work;

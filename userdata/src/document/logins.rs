@@ -16,7 +16,7 @@ const DEFAULT: &str = "default";
 /// cloud-init's `disable_root_opts` up to the message.
 const LOCK: &str = "no-port-forwarding,no-agent-forwarding,no-X11-forwarding,command=";
 
-/// Whether a line of `authorized_keys` only tells its user to log in as somebody else.
+/// Whether a line of `authorized_keys` only tells its user to log in as another user.
 pub fn is_locked_key(line: &str) -> bool {
     line.starts_with(LOCK)
 }

@@ -133,6 +133,18 @@ impl Testbed {
         self.wait_each(&RecordMatch::id(READY), READY_DEADLINE)
     }
 
+    /// As [`Testbed::wait_ready`], and prints how long each machine took.
+    pub fn wait_ready_and_print(&self) -> Result<()> {
+        for (name, ready) in self.wait_ready()? {
+            let boot = ready.since_boot().unwrap_or_default();
+            println!(
+                "{name}: ready {:.0} s after power-on by the guest's clock",
+                boot.as_secs_f64()
+            );
+        }
+        Ok(())
+    }
+
     /// Waits until every running machine has logged a record that matches `wanted`. `guest` is the
     /// deadline on machines with KVM.
     pub fn wait_each(

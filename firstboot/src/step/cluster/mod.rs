@@ -89,6 +89,16 @@ mod tests {
     use super::*;
     use crate::system::files::Attributes;
 
+    /// An empty host with a certificate authority, to which markers are bound.
+    fn host() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let mode = Attributes::mode(0o644);
+        root.write(paths::CA_CERTIFICATE, b"an authority", mode)
+            .unwrap();
+        (dir, root)
+    }
+
     #[test]
     fn membership_needs_the_markers_and_all_files() {
         for (membership, markers) in [
@@ -98,14 +108,7 @@ mod tests {
                 &[marker::KUBELET_CONFIGURED, marker::JOINED],
             ),
         ] {
-            let dir = tempfile::tempdir().unwrap();
-            let root = Root::new(dir.path());
-            root.write(
-                paths::CA_CERTIFICATE,
-                b"an authority",
-                Attributes::mode(0o644),
-            )
-            .unwrap();
+            let (_dir, root) = host();
             for marker in markers {
                 assert!(!membership.is_complete(&root).unwrap(), "before {marker}");
                 marker::set(&root, marker).unwrap();
@@ -130,14 +133,7 @@ mod tests {
             &[marker::INITIALISED][..],
             &[marker::KUBELET_CONFIGURED, marker::JOINED],
         ] {
-            let dir = tempfile::tempdir().unwrap();
-            let root = Root::new(dir.path());
-            root.write(
-                paths::CA_CERTIFICATE,
-                b"an authority",
-                Attributes::mode(0o644),
-            )
-            .unwrap();
+            let (_dir, root) = host();
             paths::tests::write_all(&root, |_| {});
             for marker in markers {
                 marker::set(&root, marker).unwrap();
@@ -150,14 +146,7 @@ mod tests {
 
     #[test]
     fn worker_membership_needs_no_static_pods() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::new(dir.path());
-        root.write(
-            paths::CA_CERTIFICATE,
-            b"an authority",
-            Attributes::mode(0o644),
-        )
-        .unwrap();
+        let (_dir, root) = host();
         for path in paths::KUBELET_FILES {
             root.write(path, b"", Attributes::mode(0o600)).unwrap();
         }

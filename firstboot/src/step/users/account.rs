@@ -26,7 +26,7 @@ pub(super) fn make(
         if is_user_made(record, user) {
             continue;
         }
-        // As cloud-init: only what lets somebody in changes at a user that is there.
+        // As cloud-init: of an existing user only what permits a login changes.
         if accounts::user(root, &user.name)?.is_none() {
             if user.create_groups {
                 for group in groups_of(user) {

@@ -58,7 +58,7 @@ fn keys_that_a_person_changes_stay() {
     root.write(format!("{KEYS}/guest"), b"ssh-ed25519 C\n", mode)
         .unwrap();
     assert!(first.is_done().unwrap());
-    // A changed document applies anew, and takes away only what an earlier one wrote.
+    // A changed document applies again, and takes away only what an earlier one wrote.
     let second = step(&root, vec![user("ops", &["ssh-ed25519 A"])]);
     assert!(!second.is_done().unwrap());
     second.apply(&mut report).unwrap();

@@ -27,31 +27,23 @@ pub(crate) const KUBERNETES: [&str; 7] = [
     "kubectl",
 ];
 
+macro_rules! kubernetes_stamps {
+    ($($package:literal),*) => {
+        &[$(
+            (concat!($package, ".gitVersion"), Stamp::V),
+            (concat!($package, ".gitMajor"), Stamp::Major),
+            (concat!($package, ".gitMinor"), Stamp::Minor),
+            (concat!($package, ".gitTreeState"), Stamp::Text("clean")),
+            (concat!($package, ".buildDate"), Stamp::Text("1970-01-01T00:00:00Z")),
+        )*]
+    };
+}
+
 /// As `hack/lib/version.sh` of Kubernetes stamps them. No commit: a module does not say its own.
-const KUBERNETES_STAMPS: &[(&str, Stamp)] = &[
-    ("k8s.io/component-base/version.gitVersion", Stamp::V),
-    ("k8s.io/component-base/version.gitMajor", Stamp::Major),
-    ("k8s.io/component-base/version.gitMinor", Stamp::Minor),
-    (
-        "k8s.io/component-base/version.gitTreeState",
-        Stamp::Text("clean"),
-    ),
-    (
-        "k8s.io/component-base/version.buildDate",
-        Stamp::Text("1970-01-01T00:00:00Z"),
-    ),
-    ("k8s.io/client-go/pkg/version.gitVersion", Stamp::V),
-    ("k8s.io/client-go/pkg/version.gitMajor", Stamp::Major),
-    ("k8s.io/client-go/pkg/version.gitMinor", Stamp::Minor),
-    (
-        "k8s.io/client-go/pkg/version.gitTreeState",
-        Stamp::Text("clean"),
-    ),
-    (
-        "k8s.io/client-go/pkg/version.buildDate",
-        Stamp::Text("1970-01-01T00:00:00Z"),
-    ),
-];
+const KUBERNETES_STAMPS: &[(&str, Stamp)] = kubernetes_stamps!(
+    "k8s.io/component-base/version",
+    "k8s.io/client-go/pkg/version"
+);
 
 macro_rules! kubernetes {
     ($const:ident, $name:literal, $version:literal, pause $pause:literal) => {
