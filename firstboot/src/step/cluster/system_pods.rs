@@ -155,10 +155,12 @@ fn unready(pod: &Value) -> Option<String> {
         .iter()
         .filter_map(|key| status[*key].as_array())
         .flatten()
-        .find_map(|container| container["state"]["waiting"]["reason"].as_str())
-        .or_else(|| status["phase"].as_str())
-        .unwrap_or("Pending");
-    Some(format!("pod {}: {reason}", path(pod)))
+        .find_map(|container| container["state"]["waiting"]["reason"].as_str());
+    let why = match (reason, status["phase"].as_str()) {
+        (Some(reason), _) => reason.to_owned(),
+        (None, phase) => format!("{}, not Ready", phase.unwrap_or("Pending")),
+    };
+    Some(format!("pod {}: {why}", path(pod)))
 }
 
 /// `kube-system/coredns`.
@@ -228,5 +230,10 @@ mod tests {
             "pod kube-flannel/kube-flannel-ds-x: ErrImageNeverPull"
         );
         assert_eq!(one.obstacle("n0"), None);
+        one.pods[0]["status"] = json!({ "phase": "Running", "conditions": [] });
+        assert_eq!(
+            one.obstacle("m0").unwrap(),
+            "pod kube-flannel/kube-flannel-ds-x: Running, not Ready"
+        );
     }
 }
