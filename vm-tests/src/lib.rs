@@ -26,11 +26,13 @@
 //! | [`control_plane`] | etcd and kube-apiserver as processes of the host, without a machine |
 //! | [`cluster`] | the machines of a topology, saved clusters, invariants of a healthy cluster |
 //! | [`observe`] | what clients on a worker see while something fails |
+//! | [`conformance`] | Kubernetes' own conformance tests against a formed cluster |
 //! | [`baseline`] | the same machines set up by scripts and kubeadm, for benchmarks |
 //! | [`stats`] | median, spread and ratio of benchmark rounds |
 
 pub mod baseline;
 pub mod cluster;
+pub mod conformance;
 pub mod control_plane;
 pub mod host;
 pub mod initrd;

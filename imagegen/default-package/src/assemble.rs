@@ -98,6 +98,8 @@ fn images(folder: &Path, release: &Release, parts: &Parts, stage: &Stage) -> Res
             reference: &reference,
             layers,
             entrypoint: &[entrypoint],
+            command: &[],
+            user: "",
         };
         container::write(&folder.join(format!("{name}.tar")), &image)?;
         references.push(reference);

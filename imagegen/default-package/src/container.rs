@@ -31,6 +31,9 @@ pub(super) struct Image<'a> {
     pub(super) reference: &'a str,
     pub(super) layers: &'a [LayerFile],
     pub(super) entrypoint: &'a [&'a str],
+    pub(super) command: &'a [&'a str],
+    /// Empty: root.
+    pub(super) user: &'a str,
 }
 
 /// Writes a layer of `items` to `path`. Folders above the items are added with mode 0755.
@@ -64,15 +67,23 @@ pub(super) fn layer(path: &Path, items: &BTreeMap<String, Item>) -> Result<Layer
 
 /// Writes the image to `path`.
 pub(super) fn write(path: &Path, image: &Image<'_>) -> Result<()> {
+    let mut settings = json!({
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "WorkingDir": "/",
+    });
+    for (key, words) in [("Entrypoint", image.entrypoint), ("Cmd", image.command)] {
+        if !words.is_empty() {
+            settings[key] = json!(words);
+        }
+    }
+    if !image.user.is_empty() {
+        settings["User"] = json!(image.user);
+    }
     let config = serde_json::to_vec(&json!({
         "architecture": "amd64",
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
-        "config": {
-            "Entrypoint": image.entrypoint,
-            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-            "WorkingDir": "/",
-        },
+        "config": settings,
         "rootfs": {
             "type": "layers",
             "diff_ids": image.layers.iter().map(|l| format!("sha256:{}", l.digest)).collect::<Vec<_>>(),

@@ -6,6 +6,7 @@
 
 mod assemble;
 mod assets;
+pub mod conformance;
 mod container;
 mod debian_kubernetes;
 mod modules;

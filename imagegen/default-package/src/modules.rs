@@ -59,6 +59,8 @@ pub(super) struct Module {
     pub(super) version: &'static str,
     files: &'static [(&'static str, &'static str)],
     programs: &'static [Program],
+    /// Packages whose tests become a program.
+    tests: &'static [Program],
     tags: &'static str,
     /// Variables that the linker sets to the version; see [`Module::linker_flags`].
     stamps: &'static [(&'static str, Stamp)],
@@ -237,6 +239,18 @@ impl Module {
             if built != program.file {
                 script.push_str(&format!("mv {OUT}/{built} {OUT}/{}\n", program.file));
             }
+        }
+        for test in self.tests {
+            // `go test -c` does not tell what it compiles; the package is most of the work.
+            script.push_str(&format!(
+                "go build -v -mod=readonly -trimpath -buildvcs=false -tags '{tags}' {package}\n\
+                 go test -c -mod=readonly -trimpath -buildvcs=false -tags '{tags}' -ldflags '{flags}' \
+                 -o {OUT}/{file} {package}\n",
+                tags = self.tags,
+                package = test.package,
+                flags = self.linker_flags(),
+                file = test.file,
+            ));
         }
         script + self.after
     }

@@ -51,6 +51,27 @@ pub fn kubectl(host: &Host) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A kubeconfig of the administrator for programs of the host: its server is the apiserver of
+/// `member`, through a forwarded port.
+pub fn kubeconfig(
+    cluster: &Cluster,
+    member: &Member,
+    output: &Output,
+    folder: &Path,
+) -> Result<PathBuf> {
+    let path = folder.join(format!("admin-{}-{}.conf", member.name, member.address));
+    if !path.exists() {
+        let text = forwarded_kubeconfig(
+            &fs::read_to_string(output.admin())?,
+            cluster.apiserver(member)?,
+            &member.address.to_string(),
+        )?;
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(path)
+}
+
 /// Runs kubectl as administrator against the apiserver of `member`.
 pub fn run(
     host: &Host,
@@ -60,16 +81,7 @@ pub fn run(
     folder: &Path,
     arguments: &[&str],
 ) -> Result<String> {
-    let kubeconfig = folder.join(format!("admin-{}-{}.conf", member.name, member.address));
-    if !kubeconfig.exists() {
-        let text = forwarded_kubeconfig(
-            &fs::read_to_string(output.admin())?,
-            cluster.apiserver(member)?,
-            &member.address.to_string(),
-        )?;
-        fs::write(&kubeconfig, text)?;
-        fs::set_permissions(&kubeconfig, fs::Permissions::from_mode(0o600))?;
-    }
+    let kubeconfig = kubeconfig(cluster, member, output, folder)?;
     let mut command = Command::new(kubectl(host)?);
     command
         .args(arguments)

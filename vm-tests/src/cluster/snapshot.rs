@@ -89,6 +89,11 @@ pub fn restored(test: &str, topology_name: &str) -> Result<Option<Testbed>> {
     testbed.map(restore).transpose()
 }
 
+/// As [`restored`], of an existing image.
+pub fn restored_output(host: Host, test: &str, output: Output) -> Result<Testbed> {
+    restore(Testbed::with(host, test, output)?)
+}
+
 /// Saves the running cluster for other tests, unless one is saved already. The cluster keeps
 /// running.
 pub fn save(testbed: &Testbed) -> Result<()> {

@@ -187,6 +187,13 @@ impl Testbed {
         .with_context(|| format!("running kubectl against {master}"))
     }
 
+    /// A kubeconfig of the administrator for programs of the host, which lead to the apiserver of
+    /// `master`.
+    pub fn kubeconfig(&self, master: &str) -> Result<PathBuf> {
+        let member = self.member(master)?;
+        kubectl::kubeconfig(&self.cluster, member, &self.output, self.run_dir.folder())
+    }
+
     /// The object at `path` of the apiserver of `master`.
     pub fn get(&self, master: &str, path: &str) -> Result<serde_json::Value> {
         let text = self.kubectl(master, &["get", &format!("--raw={path}")])?;

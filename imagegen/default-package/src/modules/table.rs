@@ -65,6 +65,7 @@ macro_rules! kubernetes {
             ],
             tags: "selinux,notest,grpcnotrace",
             stamps: KUBERNETES_STAMPS,
+            tests: &[],
             cgo: false,
             // kubeadm with a wrong version looks for wrong images; pause is C and lies in the same
             // module.
@@ -105,6 +106,7 @@ macro_rules! etcd {
             ],
             tags: "",
             stamps: &[],
+            tests: &[],
             cgo: false,
             after: "",
         };
@@ -141,6 +143,7 @@ pub(crate) static CONTAINERD: Module = Module {
             Stamp::Text("github.com/containerd/containerd/v2"),
         ),
     ],
+    tests: &[],
     cgo: false,
     after: "",
 };
@@ -152,6 +155,7 @@ pub(crate) static CRICTL: Module = Module {
     programs: &[program("sigs.k8s.io/cri-tools/cmd/crictl", "crictl")],
     tags: "",
     stamps: &[("sigs.k8s.io/cri-tools/pkg/version.Version", Stamp::Plain)],
+    tests: &[],
     cgo: false,
     after: "",
 };
@@ -194,6 +198,7 @@ pub(crate) static CNI_PLUGINS: Module = Module {
         "github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion",
         Stamp::V,
     )],
+    tests: &[],
     cgo: false,
     after: "",
 };
@@ -213,6 +218,7 @@ pub(crate) static FLANNEL_CNI: Module = Module {
         "github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion",
         Stamp::V,
     )],
+    tests: &[],
     cgo: false,
     after: "",
 };
@@ -237,6 +243,7 @@ pub(crate) static FLANNEL: Module = Module {
         "github.com/flannel-io/flannel/pkg/version.Version",
         Stamp::V,
     )],
+    tests: &[],
     // Its UDP backend is C on amd64, and the main package imports every backend.
     cgo: true,
     after: "",
@@ -249,8 +256,38 @@ pub(crate) static COREDNS: Module = Module {
     programs: &[program("github.com/coredns/coredns", "coredns")],
     tags: "",
     stamps: &[],
+    tests: &[],
     cgo: false,
     after: "",
+};
+
+/// Kubernetes' own end-to-end tests, and the programs of the images that they run.
+pub(crate) static CONFORMANCE: Module = Module {
+    name: "conformance-1.37",
+    version: "1.37.2",
+    files: files!("conformance-1.37", "tests.go"),
+    programs: &[
+        program("k8s.io/kubernetes/test/images/agnhost", "agnhost"),
+        program("k8s.io/kubernetes/test/images/nonewprivs", "nnp"),
+        program(
+            "k8s.io/kubernetes/test/images/regression-issue-74839",
+            "regression-issue-74839",
+        ),
+        program("k8s.io/sample-apiserver", "sample-apiserver"),
+    ],
+    tests: &[program("k8s.io/kubernetes/test/e2e", "e2e.test")],
+    tags: "selinux,grpcnotrace",
+    stamps: KUBERNETES_STAMPS,
+    cgo: false,
+    // Files that upstream's Dockerfiles copy.
+    after: concat!(
+        "images=$(go list -m -f '{{.Dir}}' k8s.io/kubernetes)/test/images\n",
+        "cp \"$images\"/agnhost/porter/localhost.crt \"$images\"/agnhost/porter/localhost.key /tmp/out/\n",
+        "for name in kitten nautilus; do\n",
+        "  cp \"$images/$name/html/$name.jpg\" /tmp/out/\n",
+        "  cp \"$images/$name/html/data.json\" \"/tmp/out/$name.json\"\n",
+        "done\n",
+    ),
 };
 
 #[cfg(test)]
@@ -278,6 +315,7 @@ mod tests {
         &FLANNEL_CNI,
         &FLANNEL,
         &COREDNS,
+        &CONFORMANCE,
     ];
 
     #[test]
