@@ -293,3 +293,37 @@ fn what_is_written_is_not_checked_again() {
     host.put("/etc/f/x", "");
     host.boot();
 }
+
+/// What stands in a document in the place of a secret, by mistake or not.
+#[test]
+fn no_message_quotes_what_may_be_a_secret() {
+    for document in [
+        "hostname: h\nCANARYtoken: 1\nCANARYtoken: 2\n",
+        "hostname: h\nchpasswd: {CANARYhunter2}\n",
+        "hostname: h\npassword: !CANARYhunter2\n",
+        "hostname: h\npassword: !!CANARYhunter2 x\n",
+        "hostname: h\n? [CANARY, CANARY]\n: x\n",
+        "hostname: h\ncanary: x\n",
+        "hostname: h\nx-canary: x\n",
+        "hostname: h\nusers: [{name: a, CANARY: b}]\n",
+        "hostname: h\nusers: [{CANARY}]\n",
+        "hostname: h\nwrite_files: [{path: /a, content: x, permissions: CANARY}]\n",
+        "hostname: h\nwrite_files: [{path: /a, content: CANARY#, encoding: b64}]\n",
+        "hostname: h\nwrite_files: [{path: /a, content: {CANARY: x}}]\n",
+        "hostname: h\nwrite_files: [{path: /a, encoding: CANARY, content: x}]\n",
+        "hostname: h\npassword: [CANARY\n",
+        "hostname: h\npassword: *CANARY\n",
+        "hostname: h\npassword: &CANARY &CANARY x\n",
+        "hostname: h\npassword: \"CANARY\\q\"\n",
+        "hostname: h\nssh_pwauth: CANARY\n",
+        "hostname: h\nruncmd: {CANARY: x}\n",
+        "hostname: h\nruncmd: [[CANARY, {CANARY: x}]]\n",
+        "hostname: h\nntp: CANARY\n",
+        "hostname: h\n%CANARY x\n",
+        "CANARY",
+    ] {
+        let run = Host::with(document).run();
+        let text = run.text.to_lowercase();
+        assert!(!text.contains("canary"), "{document}{}", run.text);
+    }
+}

@@ -17,9 +17,12 @@ fn passing_documents_keep_their_verdict() {
     let refused = [
         (
             "anchors-plain",
-            "user-data:2:1: error: unknown key `.common`",
+            "user-data:2:1: error: unknown key (not shown here",
         ),
-        ("dup-key", "user-data:5:1: error: duplicate key `runcmd`"),
+        (
+            "dup-key",
+            "user-data:5:1: error: duplicate key (not shown here",
+        ),
         ("fqdn-in-hostname", "user-data:2:11: error: not a DNS name"),
         (
             "jinja-like-content",

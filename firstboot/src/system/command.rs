@@ -10,10 +10,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Number of output lines in an error.
 const KEPT_LINES: usize = 12;
+/// A longer line is logged in parts.
+const LINE_BYTES: u64 = 16 << 10;
 
 /// Runs the program. Logs each line when the program prints it.
 pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<()> {
@@ -28,10 +30,12 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<()> {
     )
 }
 
-/// As [`run`], for a shell script that may hold secrets. It starts in `/`.
+/// As [`run`], for a shell script that may hold secrets. It starts in `/`. Its output may be a
+/// secret too: a shell quotes the line that it does not understand. The journal has it, which only
+/// root reads; the error, which everybody on the machine can read, has not.
 pub fn run_script(shown: &str, path: &Path, variables: &[(&str, &str)]) -> Result<()> {
     let program = "/bin/sh";
-    follow_child(shown, program, |command| {
+    follow_child(shown, program, false, |command| {
         let variables = variables.iter().copied();
         command.arg(path).envs(variables).current_dir("/");
     })
@@ -39,12 +43,17 @@ pub fn run_script(shown: &str, path: &Path, variables: &[(&str, &str)]) -> Resul
 
 /// As [`run`]; journal and errors have `shown` instead of the arguments.
 fn run_shown_as<S: AsRef<OsStr>>(shown: &str, program: &str, arguments: &[S]) -> Result<()> {
-    follow_child(shown, program, |command| {
+    follow_child(shown, program, true, |command| {
         command.args(arguments);
     })
 }
 
-fn follow_child(shown: &str, program: &str, arrange: impl FnOnce(&mut Command)) -> Result<()> {
+fn follow_child(
+    shown: &str,
+    program: &str,
+    quotes: bool,
+    arrange: impl FnOnce(&mut Command),
+) -> Result<()> {
     let shown = shown.trim_end();
     log::debug!("running `{shown}`");
     #[allow(
@@ -73,6 +82,10 @@ fn follow_child(shown: &str, program: &str, arrange: impl FnOnce(&mut Command)) 
     let status = status.with_context(|| format!("waiting for `{program}`"))?;
     if !status.success() {
         let last = Vec::from(last).join("\n");
+        ensure!(
+            quotes,
+            "running `{shown}`: {status}; `journalctl --unit firstboot` has its output"
+        );
         bail!(
             "running `{shown}`: {status}{}{last}",
             if last.is_empty() { "" } else { ":\n" }
@@ -86,7 +99,13 @@ fn follow(program: &str, pipe: impl Read) -> VecDeque<String> {
     let mut last = VecDeque::with_capacity(KEPT_LINES);
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
-    while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+    while matches!(
+        reader
+            .by_ref()
+            .take(LINE_BYTES)
+            .read_until(b'\n', &mut line),
+        Ok(1..)
+    ) {
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         line.clear();
         if text.is_empty() {
@@ -122,6 +141,23 @@ mod tests {
             run("/nowhere/kubeadm", &[""; 0]).unwrap_err().to_string(),
             "running `/nowhere/kubeadm`"
         );
+    }
+
+    #[test]
+    fn output_of_a_script_is_not_in_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("runcmd");
+        let text = "echo said hunter2\n$hunter2; 'hunter2'\nexit 3\n";
+        crate::system::files::Root::new(dir.path())
+            .write(
+                "runcmd",
+                text.as_bytes(),
+                crate::system::files::Attributes::mode(0o700),
+            )
+            .unwrap();
+        let error = run_script("runcmd", &script, &[]).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]

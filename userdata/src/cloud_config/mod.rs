@@ -122,6 +122,10 @@ fn judge_keys(spans: &Spans, found: &mut Diagnostics) {
     for key in spans.keys("") {
         match verdict(key) {
             Some(Verdict::Supported | Verdict::NotApplied) => {}
+            // Its name says nothing to a reader who did not choose it, and may be a secret.
+            Some(Verdict::Ignored(why)) if key.starts_with("x-") => {
+                found.push(spans.warning_at_key(key, format!("a key is ignored: {why}"), None));
+            }
             Some(Verdict::Ignored(why)) => {
                 found.push(spans.warning_at_key(key, format!("`{key}` is ignored: {why}"), None));
             }
@@ -130,10 +134,9 @@ fn judge_keys(spans: &Spans, found: &mut Diagnostics) {
                 found.push(spans.error_at_key(key, message, Some("remove the key".to_owned())));
             }
             None => {
-                let help = yaml::nearest(key, known_keys())
-                    .map(|known| format!("did you mean `{known}`?"));
-                let help = help.or_else(|| Some("keys of your own begin with `x-`".to_owned()));
-                found.push(spans.error_at_key(key, format!("unknown key `{key}`"), help));
+                let nearest = yaml::nearest(key, known_keys());
+                let help = "keys of your own begin with `x-`";
+                found.push(spans.unknown_key(key, nearest, help));
             }
         }
     }

@@ -136,7 +136,7 @@ fn read<T: DeserializeOwned>(
 ) -> (Option<Parsed<T>>, Diagnostics) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut faults = Vec::new();
-    let root = tree::build(text, &mut faults)
+    let root = tree::build(text, redact, &mut faults)
         .map_err(|fault| faults.push(fault))
         .ok();
     let broken = root.is_none();

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use super::de::NodeDe;
 use super::tree::{Kind, Node};
 use crate::report::diagnostic::{Diagnostic, Diagnostics, Severity};
-use crate::report::failure::{Failure, What};
+use crate::report::failure::{Failure, What, named};
 use crate::report::region::{Segment, path_of};
 use crate::report::spans::Spans;
 
@@ -50,10 +50,15 @@ pub(crate) fn deserialize<T: DeserializeOwned>(
 fn finding(spans: &Spans, failure: &Failure, path: &[Segment]) -> Diagnostic {
     let name = path_of(path);
     let region = failure.region.clone().unwrap_or_default();
+    let redact = spans.redact && !failure.mistyped;
+    let message = match &failure.named {
+        Some(key) => named(&failure.message, key, redact),
+        None => failure.message.clone(),
+    };
     spans.finding(
         &name,
         Severity::Error,
-        &failure.message,
+        message,
         failure.help.clone(),
         &region,
     )

@@ -12,6 +12,7 @@ pub(crate) use super::node::{Entry, Item, Kind, Node};
 
 use super::input::{Counted, MAX_SEPARATORS, Separators};
 use super::marks::Marks;
+use crate::report::failure::named;
 use crate::report::region::{Fault, Region};
 
 /// Nodes one text may expand to, aliases counted at every use: a document is some thousands.
@@ -26,8 +27,8 @@ const MAX_FAULTS: usize = 100;
 const MAX_TEXT: usize = 16 << 20;
 
 /// The one document in `text`. `Err` is a text that is no YAML; `faults` is YAML that we refuse,
-/// with a tree that can still be checked for more.
-pub(crate) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
+/// with a tree that can still be checked for more. With `redact` they name no key and tag.
+pub(crate) fn build(text: &str, redact: bool, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
     if text.len() > MAX_TEXT {
         return Err(Fault {
             region: Region::default(),
@@ -44,6 +45,7 @@ pub(crate) fn build(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> 
         anchors: HashMap::new(),
         nodes: 0,
         copied: 0,
+        redact,
         faults,
     };
     builder.document()
@@ -58,6 +60,7 @@ struct Builder<'t, 'f> {
     anchors: HashMap<usize, Rc<Node>>,
     nodes: usize,
     copied: usize,
+    redact: bool,
     faults: &'f mut Vec<Fault>,
 }
 
@@ -214,7 +217,8 @@ impl<'t> Builder<'t, '_> {
             };
             if let Some(first) = lines.get(&text) {
                 let help = format!("it is first set in line {first}; keep one of the two");
-                self.fault(key.region, format!("duplicate key `{text}`"), Some(help))?;
+                let message = named("duplicate key", &text, self.redact);
+                self.fault(key.region, message, Some(help))?;
                 continue;
             }
             lines.insert(text.clone(), key.region.line);
@@ -272,7 +276,7 @@ impl<'t> Builder<'t, '_> {
         } else {
             tag.to_string()
         };
-        let message = format!("the tag `{name}` is not supported");
+        let message = named("unsupported tag", &name, self.redact);
         self.fault(region.clone(), message, None)?;
         Ok(style)
     }

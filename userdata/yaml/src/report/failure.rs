@@ -13,11 +13,25 @@ use super::region::{Region, Segment};
 pub(crate) struct Failure {
     /// Without the value.
     pub(crate) message: String,
+    /// The key that the message is about.
+    pub(crate) named: Option<String>,
     pub(crate) help: Option<String>,
     pub(crate) region: Option<Region>,
     /// From the inside out.
     pub(crate) path: Vec<Segment>,
     pub(crate) what: What,
+    /// Whether the key is a known one with a typing error.
+    pub(crate) mistyped: bool,
+}
+
+/// A message about a key or tag. In a text with secrets it may be one itself, in a wrong place:
+/// `{password}` is a mapping with a key.
+pub(crate) fn named(message: &str, name: &str, redact: bool) -> String {
+    if redact {
+        format!("{message} (not shown here, because it may be a secret)")
+    } else {
+        format!("{message} `{name}`")
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -31,10 +45,12 @@ impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Failure {
             message: message.into(),
+            named: None,
             help: None,
             region: None,
             path: Vec::new(),
             what: What::Value,
+            mistyped: false,
         }
     }
 
@@ -87,8 +103,11 @@ impl de::Error for Failure {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        let mut failure = Failure::new(format!("unknown key `{field}`"));
-        failure.help = Some(match nearest(field, expected.iter().copied()) {
+        let mut failure = Failure::new("unknown key");
+        let known = nearest(field, expected.iter().copied());
+        failure.named = Some(field.to_owned());
+        failure.mistyped = known.is_some();
+        failure.help = Some(match known {
             Some(known) => did_you_mean(known),
             None if expected.is_empty() => "no keys are known here".to_owned(),
             None => format!("known keys here: {}", list(expected)),
@@ -110,7 +129,7 @@ impl de::Error for Failure {
     }
 }
 
-fn did_you_mean(known: &str) -> String {
+pub(crate) fn did_you_mean(known: &str) -> String {
     format!("did you mean `{known}`?")
 }
 
