@@ -1,7 +1,8 @@
 //! Converts a network to unit files of systemd-networkd.
 //!
-//! The tests compare them with the output of netplan's generator. Three differences are deliberate:
-//! DHCP never sets the host name, because it is the Kubernetes node name; an optional device is
+//! The tests compare them with the output of netplan's generator. Four differences are deliberate:
+//! a link with static addresses only takes no router advertisements unless `accept-ra` says so; DHCP
+//! never sets the host name, because it is the Kubernetes node name; an optional device is
 //! marked in its `.network` file; and a device with `set-name` is matched under its old name too,
 //! which it has on the first boot until udev renames it.
 
@@ -164,7 +165,7 @@ fn interface(network: &Network, kind: &str, id: &str, device: &Device) -> String
         "LinkLocalAddressing",
         link_local(device, bond.is_some() || bridge.is_some()),
     );
-    unit.maybe("IPv6AcceptRA", device.accept_ra)
+    unit.maybe("IPv6AcceptRA", accepts_ra(device))
         .maybe("IPv6PrivacyExtensions", device.ipv6_privacy)
         .maybe("IPv6MTUBytes", device.ipv6_mtu)
         .maybe(
@@ -268,6 +269,17 @@ fn matching(unit: &mut Unit, id: &str, device: &Device) {
         // A VLAN on top has this permanent address too, but it is of a kind.
         (Some(_), None) => drop(unit.set("Kind", "!*")),
     }
+}
+
+/// A link with nothing but static addresses takes no router advertisement, which any machine of its
+/// network can send: it would bring addresses, routes and name servers that the document does not
+/// name. `None`: as systemd-networkd decides.
+fn accepts_ra(device: &Device) -> Option<bool> {
+    let is_static = !device.addresses.is_empty()
+        && !device.dhcp4
+        && !device.dhcp6
+        && device.ipv6_address_token.is_none();
+    device.accept_ra.or(is_static.then_some(false))
 }
 
 fn link_local(device: &Device, enslaved: bool) -> &'static str {

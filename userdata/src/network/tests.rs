@@ -44,7 +44,8 @@ fn settings(file: &str, text: &str) -> BTreeSet<String> {
                     "UseHostname=false"
                     | "RequiredForOnline=false"
                     | "UseGateway=false"
-                    | "UseRoutePrefix=false",
+                    | "UseRoutePrefix=false"
+                    | "IPv6AcceptRA=false",
                 ) => {}
                 ("Network", gateway) if gateway.starts_with("Gateway=") => {
                     all.insert(format!("{file} Route: {gateway}"));
@@ -197,5 +198,26 @@ fn written_network_round_trips() {
         let text = std::fs::read_to_string(format!("{folder}/{case}.yaml")).expect("the case");
         let network = read(&text);
         assert_eq!(read(&yaml::to_string(&network)), network, "{case}");
+    }
+}
+
+#[test]
+fn links_with_static_addresses_take_no_router_advertisements() {
+    for (device, accepts) in [
+        ("addresses: [10.0.0.5/24]", Some("false")),
+        ("addresses: [fd00::5/64], gateway6: fd00::1", Some("false")),
+        ("addresses: [10.0.0.5/24], accept-ra: true", Some("true")),
+        ("addresses: [10.0.0.5/24], accept-ra: false", Some("false")),
+        ("addresses: [10.0.0.5/24], dhcp6: true", None),
+        ("dhcp4: true", None),
+        ("optional: true", None),
+    ] {
+        let text = format!("version: 2\nethernets:\n  eth0: {{{device}}}\n");
+        let files = read(&text).to_networkd();
+        let line = files[0]
+            .1
+            .lines()
+            .find_map(|line| line.strip_prefix("IPv6AcceptRA="));
+        assert_eq!(line, accepts, "{device}");
     }
 }
