@@ -1,6 +1,17 @@
 //! Folders as seeds: no host, one, several, two that match, one of another machine.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files and runs programs as it likes"
+)]
+
 mod common;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
 
 use firstboot::source::directory::Directory;
 use firstboot::source::{Source, SourceResult};
@@ -82,5 +93,71 @@ fn machine_identity_comes_from_sysfs() {
     assert_eq!(
         machine.to_string(),
         "eth0 52:54:00:00:07:10, serial SN-1, uuid 00112233-4455-6677-8899-aabbccddeeff"
+    );
+}
+
+/// The error of a seed in which `arrange` puts something.
+fn refusal_of(arrange: impl FnOnce(&Path)) -> String {
+    let seed = tempfile::tempdir().unwrap();
+    arrange(seed.path());
+    let error = Directory(seed.path().to_owned()).read(&Identity::default());
+    let printed = format!("{:#}", error.unwrap_err());
+    printed.replace(&seed.path().display().to_string(), "SEED")
+}
+
+#[test]
+fn only_regular_files_are_read() {
+    let document = |at: &Path| fs::write(at.join("user-data"), "#cloud-config\n").unwrap();
+    let pipe = |path: &Path| {
+        let made = Command::new("mkfifo").arg(path).status().unwrap();
+        assert!(made.success());
+    };
+    assert_eq!(
+        refusal_of(|seed| pipe(&seed.join("user-data"))),
+        "SEED/user-data: is a pipe; a seed has regular files"
+    );
+    assert_eq!(
+        refusal_of(|seed| symlink("/etc/hostname", seed.join("user-data")).unwrap()),
+        "SEED/user-data: is a symbolic link; put the file itself into the seed"
+    );
+    assert_eq!(
+        refusal_of(|seed| {
+            document(seed);
+            symlink("user-data", seed.join("vendor-data")).unwrap();
+        }),
+        "SEED/vendor-data: is a symbolic link; put the file itself into the seed"
+    );
+    assert_eq!(
+        refusal_of(|seed| {
+            document(seed);
+            UnixListener::bind(seed.join("meta-data")).unwrap();
+        }),
+        "SEED/meta-data: is a socket; a seed has regular files"
+    );
+    assert_eq!(
+        refusal_of(|seed| {
+            document(seed);
+            fs::create_dir(seed.join("network-config")).unwrap();
+        }),
+        "SEED/network-config: is a folder; a seed has regular files"
+    );
+    // Of several hosts.
+    assert_eq!(
+        refusal_of(|seed| symlink("/etc", seed.join("hosts")).unwrap()),
+        "SEED/hosts: is a symbolic link; put the file itself into the seed"
+    );
+    assert_eq!(
+        refusal_of(|seed| {
+            fs::create_dir(seed.join("hosts")).unwrap();
+            symlink("/etc", seed.join("hosts/m0")).unwrap();
+        }),
+        "SEED/hosts/m0: is a symbolic link; put the file itself into the seed"
+    );
+    assert_eq!(
+        refusal_of(|seed| {
+            let file = fs::File::create(seed.join("user-data")).unwrap();
+            file.set_len(5 << 20).unwrap();
+        }),
+        "SEED/user-data: is larger than 4 MiB"
     );
 }

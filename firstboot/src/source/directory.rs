@@ -2,11 +2,13 @@
 //!
 //! Also the source of `--seed DIR`. Does not mount.
 
-use std::fs::{self, File};
+use std::fs::{self, FileType, OpenOptions};
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 use userdata::document::Machine;
 use userdata::network::{Device, MacAddress, Network};
@@ -34,7 +36,7 @@ impl Source for Directory {
 
 /// Reads the seed in `folder`, which messages call `origin`.
 pub fn read(folder: &Path, origin: &str, machine: &Identity) -> Result<SourceResult> {
-    let hosts = host_folders(folder)?;
+    let hosts = host_folders(folder, origin)?;
     let alone = read_files(folder, origin)?;
     match (alone, hosts.is_empty()) {
         (Some(_), false) => bail!(
@@ -149,26 +151,19 @@ fn machine_for(seed: &Seed, machine: &Identity) -> Machine {
     known
 }
 
-fn host_folders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+fn host_folders(folder: &Path, origin: &str) -> Result<Vec<(String, PathBuf)>> {
     let hosts = folder.join("hosts");
-    let entries = match fs::read_dir(&hosts) {
-        Ok(entries) => entries,
-        // Other tools put a file of this name into seeds; firstboot ignores it, as any other file.
-        Err(error)
-            if error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::NotADirectory =>
-        {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(error).with_context(|| format!("listing `{}`", hosts.display())),
-    };
+    // Other tools put a file of this name into seeds; firstboot ignores it, as any other file.
+    if !is_folder(&hosts, &format!("{origin}/hosts"))? {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(&hosts).with_context(|| format!("listing `{}`", hosts.display()))?;
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.with_context(|| format!("listing `{}`", hosts.display()))?;
-        if entry.path().is_dir() {
-            found.push((
-                entry.file_name().to_string_lossy().into_owned(),
-                entry.path(),
-            ));
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_folder(&entry.path(), &format!("{origin}/hosts/{name}"))? {
+            found.push((name, entry.path()));
         }
     }
     found.sort();
@@ -176,37 +171,74 @@ fn host_folders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 fn read_files(folder: &Path, origin: &str) -> Result<Option<Seed>> {
-    let Some(user_data) = read_bytes(&folder.join("user-data"), origin)? else {
+    let read = |name: &str| read_bytes(folder, name, origin);
+    let Some(user_data) = read("user-data")? else {
         return Ok(None);
     };
     Ok(Some(Seed {
         origin: origin.to_owned(),
         user_data,
-        meta_data: read_bytes(&folder.join("meta-data"), origin)?.unwrap_or_default(),
-        network_config: read_bytes(&folder.join("network-config"), origin)?,
-        vendor_data: read_bytes(&folder.join("vendor-data"), origin)?,
+        meta_data: read("meta-data")?.unwrap_or_default(),
+        network_config: read("network-config")?,
+        vendor_data: read("vendor-data")?,
     }))
 }
 
-fn read_bytes(path: &Path, origin: &str) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("opening `{}`", path.display())),
+/// The kind of what is at `path`; `None` if nothing is. `shown` names it in messages. A link could
+/// lead out of the seed to any file of this machine.
+fn kind_of(path: &Path, shown: &str) -> Result<Option<FileType>> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_symlink() => {
+            bail!("{shown}: is a symbolic link; put the file itself into the seed")
+        }
+        Ok(meta) => Ok(Some(meta.file_type())),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("reading `{}`", path.display())),
+    }
+}
+
+fn is_folder(path: &Path, shown: &str) -> Result<bool> {
+    Ok(kind_of(path, shown)?.is_some_and(|kind| kind.is_dir()))
+}
+
+fn read_bytes(folder: &Path, name: &str, origin: &str) -> Result<Option<Vec<u8>>> {
+    let (path, shown) = (folder.join(name), format!("{origin}/{name}"));
+    let Some(kind) = kind_of(&path, &shown)? else {
+        return Ok(None);
     };
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    ensure!(
+        kind.is_file(),
+        "{shown}: is {}; a seed has regular files",
+        describe(kind)
+    );
+    // What was a file a moment ago may be a pipe now, which would block the boot.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK)
+        .open(&path)
+        .with_context(|| format!("opening `{}`", path.display()))?;
+    let meta = file.metadata();
+    let meta = meta.with_context(|| format!("reading `{}`", path.display()))?;
+    ensure!(meta.is_file(), "{shown}: is not a regular file any more");
     let mut bytes = Vec::new();
     file.take(LIMIT + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("reading `{}`", path.display()))?;
     ensure!(
         bytes.len() as u64 <= LIMIT,
-        "{origin}/{name}: is larger than {} MiB",
+        "{shown}: is larger than {} MiB",
         LIMIT >> 20
     );
     Ok(Some(bytes))
+}
+
+fn describe(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "a folder",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    }
 }

@@ -4,7 +4,8 @@
 //! Devices come from sysfs and are recognised by their superblocks, so nothing depends on udev's
 //! links.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,7 +18,11 @@ use crate::system::disks;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
 
-const MOUNT_POINT: &str = "/run/firstlight/seed";
+/// Below a folder that only root may enter: ISO 9660 says who may read its files.
+const MOUNT_POINT: &str = "/run/firstlight/seed/mounted";
+
+/// mount(2); nix has the flag for FreeBSD only.
+const MS_NOSYMFOLLOW: MsFlags = MsFlags::from_bits_retain(256);
 
 /// A disk or partition labelled `cidata`, in any case, that is not a node image's seed partition.
 #[derive(Debug)]
@@ -136,10 +141,19 @@ impl Mounted {
     fn new(node: &Path, kind: &str) -> Result<Self> {
         let point = PathBuf::from(MOUNT_POINT);
         fs::create_dir_all(&point).with_context(|| format!("creating `{}`", point.display()))?;
-        // The medium is not trusted: it may hold device nodes and set-uid programs.
-        let flags =
-            MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-        mount(Some(node), &point, Some(kind), flags, None::<&str>)
+        let private = point.parent().unwrap_or(&point);
+        fs::set_permissions(private, Permissions::from_mode(0o700))
+            .with_context(|| format!("changing the mode of `{}`", private.display()))?;
+        // The medium is not trusted: it may hold device nodes, set-uid programs, and links to files
+        // of this machine.
+        let flags = MsFlags::MS_RDONLY
+            | MsFlags::MS_NODEV
+            | MsFlags::MS_NOSUID
+            | MsFlags::MS_NOEXEC
+            | MS_NOSYMFOLLOW;
+        // vfat has no owners and modes.
+        let options = (kind == "vfat").then_some("umask=0077");
+        mount(Some(node), &point, Some(kind), flags, options)
             .with_context(|| format!("mounting `{}` as {kind}", node.display()))?;
         Ok(Self(point))
     }
