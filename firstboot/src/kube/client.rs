@@ -3,7 +3,7 @@
 //! Not a Kubernetes library: no types, no caches, no retries.
 
 use std::fmt;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// The error of a connection that ends too early.
 pub const CLOSED: &str = "connection closed before an answer";
+/// The error of a port that nobody listens on.
+pub const REFUSED: &str = "connection refused";
 /// The server ends a watch after this time.
 const WATCH_SECONDS: u64 = 300;
+/// After this time the connection of a watch is dead.
+const WATCH_WITHIN: Duration = Duration::from_secs(WATCH_SECONDS + 60);
+/// No answer and no event comes near this size: etcd takes objects up to 1.5 MiB.
+const LIMIT: u64 = 16 << 20;
 
 pub struct Client {
     agent: Agent,
@@ -183,9 +189,13 @@ impl Client {
             .tls_config(tls)
             // No proxy of the environment: the apiserver is on this machine or in its network.
             .proxy(None)
+            // A redirect would take the request to a server that was not asked for.
+            .max_redirects(0)
+            .https_only(true)
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_WITHIN.min(answer_within)))
             .timeout_recv_response(Some(answer_within))
+            .timeout_recv_body(Some(answer_within))
             .timeout_global(all_within)
             .build()
             .new_agent();
@@ -249,14 +259,19 @@ impl Client {
             self.base
         );
         let request = Request::get(url).body(()).context("building a request")?;
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_recv_body(Some(WATCH_WITHIN))
+            .build();
         let response = self.agent.run(request).map_err(|error| explain(&error))?;
         if !response.status().is_success() {
             read(response)?.ok()?;
             return Ok(None);
         }
-        for line in BufReader::new(response.into_body().into_reader()).lines() {
-            let event: Value = serde_json::from_str(&line.context("reading a watch")?)
-                .context("reading a watch")?;
+        let mut events = BufReader::new(response.into_body().into_reader());
+        while let Some(line) = line(&mut events)? {
+            let event: Value = serde_json::from_slice(&line).context("reading a watch")?;
             ensure!(
                 event["type"] != "ERROR",
                 "watching `{path}`: {}",
@@ -270,10 +285,27 @@ impl Client {
     }
 }
 
+/// The next event of a watch; `None` at its end.
+fn line(events: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let mut limited = events.take(LIMIT);
+    limited
+        .read_until(b'\n', &mut line)
+        .context("reading a watch")?;
+    ensure!(
+        limited.limit() > 0,
+        "reading a watch: an event has more than {} MiB",
+        LIMIT >> 20
+    );
+    Ok((!line.is_empty()).then_some(line))
+}
+
 fn read(mut response: Response<ureq::Body>) -> Result<Answer> {
     let status = response.status().as_u16();
     let text = response
         .body_mut()
+        .with_config()
+        .limit(LIMIT)
         .read_to_string()
         .map_err(|error| explain(&error))?;
     let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
@@ -292,7 +324,7 @@ fn explain(error: &ureq::Error) -> anyhow::Error {
             anyhow!(CLOSED)
         }
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            anyhow!("connection refused")
+            anyhow!(REFUSED)
         }
         ureq::Error::Io(error) if matches!(error.kind(), HostUnreachable | NetworkUnreachable) => {
             anyhow!("no route to host; is it powered on?")
