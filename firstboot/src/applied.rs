@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
 
 const PATH: &str = "/var/lib/firstlight/applied.json";
@@ -113,6 +114,15 @@ impl Applied {
 
     pub fn forget(&mut self, key: &str) {
         self.entries.remove(key);
+    }
+
+    /// [`Self::save`] after the change itself, which a full disk does not undo.
+    pub fn save_or_tell(&self, report: &mut Reporter) {
+        if let Err(error) = self.save() {
+            report.attention(&format!(
+                "{error:#}; the next boot sets again what this document sets"
+            ));
+        }
     }
 
     /// Writes the record if it changed.

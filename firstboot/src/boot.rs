@@ -11,6 +11,7 @@ use crate::report::Reporter;
 use crate::runner;
 use crate::source::{self, Seed, Source, WrongMachine};
 use crate::step::{Step, hosts};
+use crate::system::disks;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
 use crate::system::uevent::{self, DeviceEvents};
@@ -23,6 +24,9 @@ const SETTLE: Duration = Duration::from_secs(120);
 /// How long to wait for late network cards before rejecting a document for another machine: udev's
 /// queue can be empty between two drivers.
 const CARDS: Duration = Duration::from_secs(60);
+
+/// The state partition.
+const VAR: &str = "/var";
 
 /// The document is invalid. A restart does not help; nothing was written.
 #[derive(Debug)]
@@ -59,6 +63,11 @@ pub fn run(
     );
     let mut receipt = Receipt::open(root, &format!("{source} ({})", seed.origin));
     let changed = runner::run(&steps, root, &mut receipt, report)?;
+    if root.is_machine()
+        && let Some(full) = disks::full(VAR)
+    {
+        report.attention(&full);
+    }
     report.ready(changed);
     Ok(())
 }

@@ -211,8 +211,17 @@ impl Reporter {
 
     /// Reports that a part of the document does not work which later steps do not need.
     pub fn degraded(&mut self, reason: &str) {
-        log::error!(FIRSTLIGHT_REASON = reason; "{reason}; continuing without it");
-        for line in format!("error: {reason}; continuing without it").lines() {
+        self.told(reason, &format!("{reason}; continuing without it"));
+    }
+
+    /// Reports what a person should mend, although all that the document wants is done.
+    pub fn attention(&mut self, reason: &str) {
+        self.told(reason, reason);
+    }
+
+    fn told(&mut self, reason: &str, text: &str) {
+        log::error!(FIRSTLIGHT_REASON = reason; "{text}");
+        for line in format!("error: {text}").lines() {
             self.console(line);
         }
         self.status.reasons.push(reason.to_owned());

@@ -53,7 +53,11 @@ pub fn run(
                 report.step_done(step_ref, took);
                 if step.is_lasting() {
                     changed += 1;
-                    receipt.record(name, Outcome::Done, took)?;
+                    // What is done is done, whether or not a full disk has room for its line.
+                    if let Err(error) = receipt.record(name, Outcome::Done, took) {
+                        report
+                            .attention(&format!("recording that step `{name}` is done: {error:#}"));
+                    }
                 }
             }
             Err(error) => {

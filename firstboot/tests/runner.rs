@@ -163,3 +163,14 @@ fn directory_skips_steps_that_need_a_machine() {
     assert_eq!(bench.run().unwrap(), 1);
     assert_eq!(bench.applied(), [0, 1]);
 }
+
+#[test]
+fn step_that_is_done_stays_done_without_room_for_its_line() {
+    let bench = bench(&[("a", 0, false), ("b", 0, false)]);
+    // As a full disk does, this lets no receipt be written.
+    std::fs::create_dir_all(bench.root.join("/var/lib")).unwrap();
+    std::fs::write(bench.root.join("/var/lib/firstlight"), "").unwrap();
+    assert_eq!(bench.run().unwrap(), 2);
+    assert_eq!(bench.run().unwrap(), 0);
+    assert_eq!(bench.applied(), [1, 1]);
+}

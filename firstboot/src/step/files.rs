@@ -54,7 +54,7 @@ impl Step for Files {
         Ok(self.changes(&mut self.record()?)?.is_empty())
     }
 
-    fn apply(&self, _: &mut Reporter) -> Result<()> {
+    fn apply(&self, report: &mut Reporter) -> Result<()> {
         let mut record = self.record()?;
         let changes = self.changes(&mut record)?;
         // A file that is replaced may as well be replaced again after a power cut.
@@ -79,7 +79,8 @@ impl Step for Files {
         for change in changes {
             record.set(&change.key, change.parts);
         }
-        record.save()
+        record.save_or_tell(report);
+        Ok(())
     }
 }
 

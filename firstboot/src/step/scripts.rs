@@ -60,6 +60,12 @@ impl Step for Scripts {
         let script = script(&self.commands);
         self.root
             .write(&path, script.as_bytes(), Attributes::mode(0o700))?;
+        if self.once {
+            // Before the first command: a disk that the commands fill has room for it.
+            let mark = Attributes::mode(0o600);
+            self.root
+                .write(self.next_mark(), self.digest().as_bytes(), mark)?;
+        }
         let variables = [("INSTANCE_ID", self.instance.as_str())];
         let path = self.root.join(path);
         if let Err(error) = command::run_script(self.name, &path, &variables) {
@@ -68,11 +74,7 @@ impl Step for Scripts {
         }
         if self.once {
             // Image and document no longer describe the machine completely.
-            self.root.write(
-                self.mark(),
-                self.digest().as_bytes(),
-                Attributes::mode(0o600),
-            )?;
+            self.root.rename(self.next_mark(), self.mark())?;
         }
         Ok(())
     }
@@ -89,6 +91,11 @@ impl Step for Scripts {
 impl Scripts {
     fn mark(&self) -> String {
         format!("/var/lib/firstlight/customised-{}", self.name)
+    }
+
+    /// The mark while the commands run.
+    fn next_mark(&self) -> String {
+        format!("/var/lib/firstlight/next-customised-{}", self.name)
     }
 
     fn digest(&self) -> String {

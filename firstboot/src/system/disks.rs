@@ -36,6 +36,27 @@ pub fn below(root: &Root, path: impl AsRef<Path>) -> Result<Vec<String>> {
     root.list(format!("/sys/dev/block/{major}:{minor}/slaves"))
 }
 
+/// With fewer free bytes a file system is full: the next journal file may take them.
+const FREE: u64 = 64 << 20;
+
+/// Why the file system at `path` is full, if it is.
+pub fn full(path: &str) -> Option<String> {
+    let info = nix::sys::statvfs::statvfs(path).ok()?;
+    let of_block = |blocks: u64| blocks * info.fragment_size();
+    let (free, size) = (of_block(info.blocks_available()), of_block(info.blocks()));
+    let no_names = info.files() > 0 && info.files_available() == 0;
+    (free < FREE || no_names).then(|| {
+        format!(
+            "`{path}` is full: {} of {} MiB and {} of {} names are free; remove what no program \
+             needs, or give the machine a larger disk",
+            free >> 20,
+            size >> 20,
+            info.files_available(),
+            info.files()
+        )
+    })
+}
+
 /// The disk that a partition is on.
 pub fn disk_of(root: &Root, partition: &str) -> Option<String> {
     let device = fs::canonicalize(root.join(format!("{BLOCK}/{partition}"))).ok()?;

@@ -220,6 +220,13 @@ impl Root {
         Ok(())
     }
 
+    /// Renames a file, durably.
+    pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+        let (from, to) = (self.join(from), self.join(to));
+        fs::rename(&from, &to).with_context(|| format!("replacing `{}`", to.display()))?;
+        sync(&[to.parent().unwrap_or(&to)])
+    }
+
     /// Removes a file if it exists.
     pub fn remove(&self, path: impl AsRef<Path>) -> Result<()> {
         remove_if_exists(&self.join(path))
