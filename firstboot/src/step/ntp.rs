@@ -36,15 +36,16 @@ impl Step for Ntp {
             && (!self.root.is_machine() || systemd::is_active(UNIT)?))
     }
 
-    fn apply(&self, _: &mut Reporter) -> Result<()> {
+    fn apply(&self, report: &mut Reporter) -> Result<()> {
         self.root
             .write(PATH, self.text().as_bytes(), Attributes::mode(0o644))?;
-        // It reads its servers only when it starts.
-        if self.root.is_machine() {
-            systemd::restart(UNIT)
-        } else {
-            Ok(())
+        // It reads its servers only when it starts. The host can go on with the clock that it has.
+        if self.root.is_machine()
+            && let Err(error) = systemd::restart(UNIT)
+        {
+            report.degraded(&format!("setting the clock from NTP servers: {error:#}"));
         }
+        Ok(())
     }
 }
 
