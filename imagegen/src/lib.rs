@@ -22,6 +22,7 @@ pub mod image;
 pub mod kubeconfig;
 pub mod output;
 pub mod package;
+mod pax;
 pub mod pipeline;
 pub mod pki;
 pub mod plan;

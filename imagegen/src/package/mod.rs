@@ -6,6 +6,7 @@
 
 mod elf;
 mod extract;
+mod framing;
 mod listing;
 mod manifest;
 pub mod oci;

@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use flate2::bufread::MultiGzDecoder;
 
+use super::framing::Framing;
+
 const BLOCK: u64 = 512;
 
 /// The bytes of an archive, decompressed.
@@ -14,8 +16,8 @@ pub(super) type Bytes = Box<dyn Read + Send>;
 /// The bytes of an archive inside another.
 pub(super) type Part<'a> = Box<dyn Read + 'a>;
 
-/// For `zstd --long=31`; the default limit of a window is 128 MiB.
-const WINDOW: u32 = 31;
+/// The memory of a zstd window is 2 to this power: 128 MiB. Only `zstd --long` needs more.
+const WINDOW: u32 = 27;
 /// `xz -9` needs 65 MiB to decompress.
 const XZ_MEMORY: u64 = 1 << 30;
 
@@ -36,10 +38,26 @@ pub(super) fn open(path: &Path) -> Result<Bytes> {
         .with_context(|| format!("reading `{}`", path.display()))
 }
 
-/// Writes the tar archive `path` without its compression to an unnamed file in `work`.
+/// Space that unpacking leaves free.
+const SPARE: u64 = 64 << 20;
+
+/// Writes the tar archive `path` without its compression to an unnamed file in `work`. It may be a
+/// thousand times as large as the archive; it fills the disk up to [`SPARE`] bytes.
 pub(crate) fn unpacked(path: &Path, work: &Path) -> Result<File> {
     let mut out = tempfile::tempfile_in(work).context("creating a temporary file")?;
-    io::copy(&mut open(path)?, &mut out).map_err(explained)?;
+    let disk = nix::sys::statvfs::statvfs(work)
+        .with_context(|| format!("reading the free space of `{}`", work.display()))?;
+    let free = disk.blocks_available() * disk.fragment_size();
+    let limit = free.saturating_sub(SPARE);
+    let copied = io::copy(&mut open(path)?.take(limit.saturating_add(1)), &mut out);
+    ensure!(
+        copied.map_err(explained)? <= limit,
+        "`{}` has more than {} MiB without its compression, and `{}` has {} MiB free",
+        path.display(),
+        limit >> 20,
+        work.display(),
+        free >> 20
+    );
     Ok(out)
 }
 
@@ -136,30 +154,28 @@ fn looks_like_tar(start: &[u8]) -> bool {
     parsed.cksum().is_ok_and(|expected| expected == sum)
 }
 
-/// Calls `each` for every entry, then checks the end of the archive: the two empty blocks of tar,
+/// An entry of an archive that [`entries`] reads.
+pub(super) type Entry<'a, 'b> = tar::Entry<'a, Framing<Part<'b>>>;
+
+/// Calls `each` for every entry, then checks the end of the archive: the empty blocks of tar,
 /// without which an archive cut between two entries is valid, and the checksum of the compression.
-pub(super) fn entries(
-    bytes: impl Read,
-    mut each: impl FnMut(&mut tar::Entry<'_, Watched<'_>>) -> Result<()>,
+pub(super) fn entries<'b>(
+    bytes: impl Read + 'b,
+    mut each: impl FnMut(&mut Entry<'_, 'b>) -> Result<()>,
 ) -> Result<()> {
-    let watch = Watch::default();
-    let mut archive = tar::Archive::new(Watched {
-        inner: Box::new(bytes),
-        watch: &watch,
-    });
-    let mut end = 0;
+    let part: Part<'b> = Box::new(bytes);
+    let mut archive = tar::Archive::new(Framing::new(part));
     for entry in archive.entries()? {
         let mut entry = entry.map_err(explained)?;
         each(&mut entry)?;
         // Reads what `each` left, to detect a cut in it.
         io::copy(&mut entry, &mut io::sink()).map_err(explained)?;
-        end = (entry.raw_file_position() + entry.header().entry_size()?).next_multiple_of(BLOCK);
     }
+    let mut rest = archive.into_inner();
     ensure!(
-        watch.position.get() >= end + BLOCK && watch.last_is_zero.get(),
+        rest.ended(),
         "it is cut off: the end of the archive is missing; copy it again"
     );
-    let mut rest = archive.into_inner();
     let mut buffer = vec![0; 1 << 16];
     loop {
         match rest.read(&mut buffer) {
@@ -178,6 +194,12 @@ pub(super) fn entries(
 /// Unifies the messages of several crates for a truncated archive.
 pub(super) fn explained(error: io::Error) -> anyhow::Error {
     let text = error.to_string();
+    if text.contains("requires too much memory") {
+        return anyhow::anyhow!(
+            "its zstd window is larger than {} MiB; compress it without `--long`",
+            (1 << WINDOW) >> 20
+        );
+    }
     let cut = error.kind() == io::ErrorKind::UnexpectedEof
         || [
             "unexpected EOF",
@@ -191,32 +213,5 @@ pub(super) fn explained(error: io::Error) -> anyhow::Error {
         anyhow::anyhow!("it is cut off ({text}); copy it again")
     } else {
         anyhow::Error::new(error).context("it is damaged")
-    }
-}
-
-#[derive(Default)]
-struct Watch {
-    position: std::cell::Cell<u64>,
-    last_is_zero: std::cell::Cell<bool>,
-}
-
-/// A reader that records its position and whether the last bytes were zero.
-pub(super) struct Watched<'a> {
-    inner: Box<dyn Read + 'a>,
-    watch: &'a Watch,
-}
-
-impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        if n > 0 {
-            self.watch
-                .position
-                .set(self.watch.position.get() + n as u64);
-            self.watch
-                .last_is_zero
-                .set(buffer[..n].iter().all(|&b| b == 0));
-        }
-        Ok(n)
     }
 }

@@ -11,6 +11,8 @@ use std::os::unix::fs::FileExt as _;
 use anyhow::{Context as _, Result, bail, ensure};
 use tar::{EntryType, Header};
 
+use crate::pax;
+
 const BLOCK: u64 = 512;
 
 /// The limit of a long name or of the PAX records of one entry, far above those of real archives
@@ -86,7 +88,7 @@ impl<'a> Reader<'a> {
                     .replace(until_nul(self.body(size)?))
                     .is_some(),
                 EntryType::XHeader => {
-                    let records = records(&self.body(size)?)?;
+                    let records = pax::records(&self.body(size)?)?;
                     extended.records.replace(records).is_some()
                 }
                 // containerd ignores it; `git archive` writes one.
@@ -258,34 +260,4 @@ fn number(key: &str, value: &[u8]) -> Result<u64> {
     let text = std::str::from_utf8(value).unwrap_or_default();
     text.parse()
         .with_context(|| format!("the PAX record `{key}` is not a number"))
-}
-
-/// PAX records, `LENGTH KEY=VALUE\n`, in which a value may have any byte: the length ends it. Of
-/// records with the same key the last one counts.
-fn records(mut body: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
-    let mut records = Vec::new();
-    while !body.is_empty() {
-        let record = record(&mut body).context("an entry has a PAX record that is not one")?;
-        records.push(record);
-    }
-    Ok(records)
-}
-
-fn record(body: &mut &[u8]) -> Option<(String, Vec<u8>)> {
-    let space = body.iter().take(8).position(|byte| *byte == b' ')?;
-    let digits = std::str::from_utf8(&body[..space]).ok()?;
-    let length: usize = digits
-        .bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| digits.parse().ok())??;
-    let record = body.get(space + 1..length)?.strip_suffix(b"\n")?;
-    *body = &body[length..];
-    let equals = record.iter().position(|byte| *byte == b'=')?;
-    let key = std::str::from_utf8(&record[..equals]).ok()?;
-    let value = &record[equals + 1..];
-    let is_text = matches!(key, "path" | "linkpath" | "uname" | "gname");
-    if key.is_empty() || key.contains('\0') || (is_text && value.contains(&0)) {
-        return None;
-    }
-    Some((key.to_owned(), value.to_vec()))
 }

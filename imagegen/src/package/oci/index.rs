@@ -73,10 +73,11 @@ impl Index {
                 .parent()
                 .filter(|p| !p.as_os_str().is_empty())
                 .unwrap_or(Path::new("."));
-            let mut plain = tempfile::tempfile_in(folder)
-                .or_else(|_| tempfile::tempfile())
-                .context("creating a temporary file")?;
-            io::copy(&mut stream::open(path)?, &mut plain).map_err(stream::explained)?;
+            let folder = match tempfile::tempfile_in(folder) {
+                Ok(_) => folder.to_owned(),
+                Err(_) => std::env::temp_dir(),
+            };
+            let mut plain = stream::unpacked(path, &folder)?;
             plain.rewind()?;
             file = plain;
         }
