@@ -14,6 +14,10 @@ use super::{Archive, Content, Data, Entry};
 /// overlayfs's mark of a directory that hides those of lower layers.
 const OPAQUE: &str = "trusted.overlay.opaque";
 
+/// Major and minor number of the devices that reach no hardware and no other process: null, zero,
+/// full, random, urandom and tty. A whiteout has the first.
+const HARMLESS: [(u32, u32); 7] = [(0, 0), (1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)];
+
 /// Where an entry of a tar archive goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placed {
@@ -81,6 +85,33 @@ impl Archive {
         }
         self.parents(state, at)?;
         self.replace(state, at, entry)
+    }
+
+    /// Leaves out the device nodes of the container image at `folder` that reach hardware. Below
+    /// `/dev` nobody sees them, because every container has a `/dev` of its own; elsewhere they are
+    /// an error.
+    pub fn drop_devices(&mut self, folder: &str) -> Result<()> {
+        let below = format!("{folder}/");
+        let devices: Vec<String> = self
+            .entries
+            .range(below.clone()..)
+            .take_while(|(path, _)| path.starts_with(&below))
+            .filter(|(_, entry)| match entry.content {
+                Content::CharDevice(major, minor) => !HARMLESS.contains(&(major, minor)),
+                Content::BlockDevice(..) => true,
+                _ => false,
+            })
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in devices {
+            let inside = &path[below.len()..];
+            ensure!(
+                inside.starts_with("dev/"),
+                "`{inside}` is a device node of this machine's hardware; build the image without it"
+            );
+            self.entries.remove(&path);
+        }
+        Ok(())
     }
 
     /// What a hard link to `target` is. Only files of the same archive can have one.

@@ -53,9 +53,13 @@ impl Snapshots {
             return Ok(chain);
         }
         let id = self.count() + 1;
+        // An image may have programs that get root's rights: only root may reach them on the host.
+        root.directory(LAYERS, 0o700);
+        root.directory(&layer_folder(&chain), 0o700);
         let folder = format!("{}/fs", layer_folder(&chain));
         root.directory(&folder, 0o755);
         root.add_tar(&layer.tar, |path| Some(place(&folder, path)))
+            .and_then(|()| root.drop_devices(&folder))
             .with_context(|| format!("unpacking layer `{}`", layer.diff_id))?;
         let (inodes, size) = root.usage(&folder);
         let parent = parent.map(str::to_owned);

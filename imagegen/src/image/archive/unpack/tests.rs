@@ -310,3 +310,46 @@ fn cut_off_and_continued_archives_are_refused() {
     damaged[0] = b'b';
     Tar(damaged).refused("wrong checksum");
 }
+
+#[test]
+fn only_devices_of_no_hardware_stay_in_a_layer() -> Result<()> {
+    let device = |name: &str, kind, major, minor| {
+        let mut tar = Tar::default().entry(name, kind, "", b"").0;
+        let header = Header::from_byte_slice(&tar[..512]);
+        let mut header = header.clone();
+        header.set_device_major(major).expect("a ustar header");
+        header.set_device_minor(minor).expect("a ustar header");
+        header.set_cksum();
+        tar[..512].copy_from_slice(header.as_bytes());
+        tar
+    };
+    let layer = |devices: &[Vec<u8>]| {
+        let mut archive = Tar(devices.concat()).end().read()?;
+        archive.drop_devices("f").map(|()| archive)
+    };
+    let archive = layer(&[
+        device("dev/null", EntryType::Char, 1, 3),
+        device("dev/mem", EntryType::Char, 1, 1),
+        device("dev/mapper/root", EntryType::Block, 253, 0),
+        device("srv/random", EntryType::Char, 1, 9),
+    ])?;
+    assert_eq!(
+        names(&archive),
+        [
+            "f",
+            "f/dev",
+            "f/dev/mapper",
+            "f/dev/null",
+            "f/srv",
+            "f/srv/random"
+        ]
+    );
+    for hidden in [
+        device("srv/disk", EntryType::Block, 8, 0),
+        device("deva/mem", EntryType::Char, 1, 1),
+    ] {
+        let error = layer(&[hidden]).expect_err("a device of the hardware");
+        assert!(error.to_string().contains("is a device node"), "{error}");
+    }
+    Ok(())
+}
