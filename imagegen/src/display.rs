@@ -46,6 +46,7 @@ pub fn text(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> String
             "apiserver",
             format!("{}, {} on nodes", plan.endpoint(), plan.apiserver.vip),
         ),
+        ("names", list(&apiserver_names(plan))),
         ("pods", list(&strings(&plan.network.pods))),
         ("services", list(&strings(&plan.network.services))),
         (
@@ -141,12 +142,20 @@ pub fn json(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> Value 
         "package": package,
         "output": output,
         "apiserver": plan.apiserver,
+        "apiserver_names": apiserver_names(plan),
         "network": plan.network,
         "validity_days": plan.validity_days,
         "image": plan.image,
         "kubernetes": plan.kubernetes,
         "hosts": hosts,
     })
+}
+
+/// The topology's names and addresses of the apiserver, and those of the package once it is read.
+fn apiserver_names(plan: &ClusterPlan) -> Vec<String> {
+    let names = &plan.apiserver_names;
+    let ips = names.ips.iter().map(ToString::to_string);
+    names.dns.iter().cloned().chain(ips).collect()
 }
 
 /// The private keys in a host's document.
@@ -254,6 +263,22 @@ mod tests {
                 ["hostname", "network", "addresses", "files", "hosts"]
             );
         }
+    }
+
+    #[test]
+    fn plan_shows_the_apiservers_names() {
+        let topology = include_str!("../tests/topologies/prod.yaml");
+        let mut plan = check::read("prod.yaml", topology).unwrap().plan;
+        plan.apiserver_names.add("k8s.example.com");
+        plan.apiserver_names.add("10.0.0.9");
+        let text = text(&plan, None, Path::new("prod"));
+        let line = "  names         k8s.example.com, 10.0.0.9";
+        assert!(text.lines().any(|found| found == line), "{text}");
+        let json = json(&plan, None, Path::new("prod"));
+        assert_eq!(
+            json["apiserver_names"],
+            json!(["k8s.example.com", "10.0.0.9"])
+        );
     }
 
     #[test]
