@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::containerd::store::{self, StoredImage, StoredLayer};
 use super::root_files::STATE;
-use super::{ImageRequest, debian, disk, facts, hooks, initrd, kubeadm, root, uki, verity};
+use super::{ImageRequest, debian, disk, facts, hooks, initrd, kubeadm, root, sbom, uki, verity};
 use crate::package::oci::{Image, ImageArchive};
 use crate::package::{BUILD_HOOK, Package, State};
 
@@ -47,15 +47,16 @@ pub fn check_privilege() -> Result<()> {
     Ok(())
 }
 
-/// Builds the image at `out`, which must not exist; `work` is for intermediate files. After a
-/// failure `out` is missing or incomplete, and the caller removes it together with `work`.
+/// Builds the image at `out`, which must not exist, and returns its bill of materials too; `work` is
+/// for intermediate files. After a failure `out` is missing or incomplete, and the caller removes it
+/// together with `work`.
 pub fn build(
     request: &ImageRequest<'_>,
     out: &Path,
     work: &Path,
     cache: &Cache,
     progress: &Progress,
-) -> Result<ImageReport> {
+) -> Result<(ImageReport, Vec<u8>)> {
     let mut stages = Vec::new();
     let mut took = |name: &str, time: Duration| {
         stages.push((
@@ -151,19 +152,32 @@ pub fn build(
     )?;
     took("disk", stage.done());
 
+    let stage = progress.stage("bill of materials");
+    let sbom = sbom::write(&sbom::Sources {
+        packages: vec![
+            sbom::Packages::of_tar(&base)?,
+            sbom::Packages::of_tree(&tools, debian::is_booted)?,
+        ],
+        images: &images,
+        root: &composed,
+        root_hash: &root_hash,
+    })?;
+    took("sbom", stage.done());
+
     let size = |path: &Path| {
         path.metadata()
             .map(|m| m.len())
             .with_context(|| format!("reading `{}`", path.display()))
     };
-    Ok(ImageReport {
+    let report = ImageReport {
         package: facts.package_digest.clone(),
         root_hash,
         kernel_release: release,
         root_size: size(&root_image)?,
         uki_size: size(&uki)?,
         stages,
-    })
+    };
+    Ok((report, sbom))
 }
 
 /// Every image of the package unpacked at `folder`, in the order of the archives' names.

@@ -74,6 +74,25 @@ fn root_spec() -> Spec {
     spec
 }
 
+/// Whether a package of the tools becomes part of the image: the kernel, the boot stub and the
+/// programs of the initrd.
+pub(super) fn is_booted(package: &str) -> bool {
+    package.starts_with("linux-image-")
+        || package.starts_with("libsystemd")
+        || [
+            "systemd-boot-efi",
+            "dracut-core",
+            "systemd",
+            "systemd-repart",
+            "systemd-cryptsetup",
+            "udev",
+            "kmod",
+            "e2fsprogs",
+            "dmsetup",
+        ]
+        .contains(&package)
+}
+
 /// Makes both trees ahead of time. A failure is only logged: the build meets it again and reports
 /// it.
 pub fn prepare(cache: &Cache, kernel: Kernel, progress: &Progress) {

@@ -19,6 +19,7 @@ pub mod programs;
 pub mod qcow2;
 pub mod root;
 mod root_files;
+mod sbom;
 pub mod uki;
 pub mod verity;
 pub mod vfat;

@@ -8,8 +8,8 @@ use build_tools::cache::Cache;
 use build_tools::process::side_by_side;
 use build_tools::progress::Progress;
 
-use super::{IMAGE, Input, Outcome, QCOW2, Request};
-use crate::digest::digest_file;
+use super::{IMAGE, Input, Outcome, QCOW2, SBOM};
+use crate::digest::{digest, digest_file};
 use crate::image::{self, ImageReport, ImageRequest};
 use crate::output::manifest::{self, Manifest};
 use crate::output::{Folder, beneath};
@@ -26,7 +26,7 @@ pub struct ImageInputs {
 
 impl ImageInputs {
     /// `programs` is the folder of the image's own programs, by default that of imagegen.
-    pub fn check(_: &Request, input: &Input, programs: Option<&Path>, qcow2: bool) -> Result<Self> {
+    pub fn check(input: &Input, programs: Option<&Path>, qcow2: bool) -> Result<Self> {
         image::check_privilege()?;
         Ok(Self {
             programs: image::programs::folder(programs)?,
@@ -69,13 +69,13 @@ pub fn image(
 
 /// [`image()`] with its two slow parts as arguments. An image with the same `key` and the digest
 /// that the manifest records stays. `build` writes the image to its first argument and may use the
-/// folder in its second; `convert`, if the user wants a qcow2 image, converts the first argument to
+/// folder in its second, and returns the image's bill of materials; `convert`, if the user wants a qcow2 image, converts the first argument to
 /// the second. The qcow2 form of an earlier image is removed.
 fn update(
     input: &Input,
     folder: &Folder,
     key: &str,
-    build: impl FnOnce(&Path, &Path) -> Result<ImageReport>,
+    build: impl FnOnce(&Path, &Path) -> Result<(ImageReport, Vec<u8>)>,
     convert: Option<impl FnOnce(&Path, &Path) -> Result<()>>,
 ) -> Result<Outcome> {
     let outcome = |changed| Outcome {
@@ -88,7 +88,8 @@ fn update(
         .inputs
         .get("image")
         .is_some_and(|before| before == key);
-    let built = same_key && is_intact(folder, &manifest, IMAGE)?;
+    let built =
+        same_key && is_intact(folder, &manifest, IMAGE)? && is_intact(folder, &manifest, SBOM)?;
     let convert = match convert {
         Some(_) if built && is_intact(folder, &manifest, QCOW2)? => None,
         convert => convert,
@@ -102,7 +103,7 @@ fn update(
     } else {
         let work = change.work_dir()?;
         let image = change.add_large_file(IMAGE);
-        let report = build(&image, &work)?;
+        let (report, sbom) = build(&image, &work)?;
         manifest.inputs.insert("image".to_owned(), key.to_owned());
         manifest
             .inputs
@@ -111,6 +112,8 @@ fn update(
         manifest
             .outputs
             .insert(IMAGE.to_owned(), digest_file(&image)?);
+        manifest.outputs.insert(SBOM.to_owned(), digest(&sbom));
+        change.add_file(SBOM, &sbom, 0o644)?;
         image
     };
     if let Some(convert) = convert {

@@ -20,6 +20,8 @@ const ADMIN_CONF: &str = "admin.conf";
 const SEED: &str = "seed.img";
 const IMAGE: &str = "node.raw";
 const QCOW2: &str = "node.qcow2";
+/// The bill of materials of the image.
+const SBOM: &str = "node.cdx.json";
 
 /// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -68,7 +68,7 @@ impl Data {
         }
     }
 
-    fn reader(&self) -> Result<Box<dyn Read + '_>> {
+    pub fn reader(&self) -> Result<Box<dyn Read + '_>> {
         Ok(match self {
             Self::Bytes(bytes) => Box::new(&bytes[..]),
             Self::Slice { file, offset, len } => Box::new(SliceReader {
@@ -168,6 +168,13 @@ impl Archive {
 
     pub fn symlink(&mut self, path: &str, target: &str) {
         self.add(path, Entry::new(Content::Symlink(target.to_owned()), 0o777));
+    }
+
+    /// All entries, ordered by path.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.entries
+            .iter()
+            .map(|(path, entry)| (path.as_str(), entry))
     }
 
     pub fn get(&self, path: &str) -> Option<&Entry> {

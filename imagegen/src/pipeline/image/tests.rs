@@ -6,7 +6,7 @@ use std::fs;
 
 use anyhow::bail;
 
-use super::super::read;
+use super::super::{Request, read};
 use super::*;
 use crate::digest::digest;
 
@@ -40,14 +40,15 @@ impl Bench {
             self.built.set(self.built.get() + 1);
             fs::write(work.join("scratch"), "")?;
             fs::write(image, key)?;
-            Ok(ImageReport {
+            let report = ImageReport {
                 package: "sha256:0".to_owned(),
                 root_hash: String::new(),
                 kernel_release: String::new(),
                 root_size: 0,
                 uki_size: 0,
                 stages: Vec::new(),
-            })
+            };
+            Ok((report, format!("parts of {key}").into_bytes()))
         };
         let convert = |raw: &Path, out: &Path| {
             self.converted.set(self.converted.get() + 1);
@@ -70,7 +71,12 @@ impl Bench {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.dir.path().join("out"))? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if name != manifest::FILE {
+            // The bill of materials is compared with the image's name below.
+            if name == SBOM {
+                let text = fs::read_to_string(self.dir.path().join("out").join(SBOM))?;
+                let image = fs::read_to_string(self.dir.path().join("out").join(IMAGE))?;
+                assert_eq!(text, format!("parts of {image}"));
+            } else if name != manifest::FILE {
                 let text = fs::read_to_string(self.dir.path().join("out").join(&name))?;
                 found.push((name, text));
             }
@@ -80,7 +86,8 @@ impl Bench {
         for (name, text) in &found {
             assert_eq!(manifest.outputs[name], digest(text.as_bytes()), "{name}");
         }
-        assert_eq!(manifest.outputs.len(), found.len());
+        assert!(manifest.outputs.contains_key(SBOM));
+        assert_eq!(manifest.outputs.len(), found.len() + 1);
         Ok(found)
     }
 }
