@@ -8,11 +8,12 @@
 mod common;
 
 use std::fs;
-use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -98,9 +99,29 @@ fn address() -> IpAddr {
     Ipv4Addr::new(127, a, b, NEXT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
-/// As systemd does for `firstboot-status.socket`: one process per connection, which is its standard
-/// input.
-fn serve(authority: &Authority, status: &Value) -> (IpAddr, TempDir) {
+/// A running server and its root.
+struct Server {
+    dir: TempDir,
+    program: Child,
+}
+
+impl Deref for Server {
+    type Target = TempDir;
+
+    fn deref(&self) -> &TempDir {
+        &self.dir
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+/// As systemd does for `firstboot-status.socket`: the socket is the standard input of the program.
+fn serve(authority: &Authority, status: &Value) -> (IpAddr, Server) {
     let (address, dir) = (address(), TempDir::new().unwrap());
     let [certificate, key] = authority.sign(
         "firstlight:status",
@@ -115,23 +136,15 @@ fn serve(authority: &Authority, status: &Value) -> (IpAddr, TempDir) {
         &authority.certificate,
     );
     put_status(dir.path(), status);
-    let (root, listener) = (
-        dir.path().to_owned(),
-        TcpListener::bind((address, STATUS_PORT)).unwrap(),
-    );
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut program = Command::new(cargo_bin!("firstboot"))
-                .args(["serve-status", "--root"])
-                .arg(&root)
-                .stdin(Stdio::from(OwnedFd::from(stream.unwrap())))
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            thread::spawn(move || assert!(program.wait().unwrap().success()));
-        }
-    });
-    (address, dir)
+    let listener = TcpListener::bind((address, STATUS_PORT)).unwrap();
+    let program = Command::new(cargo_bin!("firstboot"))
+        .args(["serve-status", "--root"])
+        .arg(dir.path())
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    (address, Server { dir, program })
 }
 
 fn ready() -> Value {
@@ -148,7 +161,7 @@ fn ask(at: IpAddr, root: &Path, path: &str) -> anyhow::Result<Answer> {
 #[test]
 fn only_administrators_of_this_cluster_read_the_status() {
     let (ours, other) = (Authority::new(), Authority::new());
-    let (address, _dir) = serve(&ours, &ready());
+    let (address, _server) = serve(&ours, &ready());
     let client = TempDir::new().unwrap();
 
     ours.kubeconfig(client.path(), &ours, "system:masters");
@@ -190,6 +203,28 @@ fn only_administrators_of_this_cluster_read_the_status() {
         format!("{error:#}").contains("invalid peer certificate"),
         "{error:#}"
     );
+}
+
+#[test]
+fn strangers_do_not_keep_readers_out() {
+    let ours = Authority::new();
+    let (address, _server) = serve(&ours, &ready());
+    let client = TempDir::new().unwrap();
+    ours.kubeconfig(client.path(), &ours, "system:masters");
+    // More than the server keeps, from this address too: each connects and says nothing, or sends
+    // what is no TLS.
+    let mut silent = Vec::new();
+    for number in 0..300 {
+        let mut stream = TcpStream::connect((address, STATUS_PORT)).unwrap();
+        if number % 2 == 0 {
+            let _ = stream.write_all(b"GET /status HTTP/1.1\r\n\r\n");
+        }
+        silent.push(stream);
+    }
+    for _ in 0..3 {
+        let report = ask(address, client.path(), "/status").unwrap();
+        assert_eq!(report.ok().unwrap()["status"]["phase"], "ready");
+    }
 }
 
 /// A root whose node file names these hosts; the first is its own.
@@ -286,7 +321,12 @@ fn status_all_lists_waiting_hanging_and_absent_hosts() {
             closing,
             "closed before an answer; it has no document yet",
         ),
-        ("n1", "node", off, "connection refused"),
+        (
+            "n1",
+            "node",
+            off,
+            "connection refused; it has no document yet",
+        ),
     ] {
         let found = line(name);
         assert_eq!(found[..3], [name, role, "unreachable"]);
@@ -340,9 +380,12 @@ fn units_use_the_paths_and_port_of_the_contract() {
         .unwrap()
     };
     assert!(unit("firstboot-status.socket").contains(&format!("\nListenStream={STATUS_PORT}\n")));
-    let service = unit("firstboot-status@.service");
+    let listens = format!("PathExists={}", userdata::contract::STATUS_KEY);
+    for name in ["firstboot-status.socket", "firstboot-status.path"] {
+        assert!(unit(name).contains(&listens), "{name}");
+    }
+    let service = unit("firstboot-status.service");
     for line in [
-        format!("ConditionPathExists={}", userdata::contract::STATUS_KEY),
         format!(
             "LoadCredential=certificate:{}",
             userdata::contract::STATUS_CERTIFICATE

@@ -15,7 +15,7 @@ use userdata::node_config::{NodeConfig, Role};
 
 use super::host::{Answer, Host, is_ready};
 use super::{StatusReport, table};
-use crate::kube::client::{CLOSED, Client};
+use crate::kube::client::{CLOSED, Client, REFUSED};
 use crate::system::files::Root;
 use crate::wait::endpoint;
 
@@ -173,10 +173,10 @@ fn request(root: &Root, host: &Host, timeout: Duration) -> Result<StatusReport> 
     let context = || format!("requesting the status from {endpoint}");
     let client = Client::from_kubeconfig_within(root, ADMIN, &endpoint, timeout)?;
     let answer = client.get("/status").map_err(|error| {
-        // systemd accepts the connection, but firstboot has no certificate yet.
-        let hint = match error.to_string() == CLOSED {
-            true => "; it has no document yet",
-            false => "",
+        // systemd listens once the document has brought the certificate.
+        let hint = match error.to_string().as_str() {
+            CLOSED | REFUSED => "; it has no document yet",
+            _ => "",
         };
         anyhow!("{}: {error:#}{hint}", context())
     })?;

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod host;
+mod listener;
 pub mod server;
 pub mod table;
 pub mod text;

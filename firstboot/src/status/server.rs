@@ -1,7 +1,8 @@
-//! `firstboot serve-status`: serves one status request and exits.
+//! `firstboot serve-status`: serves status requests while they come.
 //!
-//! systemd accepts the connection (`firstboot-status.socket`) and starts one process for it, so
-//! that nothing runs between requests. HTTP, so that `curl --cert` works, but no more than that: it
+//! systemd listens (`firstboot-status.socket`) and starts the process at the first connection, so
+//! that nothing runs between requests. [`listener`](super::listener) decides which of many
+//! connections stay. HTTP, so that `curl --cert` works, but no more than that: it
 //! reads the first line of one request, answers and closes the connection.
 //!
 //! Clients need a certificate of the cluster's CA for the group `system:masters`. Every
@@ -9,9 +10,10 @@
 //! none: it does not need to know what other hosts wait for.
 
 use std::io::{self, Read, Write, stdin};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -24,35 +26,60 @@ use userdata::contract::{STATUS_CERTIFICATE, STATUS_KEY};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::StatusReport;
+use super::listener::{self, Place};
 use crate::system::files::Root;
 
-/// For the whole request; a slow machine on a slow line takes a second.
+/// For the handshake, and for the whole request; a slow machine on a slow line takes a second.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Errors of clients without a certificate of the cluster in the journal; more are only counted.
+const LOGGED: u32 = 10;
 /// Our client sends 100 bytes, curl 90.
 const REQUEST_LIMIT: usize = 4096;
 const READERS: &str = "system:masters";
 const CA_CERTIFICATE: &str = "/etc/kubernetes/pki/ca.crt";
 
-/// Answers on standard input, which systemd connects to the client.
+/// Answers on standard input, which is the socket that systemd listens on.
 pub fn run(root: &Root) -> Result<()> {
-    let connection = stdin()
+    let socket = stdin()
         .as_fd()
         .try_clone_to_owned()
-        .context("taking the connection from standard input")?;
-    let stream = TcpStream::from(connection);
-    let peer = stream
-        .peer_addr()
-        .context("standard input is not a connection; firstboot-status.socket starts this program")?
-        .ip()
-        .to_canonical();
-    let config = config(root)?;
-    // A client's mistake is not a failure of this service.
-    match answer(stream, config, root) {
-        Ok(None) => {}
-        Ok(Some(refused)) => log::warn!("rejected request from {peer}: {refused}"),
-        Err(error) => log::warn!("serving {peer}: {error:#}"),
+        .context("taking the socket from standard input")?;
+    let listener = TcpListener::from(socket);
+    listener
+        .local_addr()
+        .context("standard input is not a socket; firstboot-status.socket starts this program")?;
+    let (config, root) = (config(root)?, root.clone());
+    let errors = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&errors);
+    listener::run(&listener, move |stream, peer, place| {
+        serve(stream, peer, place, &config, &root, &count);
+    })?;
+    let errors = errors.load(Ordering::Relaxed);
+    if errors > LOGGED {
+        log::warn!("{errors} connections ended without the certificate of a reader");
     }
     Ok(())
+}
+
+/// A client's mistake is not a failure of this service.
+fn serve(
+    stream: TcpStream,
+    peer: IpAddr,
+    place: &Place,
+    config: &Arc<ServerConfig>,
+    root: &Root,
+    errors: &AtomicU32,
+) {
+    let problem = match answer(stream, Arc::clone(config), root, place) {
+        Ok(None) => return,
+        Ok(Some(refused)) => format!("rejected request from {peer}: {refused}"),
+        Err(error) => format!("serving {peer}: {error:#}"),
+    };
+    // Anybody can connect, and could fill the journal.
+    if errors.fetch_add(1, Ordering::Relaxed) < LOGGED {
+        log::warn!("{problem}");
+    }
 }
 
 /// Presents the status certificate, and accepts client certificates of the cluster's CA.
@@ -98,10 +125,16 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 /// `Some`: why the client got an error instead of the status.
-fn answer(stream: TcpStream, config: Arc<ServerConfig>, root: &Root) -> Result<Option<String>> {
+fn answer(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    root: &Root,
+    place: &Place,
+) -> Result<Option<String>> {
+    let began = Instant::now();
     let mut stream = Timed {
         stream,
-        until: Instant::now() + DEADLINE,
+        until: began + HANDSHAKE,
     };
     let mut connection = ServerConnection::new(config).context("starting TLS")?;
     // Completes the handshake: the client is known then.
@@ -113,9 +146,14 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>, root: &Root) -> Result<O
         .and_then(<[_]>::first)
         .context("the client sent no certificate")?
         .to_vec();
+    let refused = reader(&client)?;
+    if refused.is_none() {
+        place.admit();
+        stream.until = began + DEADLINE;
+    }
     let mut tls = Stream::new(&mut connection, &mut stream);
     let request = head(&mut tls).context("reading the request")?;
-    let (status, body, refused) = decide(&client, &request, root)?;
+    let (status, body, refused) = decide(refused, &request, root)?;
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
@@ -127,9 +165,20 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>, root: &Root) -> Result<O
     Ok(refused)
 }
 
+/// Why the holder of this certificate of the cluster may not read the status.
+pub fn reader(certificate: &[u8]) -> Result<Option<String>> {
+    let (_, certificate) =
+        X509Certificate::from_der(certificate).context("parsing the client certificate")?;
+    let subject = certificate.subject();
+    let is_reader = subject
+        .iter_organization()
+        .any(|group| group.as_str() == Ok(READERS));
+    Ok((!is_reader).then(|| format!("`{subject}` is not in the group {READERS}")))
+}
+
 /// Status line, body, and why the request is rejected.
 fn decide(
-    client: &[u8],
+    refused: Option<String>,
     request: &[u8],
     root: &Root,
 ) -> Result<(&'static str, String, Option<String>)> {
@@ -137,17 +186,8 @@ fn decide(
         let body = json!({ "message": message }).to_string() + "\n";
         Ok((status, body, Some(message)))
     };
-    let (_, certificate) =
-        X509Certificate::from_der(client).context("parsing the client certificate")?;
-    let subject = certificate.subject();
-    if !subject
-        .iter_organization()
-        .any(|group| group.as_str() == Ok(READERS))
-    {
-        return refuse(
-            "403 Forbidden",
-            format!("`{subject}` is not in the group {READERS}"),
-        );
+    if let Some(refused) = refused {
+        return refuse("403 Forbidden", refused);
     }
     if !request.starts_with(b"GET /status ") {
         return refuse("404 Not Found", "only GET /status exists".to_owned());
@@ -165,7 +205,7 @@ fn decide(
 }
 
 /// The head of a request, with its empty line.
-fn head(from: &mut impl Read) -> io::Result<Vec<u8>> {
+pub fn head(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let (mut head, mut part) = (Vec::new(), [0; 512]);
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         if head.len() > REQUEST_LIMIT {

@@ -96,9 +96,14 @@ const FILES: &[(&str, u32, &str)] = &[
         include_str!("../../../firstboot/systemd/firstboot-status.socket"),
     ),
     (
-        "usr/lib/systemd/system/firstboot-status@.service",
+        "usr/lib/systemd/system/firstboot-status.path",
         0o644,
-        include_str!("../../../firstboot/systemd/firstboot-status@.service"),
+        include_str!("../../../firstboot/systemd/firstboot-status.path"),
+    ),
+    (
+        "usr/lib/systemd/system/firstboot-status.service",
+        0o644,
+        include_str!("../../../firstboot/systemd/firstboot-status.service"),
     ),
     (
         "usr/share/firstlight/lvscare.yaml",
@@ -112,7 +117,7 @@ const FILES: &[(&str, u32, &str)] = &[
 const ENABLED: &[(&str, &str)] = &[
     ("multi-user.target", "firstboot.service"),
     ("multi-user.target", "containerd.service"),
-    ("sockets.target", "firstboot-status.socket"),
+    ("paths.target", "firstboot-status.path"),
     ("multi-user.target", "systemd-networkd.service"),
 ];
 
