@@ -213,7 +213,7 @@ fn words(
         ("@ETCD_TAG@", parts.etcd_tag()?),
         ("@PAUSE_IMAGE@", pause_image(release)),
         ("@FLANNEL_IMAGE@", flannel_image()),
-        ("@FLEX_VOLUMES@", flex_volumes(release).to_owned()),
+        ("@ARGUMENTS@", arguments(release)),
         ("@IMAGES@", list.trim_end().to_owned()),
         (
             "@CONTAINERD@",
@@ -249,19 +249,26 @@ fn kubeadm_api(release: &Release) -> &'static str {
     }
 }
 
+/// Arguments of the control plane besides kubeadm's: no profiles, which show what a process holds.
 /// kubeadm before 1.36 mounts the folder of FlexVolume plugins from the host and would create it
 /// below /usr, which is read-only.
-fn flex_volumes(release: &Release) -> &'static str {
-    match release.minor_number() {
-        ..31 => {
-            "controllerManager:\n  extraArgs:\n    flex-volume-plugin-dir: /var/lib/kubelet/volume-plugins\n"
+fn arguments(release: &Release) -> String {
+    let minor = release.minor_number();
+    let mut text = String::new();
+    for component in ["apiServer", "controllerManager", "scheduler"] {
+        text.push_str(&format!("{component}:\n  extraArgs:\n"));
+        let mut arguments = vec![("profiling", "false")];
+        if component == "controllerManager" && minor < 36 {
+            arguments.push(("flex-volume-plugin-dir", "/var/lib/kubelet/volume-plugins"));
         }
-        31..36 => {
-            "controllerManager:\n  extraArgs:\n  - name: flex-volume-plugin-dir\n    \
-             value: /var/lib/kubelet/volume-plugins\n"
+        for (name, value) in arguments {
+            text.push_str(&match minor {
+                ..31 => format!("    {name}: \"{value}\"\n"),
+                31.. => format!("  - name: {name}\n    value: \"{value}\"\n"),
+            });
         }
-        36.. => "",
     }
+    text
 }
 
 fn texts(target: &Path, parts: &Parts, words: &[(&str, String)]) -> Result<()> {

@@ -129,7 +129,13 @@ fn package(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
     ] {
         let bytes = inputs.verdict.conf.get(name);
         let bytes = bytes.with_context(|| format!("the package has no `conf/{name}`"))?;
-        root.file(&place, 0o644, bytes.clone());
+        // CIS wants kubelet's unit for root alone, although it holds no secret.
+        let mode = if place.contains("/kubelet.service") {
+            0o600
+        } else {
+            0o644
+        };
+        root.file(&place, mode, bytes.clone());
     }
     let hooks = inputs.package.join("hooks");
     if hooks.is_dir() {

@@ -71,6 +71,11 @@ const FILES: &[(&str, u32, &str)] = &[
         include_str!("../../assets/root/containers.conf"),
     ),
     (
+        "usr/lib/systemd/system/kubelet.service.d/20-firstlight.conf",
+        0o600,
+        include_str!("../../assets/root/kubelet.conf"),
+    ),
+    (
         "etc/resolv.conf",
         0o644,
         include_str!("../../assets/root/resolv.conf"),
@@ -185,6 +190,7 @@ const FOLDERS: &[(&str, u32)] = &[
     ("opt/cni", 0o755),
     ("etc/cni/net.d", 0o755),
     ("etc/kubernetes/manifests", 0o755),
+    ("etc/sudoers.d", 0o750),
 ];
 
 /// Path and mode of folders below [`STATE`].
