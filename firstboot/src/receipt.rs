@@ -44,6 +44,9 @@ struct OnDisk {
 impl Receipt {
     /// Continues the receipt below `root`, if there is one.
     pub fn open(root: &Root, source: &str) -> Self {
+        if let Err(error) = root.clean_up(RECEIPT_FILE) {
+            log::warn!("{error:#}; continuing with it");
+        }
         let entries = match root.read(RECEIPT_FILE) {
             Ok(Some(bytes)) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 log::warn!("reading `{RECEIPT_FILE}`: {error}, starting a new one");

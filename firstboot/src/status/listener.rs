@@ -25,7 +25,7 @@ const LIFE: Duration = Duration::from_secs(600);
 /// Each thread does one TLS handshake.
 const STACK: usize = 256 << 10;
 
-/// Calls `serve` for each connection in a thread of its own, until nobody has connected for a while.
+/// Calls `serve` for each connection in a thread of its own, until nobody connects for a while.
 pub(super) fn run(
     listener: &TcpListener,
     serve: impl Fn(TcpStream, IpAddr, &Place) + Send + Sync + 'static,

@@ -45,7 +45,7 @@ impl Step for Hostname {
         Ok(runs && (!self.writes() || holds(Attributes::mode(0o644))?))
     }
 
-    fn apply(&self, _: &mut Reporter) -> Result<()> {
+    fn apply(&self, report: &mut Reporter) -> Result<()> {
         if self.writes() {
             self.root
                 .write(PATH, self.line().as_bytes(), Attributes::mode(0o644))?;
@@ -57,7 +57,7 @@ impl Step for Hostname {
         if let Some(instance) = &self.once {
             let mut record = Applied::open(&self.root, instance)?;
             record.set(KEY, self.parts());
-            record.save()?;
+            record.save_or_tell(report);
         }
         Ok(())
     }

@@ -220,6 +220,12 @@ impl Root {
         Ok(())
     }
 
+    /// Removes what an interrupted write of the file left. The next write would do so too, but
+    /// there may be none.
+    pub fn clean_up(&self, path: impl AsRef<Path>) -> Result<()> {
+        remove_if_exists(&self.temporary(path.as_ref())?)
+    }
+
     /// Renames a file, durably.
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
         let (from, to) = (self.join(from), self.join(to));

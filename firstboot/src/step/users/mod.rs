@@ -83,7 +83,7 @@ impl Step for Users {
             && (!have_keys(&self.users) || self.has_host_keys()? && systemd::is_enabled(SSH_UNIT)?))
     }
 
-    fn apply(&self, _: &mut Reporter) -> Result<()> {
+    fn apply(&self, report: &mut Reporter) -> Result<()> {
         let mut record = self.record()?;
         if self.root.is_machine() {
             account::make(&self.root, &mut record, &self.users, &self.groups)?;
@@ -107,7 +107,7 @@ impl Step for Users {
             let path = file.path.to_string_lossy();
             record.set(&path, parts(file));
         }
-        record.save()?;
+        record.save_or_tell(report);
         if have_keys(&self.users) {
             let mode = Attributes::mode(0o644);
             self.root
