@@ -47,9 +47,9 @@ pub fn check_privilege() -> Result<()> {
     Ok(())
 }
 
-/// Builds the image at `out`, which must not exist, and returns its bill of materials too; `work` is
-/// for intermediate files. After a failure `out` is missing or incomplete, and the caller removes it
-/// together with `work`.
+/// Builds the image at `out`, which must not exist, and returns its bill of materials too; `work`
+/// is for intermediate files. After a failure `out` is missing or incomplete, and the caller removes
+/// it together with `work`.
 pub fn build(
     request: &ImageRequest<'_>,
     out: &Path,

@@ -212,6 +212,11 @@ pub(super) fn explained(error: io::Error) -> anyhow::Error {
     if cut {
         anyhow::anyhow!("it is cut off ({text}); copy it again")
     } else {
-        anyhow::Error::new(error).context("it is damaged")
+        // The crates quote names and fields with their control characters.
+        let text: String = text
+            .chars()
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+            .collect();
+        anyhow::anyhow!("it is damaged: {text}")
     }
 }

@@ -68,9 +68,10 @@ pub fn image(
 }
 
 /// [`image()`] with its two slow parts as arguments. An image with the same `key` and the digest
-/// that the manifest records stays. `build` writes the image to its first argument and may use the
-/// folder in its second, and returns the image's bill of materials; `convert`, if the user wants a qcow2 image, converts the first argument to
-/// the second. The qcow2 form of an earlier image is removed.
+/// that the manifest records stays. `build` writes the image to its first argument, may use the
+/// folder in its second, and returns the image's bill of materials. `convert`, if the user wants a
+/// qcow2 image, converts the first argument to the second. The qcow2 form of an earlier image is
+/// removed.
 fn update(
     input: &Input,
     folder: &Folder,

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tar::{EntryType, Header};
 
 use crate::pax;
@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
                 );
                 return Ok(None);
             };
-            let size = header.entry_size().context("an entry has no size")?;
+            let size = field(header.entry_size(), "an entry has no size")?;
             let kind = header.entry_type();
             let twice = match kind {
                 EntryType::GNULongName => extended
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
             .chain(&bytes[156..])
             .map(|byte| u32::from(*byte))
             .sum();
-        let expected = header.cksum().context("a header has no checksum")?;
+        let expected = field(header.cksum(), "a header has no checksum")?;
         ensure!(
             sum + 8 * 32 == expected,
             "a header at byte {} has a wrong checksum",
@@ -184,8 +184,8 @@ impl<'a> Reader<'a> {
     ) -> Result<RawEntry> {
         let mut path = header.path_bytes().into_owned();
         let mut link = header.link_name_bytes().map(Cow::into_owned);
-        let mut uid = header.uid().context("an entry has no owner")?;
-        let mut gid = header.gid().context("an entry has no group")?;
+        let mut uid = field(header.uid(), "an entry has no owner")?;
+        let mut gid = field(header.gid(), "an entry has no group")?;
         let mut xattrs = Vec::new();
         for (key, value) in extended.records.unwrap_or_default() {
             match key.as_str() {
@@ -243,6 +243,11 @@ impl<'a> Reader<'a> {
             size: contents,
         })
     }
+}
+
+/// A number of a header. The crate's error quotes path and field with their control characters.
+pub(super) fn field<T>(value: std::io::Result<T>, otherwise: &'static str) -> Result<T> {
+    value.map_err(|_| anyhow!(otherwise))
 }
 
 /// A path for messages, which neither controls a terminal nor spans lines.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
-use super::reader::{RawEntry, Reader, shown};
+use super::reader::{RawEntry, Reader, field, shown};
 use super::{Archive, Content, Data, Entry};
 
 /// overlayfs's mark of a directory that hides those of lower layers.
@@ -254,8 +254,8 @@ fn read_entry(raw: &RawEntry, file: &Arc<File>) -> Result<Entry> {
     let link = || -> Result<&[u8]> { raw.link.as_deref().context("it is a link without target") };
     let device = || -> Result<(u32, u32)> {
         Ok((
-            header.device_major()?.unwrap_or(0),
-            header.device_minor()?.unwrap_or(0),
+            field(header.device_major(), "its device has no number")?.unwrap_or(0),
+            field(header.device_minor(), "its device has no number")?.unwrap_or(0),
         ))
     };
     let content = match raw.kind {
@@ -292,11 +292,11 @@ fn read_entry(raw: &RawEntry, file: &Arc<File>) -> Result<Entry> {
     }
     Ok(Entry {
         content,
-        mode: header.mode()? & 0o7777,
+        mode: field(header.mode(), "it has no mode")? & 0o7777,
         uid: raw.uid,
         gid: raw.gid,
         // A later date is that of the build.
-        mtime: header.mtime()?.min(SOURCE_DATE_EPOCH),
+        mtime: field(header.mtime(), "it has no date")?.min(SOURCE_DATE_EPOCH),
         xattrs: raw.xattrs.clone(),
     })
 }

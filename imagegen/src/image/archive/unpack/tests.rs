@@ -312,6 +312,18 @@ fn cut_off_and_continued_archives_are_refused() {
 }
 
 #[test]
+fn numbers_of_a_header_that_are_none_are_not_quoted() {
+    for field in [100..108, 108..116, 116..124, 136..148] {
+        let mut tar = Tar::default().file("a").0;
+        tar[field].fill(0x1b);
+        let mut header = Header::from_byte_slice(&tar[..512]).clone();
+        header.set_cksum();
+        tar[..512].copy_from_slice(header.as_bytes());
+        Tar(tar).refused(" has no ");
+    }
+}
+
+#[test]
 fn only_devices_of_no_hardware_stay_in_a_layer() -> Result<()> {
     let device = |name: &str, kind, major, minor| {
         let mut tar = Tar::default().entry(name, kind, "", b"").0;
