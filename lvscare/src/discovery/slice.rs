@@ -166,29 +166,43 @@ fn join<'a>(
         .into_iter()
 }
 
-/// Splits a stream of chunks into lines.
+/// Splits a stream of chunks into lines. Each byte is searched once and moved at most twice.
 #[derive(Debug, Default)]
-pub struct Lines(Vec<u8>);
+pub struct Lines {
+    bytes: Vec<u8>,
+    /// Where the current line begins.
+    start: usize,
+    /// Up to where it has no end.
+    searched: usize,
+}
 
 impl Lines {
     pub fn push(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.bytes.drain(..self.start);
+        self.searched -= self.start;
+        self.start = 0;
         ensure!(
-            self.0.len() + bytes.len() <= LONGEST,
+            self.bytes.len() + bytes.len() <= LONGEST,
             "an event longer than {LONGEST} bytes"
         );
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
     /// The next complete line, without its end. Skips empty ones.
     pub fn take(&mut self) -> Option<Vec<u8>> {
         loop {
-            let end = self.0.iter().position(|byte| *byte == b'\n')?;
-            let rest = self.0.split_off(end + 1);
-            let mut line = std::mem::replace(&mut self.0, rest);
-            line.truncate(end);
-            if !line.trim_ascii().is_empty() {
-                return Some(line);
+            let rest = &self.bytes[self.searched..];
+            let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
+                self.searched = self.bytes.len();
+                return None;
+            };
+            let end = self.searched + length;
+            let line = &self.bytes[self.start..end];
+            let line = (!line.trim_ascii().is_empty()).then(|| line.to_vec());
+            (self.start, self.searched) = (end + 1, end + 1);
+            if line.is_some() {
+                return line;
             }
         }
     }

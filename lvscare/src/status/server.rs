@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::service::service_fn;
@@ -18,6 +18,9 @@ use crate::status::Status;
 
 /// The main loop runs every 500 ms; without a round for this long it is stuck.
 const STUCK: Duration = Duration::from_secs(10);
+
+/// The largest answer of a daemon: a hundred servers have some 100 KiB.
+const LONGEST: usize = 16 << 20;
 
 /// The request timeout of a client.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -110,14 +113,11 @@ pub async fn fetch(address: SocketAddr) -> anyhow::Result<Status> {
         let request = Request::get("/status")
             .header(HOST, address.to_string())
             .body(Empty::<Bytes>::new())?;
-        let body = sender
-            .send_request(request)
-            .await?
-            .into_body()
-            .collect()
-            .await?
-            .to_bytes();
-        anyhow::Ok(serde_json::from_slice(&body)?)
+        let answer = sender.send_request(request).await?.into_body();
+        // Another program may listen there.
+        let body = Limited::new(answer, LONGEST).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?;
+        anyhow::Ok(serde_json::from_slice(&body.to_bytes())?)
     };
     let answer = tokio::time::timeout(PATIENCE, asked)
         .await
