@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use super::de::NodeDe;
 use super::tree::{Kind, Node};
 use crate::report::diagnostic::{Diagnostic, Diagnostics, Severity};
-use crate::report::failure::{Failure, What, named};
+use crate::report::failure::{Failure, UNKNOWN_KEY, What, named};
 use crate::report::region::{Segment, path_of};
 use crate::report::spans::Spans;
 
@@ -31,7 +31,8 @@ pub(crate) fn deserialize<T: DeserializeOwned>(
             Err(failure) => failure,
         };
         let path: Vec<Segment> = failure.path.iter().rev().cloned().collect();
-        let caused_by_removal = failure.what != What::UnknownKey
+        let about_key = matches!(failure.what, What::UnknownKey | What::MistypedKey);
+        let caused_by_removal = !about_key
             && removed
                 .iter()
                 .any(|gone| gone.len() == path.len() + 1 && gone.starts_with(&path));
@@ -50,10 +51,9 @@ pub(crate) fn deserialize<T: DeserializeOwned>(
 fn finding(spans: &Spans, failure: &Failure, path: &[Segment]) -> Diagnostic {
     let name = path_of(path);
     let region = failure.region.clone().unwrap_or_default();
-    let redact = spans.redact && !failure.mistyped;
-    let message = match &failure.named {
-        Some(key) => named(&failure.message, key, redact),
-        None => failure.message.clone(),
+    let message = match failure.what {
+        What::UnknownKey if spans.redact => named(UNKNOWN_KEY, "", true),
+        _ => failure.message.clone(),
     };
     spans.finding(
         &name,

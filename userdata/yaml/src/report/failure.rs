@@ -13,16 +13,14 @@ use super::region::{Region, Segment};
 pub(crate) struct Failure {
     /// Without the value.
     pub(crate) message: String,
-    /// The key that the message is about.
-    pub(crate) named: Option<String>,
     pub(crate) help: Option<String>,
     pub(crate) region: Option<Region>,
     /// From the inside out.
     pub(crate) path: Vec<Segment>,
     pub(crate) what: What,
-    /// Whether the key is a known one with a typing error.
-    pub(crate) mistyped: bool,
 }
+
+pub(crate) const UNKNOWN_KEY: &str = "unknown key";
 
 /// A message about a key or tag. In a text with secrets it may be one itself, in a wrong place:
 /// `{password}` is a mapping with a key.
@@ -38,6 +36,8 @@ pub(crate) fn named(message: &str, name: &str, redact: bool) -> String {
 pub(crate) enum What {
     Value,
     UnknownKey,
+    /// A known one with a typing error.
+    MistypedKey,
     Missing,
 }
 
@@ -45,12 +45,10 @@ impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Failure {
             message: message.into(),
-            named: None,
             help: None,
             region: None,
             path: Vec::new(),
             what: What::Value,
-            mistyped: false,
         }
     }
 
@@ -103,16 +101,17 @@ impl de::Error for Failure {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        let mut failure = Failure::new("unknown key");
+        let mut failure = Failure::new(named(UNKNOWN_KEY, field, false));
         let known = nearest(field, expected.iter().copied());
-        failure.named = Some(field.to_owned());
-        failure.mistyped = known.is_some();
         failure.help = Some(match known {
             Some(known) => did_you_mean(known),
             None if expected.is_empty() => "no keys are known here".to_owned(),
             None => format!("known keys here: {}", list(expected)),
         });
-        failure.what = What::UnknownKey;
+        failure.what = match known {
+            Some(_) => What::MistypedKey,
+            None => What::UnknownKey,
+        };
         failure
     }
 

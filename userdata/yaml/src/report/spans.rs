@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::failure::{did_you_mean, named};
+use super::failure::{UNKNOWN_KEY, did_you_mean, named};
 use super::region::{Region, Segment, path_of, segments};
 use crate::read::tree::{Kind, Node};
 
@@ -84,7 +84,7 @@ impl Spans {
 
     /// A key that no reader knows; `nearest` is the known one that it may have meant.
     pub fn unknown_key(&self, key: &str, nearest: Option<&str>, help: &str) -> Diagnostic {
-        let message = named("unknown key", key, self.redact && nearest.is_none());
+        let message = named(UNKNOWN_KEY, key, self.redact && nearest.is_none());
         let help = nearest.map_or(help.to_owned(), did_you_mean);
         self.error_at_key(key, message, Some(help))
     }
