@@ -97,6 +97,15 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<PackageAction>,
     },
+    /// Write reset-NAME.img, a seed disk with which a host forgets its document
+    ///
+    /// A host takes only newer documents that this folder's pki/document.key has
+    /// signed. After the token it takes the next one, whatever its signature.
+    ResetToken {
+        /// The host of the topology
+        #[arg(long, value_name = "NAME")]
+        host: String,
+    },
     /// Print the JSON schema of the topology for editors
     Schema,
     /// Print a shell's completion script

@@ -33,6 +33,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             }
             None => command::package::run(common, kubernetes.as_deref()),
         },
+        Some(Command::ResetToken { host }) => command::reset_token::run(common, host),
         Some(Command::Schema) => command::schema::run(),
         Some(Command::Completions { shell }) => command::man::completions(*shell),
         Some(Command::Man { dir }) => command::man::run(dir.as_deref()),

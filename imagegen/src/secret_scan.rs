@@ -94,6 +94,10 @@ impl SecretIndex {
                 "the service accounts".to_owned(),
             );
         }
+        if let Ok(pair) = KeyPair::from_pem(pki.document_key.private_pem().expose()) {
+            let owner = "the documents' signer, which no host may have";
+            owners.insert(pair.subject_public_key_info(), owner.to_owned());
+        }
         Ok(Self {
             owners,
             authorities,

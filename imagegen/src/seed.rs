@@ -16,7 +16,11 @@ const STEP: usize = 128 * 1024;
 
 /// The bytes of a seed disk with `document`.
 pub fn image(document: &Document) -> Result<Vec<u8>> {
-    let files = document.files();
+    with_files(&document.files())
+}
+
+/// The bytes of a seed disk with these files.
+pub fn with_files(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     let mut digest = Sha256::new();
     let mut content = 0;
     for (name, bytes) in files {
@@ -29,6 +33,6 @@ pub fn image(document: &Document) -> Result<Vec<u8>> {
     // FATs, root folder and partial clusters need less than an eighth and 16 KiB.
     let size = (content + content / 8 + 16 * 1024).next_multiple_of(STEP);
     let mut disk = Cursor::new(vec![0; size]);
-    vfat::write(&mut disk, size as u64, contract::SEED_LABEL, id, &files)?;
+    vfat::write(&mut disk, size as u64, contract::SEED_LABEL, id, files)?;
     Ok(disk.into_inner())
 }

@@ -17,5 +17,6 @@ pub mod network;
 pub mod node_config;
 pub mod role;
 pub mod secret;
+pub mod signature;
 pub mod validate;
 pub mod value;

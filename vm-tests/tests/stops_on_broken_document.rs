@@ -24,6 +24,12 @@ fn broken_document_is_refused_before_the_first_change() -> Result<()> {
     // change.
     let seed = disk::private_copy(&run_dir, "seed", &output.seed("m0"))?;
     let line = disk::replace_in_file(&seed, "\nhostname:", "\nhostnome:")?;
+    // Without its signature, which would be refused first.
+    disk::replace_in_file(
+        &seed,
+        "\n# firstlight-signature:",
+        "\n# no-longer-signature:.",
+    )?;
     let machine = &mut cluster.members[0].machine;
     machine.disks.pop();
     machine.disks.push(disk::seed(&seed));

@@ -2,18 +2,17 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal as _};
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use build_tools::progress::Progress;
-use clap::CommandFactory as _;
-use clap::error::ErrorKind as UsageError;
-use imagegen::cli::{Cli, Common, Flash};
+use imagegen::cli::{Common, Flash};
+use imagegen::display;
 use imagegen::flash::{self, Disk, Kind, Source, System, Target, size_text};
-use imagegen::{display, pipeline};
+
+const NO_FOLDER: &str = "no output folder; give the one with the node image with `--output DIR`";
 
 pub(crate) fn run(common: &Common, args: &Flash) -> Result<()> {
-    let source = Source::open(&folder(common)?, &args.host)?;
+    let source = Source::open(&super::folder(common, NO_FOLDER)?, &args.host)?;
     let mut target = Target::open(&args.disk, args.size, &source, &System::default())?;
     let progress = Progress::stderr();
     source.check_image(&progress)?;
@@ -30,22 +29,6 @@ pub(crate) fn run(common: &Common, args: &Flash) -> Result<()> {
     }
     flash::write(&source, &mut target, &progress)?;
     super::print(&done(&source, &target))
-}
-
-/// `--output`, else the default folder of the topology's cluster.
-fn folder(common: &Common) -> Result<PathBuf> {
-    if let Some(output) = &common.output {
-        return Ok(output.clone());
-    }
-    if common.topology.is_none() {
-        let message = "no output folder; give the one with the node image with `--output DIR`";
-        Cli::command()
-            .error(UsageError::MissingRequiredArgument, message)
-            .exit();
-    }
-    let request = super::request(common);
-    let plan = super::read(&request)?.plan;
-    Ok(pipeline::output(&request, &plan))
 }
 
 /// What is about to be lost.

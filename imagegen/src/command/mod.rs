@@ -6,11 +6,13 @@ pub(crate) mod image;
 pub(crate) mod man;
 pub(crate) mod package;
 pub(crate) mod plan;
+pub(crate) mod reset_token;
 pub(crate) mod schema;
 pub(crate) mod userdata;
 pub(crate) mod validate;
 
 use std::io::{ErrorKind, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Error, Result};
@@ -33,6 +35,22 @@ fn request(common: &Common) -> Request {
         package: common.package.clone(),
         output: common.output.clone(),
     }
+}
+
+/// `--output`, else the default folder of the topology's cluster. Without either, `message` is what
+/// was wrong.
+fn folder(common: &Common, message: &str) -> Result<PathBuf> {
+    if let Some(output) = &common.output {
+        return Ok(output.clone());
+    }
+    if common.topology.is_none() {
+        Cli::command()
+            .error(UsageError::MissingRequiredArgument, message)
+            .exit();
+    }
+    let request = request(common);
+    let plan = read(&request)?.plan;
+    Ok(pipeline::output(&request, &plan))
 }
 
 /// Reads the topology and prints its warnings.

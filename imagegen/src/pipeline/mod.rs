@@ -6,12 +6,14 @@
 mod base;
 mod image;
 mod input;
+mod reset_token;
 mod userdata;
 
 use std::path::PathBuf;
 
 pub use self::image::{ImageInputs, image};
 pub use self::input::{Input, Refused, Request, output, package, read, validate};
+pub use self::reset_token::reset_token;
 pub use self::userdata::userdata;
 
 const HOSTS: &str = "hosts";

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{ADMIN_CONF, HOSTS, Input, Outcome, PKI, SEED};
 use crate::digest::digest;
-use crate::documents::{Writer, admin_conf};
+use crate::documents::{Document, Writer, admin_conf};
 use crate::output::Folder;
 use crate::output::manifest::{self, Manifest};
 use crate::pki::issue;
@@ -21,7 +21,7 @@ pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
     let plan = &input.plan_with_base()?;
     let today = OffsetDateTime::now_utc().date();
     issue::check_clock(today)?;
-    let pki = Pki::prepare(&folder.root().join(PKI), plan, today)?;
+    let mut pki = Pki::prepare(&folder.root().join(PKI), plan, today)?;
     let index = SecretIndex::new(plan, &pki)?;
     let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
     manifest
@@ -33,23 +33,27 @@ pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
     let mut record = |path: String, bytes: &[u8]| manifest.outputs.insert(path, digest(bytes));
     let mut change = folder.change()?;
 
-    // The PKI is first: a document must never exist without its CA.
+    let mut generations = std::mem::take(&mut pki.generations);
+    let writer = Writer::new(plan, &pki)?;
+    let mut hosts = change.tree(HOSTS, 0o755)?;
+    for host in &plan.hosts {
+        let document = writer.document(host)?;
+        let signer = &pki.document_key;
+        let document = signer.sign(document, &plan.name, &host.name, &mut generations)?;
+        for (name, bytes, mode) in host_files(&document, &index, host)? {
+            hosts.add(&Path::new(&host.name).join(name), &bytes, mode)?;
+            record(format!("{HOSTS}/{}/{name}", host.name), &bytes);
+        }
+    }
+    pki.generations = generations;
     let mut tree = change.tree(PKI, 0o700)?;
     for (path, bytes) in pki.files()? {
         tree.add(&path, &bytes, 0o600)?;
         record(format!("{PKI}/{}", path.display()), &bytes);
     }
+    // The PKI is first: a document must never exist without its CA and its number.
     let mut changed = change.add_tree(tree, |_| false)?;
-
-    let writer = Writer::new(plan, &pki)?;
-    let mut tree = change.tree(HOSTS, 0o755)?;
-    for host in &plan.hosts {
-        for (name, bytes, mode) in host_files(&writer, &index, host)? {
-            tree.add(&Path::new(&host.name).join(name), &bytes, mode)?;
-            record(format!("{HOSTS}/{}/{name}", host.name), &bytes);
-        }
-    }
-    changed |= change.add_tree(tree, is_host_file)?;
+    changed |= change.add_tree(hosts, is_host_file)?;
 
     let admin = admin_conf(plan, &pki);
     record(ADMIN_CONF.to_owned(), admin.as_bytes());
@@ -66,14 +70,13 @@ pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
 
 /// Name, contents and mode of the scanned document and of the seed disk of `host`.
 fn host_files(
-    writer: &Writer<'_>,
+    document: &Document,
     index: &SecretIndex,
     host: &HostPlan,
 ) -> Result<Vec<(&'static str, Vec<u8>, u32)>> {
-    let document = writer.document(host)?;
-    index.check(host, &document)?;
+    index.check(host, document)?;
     let seed =
-        seed::image(&document).with_context(|| format!("creating the seed of `{}`", host.name))?;
+        seed::image(document).with_context(|| format!("creating the seed of `{}`", host.name))?;
     let mut files: Vec<_> = document
         .files()
         .into_iter()

@@ -8,6 +8,8 @@
 //! kubeadm 1.29 and later also use a `super-admin.conf` on master0. It is not listed: kubeadm
 //! creates it from the CA's key, and earlier releases do not know it.
 
+pub mod document_key;
+pub mod folder;
 pub mod issue;
 mod names;
 pub mod store;

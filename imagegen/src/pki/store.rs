@@ -4,56 +4,34 @@
 //! the kept one is still valid. It reads a `pki/` folder; the output folder writes the new state.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 use time::Date;
 
-use super::issue::{self, Authorities, Authority, Issued, SecretPem, ServiceAccount};
+use super::document_key::{DocumentKey, Generations};
+use super::folder::{
+    DOCUMENT_KEY, DOCUMENTS_FILE, ISSUED_FILE, Kept, KeyText, authority, document_key, generations,
+    generations_file, read_issued, service_account,
+};
+use super::issue::{self, Authorities, Authority, Issued, SecretPem};
 use super::{ADMIN, AUTHORITIES, AuthorityRow, LEAVES, SERVICE_ACCOUNT, Specification};
 use crate::digest::hex;
-use crate::output::beneath;
 use crate::plan::{ClusterPlan, HostPlan};
 
-/// Issued certificates with their keys, for the next run.
-const ISSUED_FILE: &str = "issued.json";
-
 /// The operator's entry in [`ISSUED_FILE`]; not a valid host name.
-const OPERATOR: &str = "(operator)";
+pub(super) const OPERATOR: &str = "(operator)";
 
 /// The whole PKI of one cluster.
 #[derive(Debug)]
 pub struct Pki {
     pub authorities: Authorities,
     pub operator: Issued,
+    pub document_key: DocumentKey,
+    pub generations: Generations,
     hosts: BTreeMap<String, BTreeMap<&'static str, Issued>>,
     kept: BTreeMap<String, BTreeMap<String, Kept>>,
-}
-
-/// A certificate in the store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Kept {
-    /// Of the specification, the CA, the certificate and the key. A change or damage of any of them
-    /// leads to a new certificate.
-    digest: String,
-    certificate: String,
-    key: KeyText,
-}
-
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-struct KeyText(String);
-
-impl std::fmt::Debug for KeyText {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("KeyText(..)")
-    }
 }
 
 impl Pki {
@@ -78,6 +56,8 @@ impl Pki {
                 key: SecretPem::new(String::new()),
             },
             authorities,
+            document_key: document_key(dir)?,
+            generations: generations(dir)?,
             hosts: BTreeMap::new(),
             kept: BTreeMap::new(),
         };
@@ -139,6 +119,16 @@ impl Pki {
             format!("{SERVICE_ACCOUNT}.pub").into(),
             pair.public.clone().into_bytes(),
         );
+        let key = &self.document_key;
+        files.insert(
+            format!("{DOCUMENT_KEY}.key").into(),
+            key.private_pem().expose().as_bytes().to_vec(),
+        );
+        files.insert(
+            format!("{DOCUMENT_KEY}.pub").into(),
+            key.public_pem().into_bytes(),
+        );
+        files.insert(DOCUMENTS_FILE.into(), generations_file(&self.generations)?);
         files.insert(
             ISSUED_FILE.into(),
             serde_json::to_vec_pretty(&self.kept).context("writing the issued certificates")?,
@@ -234,99 +224,4 @@ fn digest(
         digest.update(part);
     }
     Ok(hex(&digest.finalize()))
-}
-
-fn authority(dir: &Path, row: &AuthorityRow, today: Date) -> Result<Authority> {
-    match pair(
-        dir,
-        &format!("{}.crt", row.file),
-        &format!("{}.key", row.file),
-    )? {
-        None => Authority::create(row, today),
-        Some((certificate, key)) => Authority::load(&certificate, &key, today).with_context(|| {
-            refusal(
-                &dir.join(format!("{}.crt", row.file)),
-                &dir.join(format!("{}.key", row.file)),
-            )
-        }),
-    }
-}
-
-fn service_account(dir: &Path) -> Result<ServiceAccount> {
-    let (key, public) = (
-        format!("{SERVICE_ACCOUNT}.key"),
-        format!("{SERVICE_ACCOUNT}.pub"),
-    );
-    match pair(dir, &key, &public)? {
-        None => ServiceAccount::create(),
-        Some((private, text)) => ServiceAccount::load(&private, &text)
-            .with_context(|| refusal(&dir.join(&key), &dir.join(&public))),
-    }
-}
-
-fn refusal(first: &Path, second: &Path) -> String {
-    format!(
-        "using `{}` and `{}` (imagegen never overwrites a CA: restore the right pair, or move \
-         both files \
-         away for a new cluster)",
-        first.display(),
-        second.display()
-    )
-}
-
-/// Both texts of a pair, or none. One alone is an error: with a new pair, hosts would no longer
-/// trust each other.
-fn pair(dir: &Path, first: &str, second: &str) -> Result<Option<(String, String)>> {
-    let texts = (read(dir, first)?, read(dir, second)?);
-    let (first, second) = (dir.join(first), dir.join(second));
-    match texts {
-        (Some(a), Some(b)) => Ok(Some((a, b))),
-        (None, None) => Ok(None),
-        (a, _) => {
-            let (found, missing) = if a.is_some() {
-                (&first, &second)
-            } else {
-                (&second, &first)
-            };
-            bail!(
-                "`{}` exists, but `{}` is not there; restore it, or move the first away for a new \
-                 cluster",
-                found.display(),
-                missing.display()
-            )
-        }
-    }
-}
-
-fn read_issued(dir: &Path) -> Result<BTreeMap<String, BTreeMap<String, Kept>>> {
-    let Some(text) = read(dir, ISSUED_FILE)? else {
-        return Ok(BTreeMap::new());
-    };
-    serde_json::from_str(&text).with_context(|| {
-        let cure = "without this file, every host gets new certificates from the same CAs";
-        format!("reading `{}` ({cure})", dir.join(ISSUED_FILE).display())
-    })
-}
-
-/// Reads a file of the store and restricts its mode to the owner.
-fn read(dir: &Path, name: &str) -> Result<Option<String>> {
-    let Some(mut file) = beneath::open(dir, Path::new(name))? else {
-        return Ok(None);
-    };
-    let path = dir.join(name);
-    let mut text = String::new();
-    file.read_to_string(&mut text)
-        .with_context(|| format!("reading `{}`", path.display()))?;
-    let meta = file
-        .metadata()
-        .with_context(|| format!("reading the mode of `{}`", path.display()))?;
-    if meta.mode() & 0o077 != 0 {
-        log::warn!(
-            "`{}` is accessible to others; setting its mode to 0600",
-            path.display()
-        );
-        file.set_permissions(fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("setting the mode of `{}`", path.display()))?;
-    }
-    Ok(Some(text))
 }

@@ -16,6 +16,7 @@ mod pki;
 mod refusals;
 mod refused_packages;
 mod secret_scan;
+mod signed_documents;
 mod topology;
 mod topology_cases;
 mod work;

@@ -17,6 +17,7 @@ mod tests;
 pub use files::{File, Owner};
 pub use flex::Command;
 pub use keys::{Verdict, known as known_keys, verdict};
+pub use payload::unpacked;
 pub(crate) use vendor::below;
 
 pub use users::{Group, Password, Passwords, User, UserEntry};

@@ -105,7 +105,8 @@ pub(super) fn cloud_config<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, st
         .into())
 }
 
-fn unpacked(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+/// Undoes gzip, which may be applied more than once.
+pub fn unpacked(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     let mut bytes = Cow::Borrowed(bytes);
     // Some clients pack what their library packs again.
     for _ in 0..3 {
