@@ -3,18 +3,23 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
+use userdata::node_config::SeedPolicy;
 
 use crate::document::{self, Host};
 use crate::plan;
 use crate::receipt::Receipt;
 use crate::report::Reporter;
 use crate::runner;
-use crate::source::{self, Seed, Source, WrongMachine};
+use crate::source::{self, Seed, Source, WrongMachine, directory};
+use crate::status::DocumentStatus;
 use crate::step::{Step, hosts};
 use crate::system::disks;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
 use crate::system::uevent::{self, DeviceEvents};
+use crate::trust;
+use crate::trust::record::{Phase, Record};
+use crate::trust::scrub::{self, Outcome};
 
 /// How long to wait for udev before the sources are asked. Too early, and the image's seed
 /// partition wins over a disk that appears later, or this machine has no MAC yet and rejects its
@@ -40,35 +45,238 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Applies the document to this machine, or to the tree below `root`. With `may_wait`, a machine
-/// without a document waits for one.
+/// The document of this boot, checked completely.
+struct Taken {
+    source: String,
+    seed: Seed,
+    host: Host,
+    steps: Vec<Box<dyn Step>>,
+    /// `None` for a folder that a person names: root's word needs no record.
+    record: Option<Record>,
+    /// Seeds with the same document, which may hold its secrets.
+    copies: Vec<Seed>,
+    refused: Vec<(String, String)>,
+}
+
+/// Applies the document to this machine, or to the tree below `root`. With `is_given`, `sources`
+/// are a person's choice; without, what this machine has found and obeyed before decides, and a
+/// machine without a document waits for one.
 pub fn run(
     root: &Root,
     sources: &[Box<dyn Source>],
-    may_wait: bool,
+    is_given: bool,
     report: &mut Reporter,
 ) -> Result<()> {
-    let found = if may_wait && root.is_machine() {
-        wait_for_document(root, sources, report)
+    let taken = if is_given {
+        given(root, sources, report)
     } else {
-        look_once(root, sources, report)
-    };
-    let (source, seed) = found.map_err(|error| refuse("", error, report))?;
-    let (host, steps) = prepare(&seed, root).map_err(|error| refuse(source, error, report))?;
-    report.document_found(
+        take(root, sources, report)
+    }?;
+    let Taken {
         source,
+        seed,
+        host,
+        steps,
+        mut record,
+        copies,
+        refused,
+    } = taken;
+    report.document_found(
+        &source,
         &seed,
         &host.hostname,
         host.node.as_ref().map(|node| node.role),
     );
+    for (source, reason) in refused {
+        report.document_ignored(&source, &reason);
+    }
+    if let Some(record) = &record {
+        // Before the first change: after a power cut this document is resumed and no other.
+        record.save(root)?;
+        report.document_kept(DocumentStatus::of(record));
+    }
     let mut receipt = Receipt::open(root, &format!("{source} ({})", seed.origin));
     let changed = runner::run(&steps, root, &mut receipt, report)?;
+    if let Some(record) = &mut record {
+        record.phase = Phase::Applied;
+        record.save(root)?;
+        scrub_copies(root, record, &host, &copies, report)?;
+    }
     if root.is_machine()
         && let Some(full) = disks::full(VAR)
     {
         report.attention(&full);
     }
     report.ready(changed);
+    Ok(())
+}
+
+/// The document of a folder that a person names.
+fn given(root: &Root, sources: &[Box<dyn Source>], report: &mut Reporter) -> Result<Taken> {
+    let found = look_once(root, sources, report);
+    let (source, seed) = found.map_err(|error| refuse("", error, report))?;
+    let (host, steps) = prepare(&seed, root).map_err(|error| refuse(source, error, report))?;
+    Ok(Taken {
+        source: source.to_owned(),
+        seed,
+        host,
+        steps,
+        record: None,
+        copies: Vec::new(),
+        refused: Vec::new(),
+    })
+}
+
+/// The document that this machine obeys: its own, or the first one that it finds.
+fn take(root: &Root, sources: &[Box<dyn Source>], report: &mut Reporter) -> Result<Taken> {
+    let kept = Record::open(root).map_err(|error| refuse("state", error, report))?;
+    let Some(kept) = kept else {
+        return take_first(root, sources, report);
+    };
+    match take_kept(root, sources, kept, report)? {
+        Some(taken) => Ok(taken),
+        None => take_first(root, sources, report),
+    }
+}
+
+fn take_first(root: &Root, sources: &[Box<dyn Source>], report: &mut Reporter) -> Result<Taken> {
+    let found = if root.is_machine() {
+        wait_for_document(root, sources, report)
+    } else {
+        look_once(root, sources, report)
+    };
+    let (source, seed) = found.map_err(|error| refuse("", error, report))?;
+    let checked = trust::first(source, &seed).and_then(|record| {
+        let (host, steps) = prepare(&seed, root)?;
+        trust::check_names(&record, &host)?;
+        Ok((record, host, steps))
+    });
+    let (record, host, steps) = checked.map_err(|error| refuse(source, error, report))?;
+    Ok(Taken {
+        source: source.to_owned(),
+        copies: vec![seed.clone()],
+        seed,
+        host,
+        steps,
+        record: Some(record),
+        refused: Vec::new(),
+    })
+}
+
+/// The kept document, or a newer one that is signed for this host. `None`: a reset token made the
+/// machine forget its document. Nothing else that the sources have stops the boot.
+fn take_kept(
+    root: &Root,
+    sources: &[Box<dyn Source>],
+    kept: Record,
+    report: &mut Reporter,
+) -> Result<Option<Taken>> {
+    let events = match root.is_machine() {
+        true => Some(DeviceEvents::listen()?),
+        false => None,
+    };
+    if events.is_some() && !uevent::settle(SETTLE)? {
+        log::warn!("udev is still busy; a newer document may be found at the next boot only");
+    }
+    let cards_until = Instant::now() + CARDS;
+    loop {
+        let machine = Identity::read(root)?;
+        let attempts = source::find_each(sources, &machine);
+        for attempt in &attempts {
+            report.source_tried(attempt);
+        }
+        let mut found = trust::compare(root, &kept, attempts);
+        if let Some(number) = found.reset {
+            log::warn!(
+                "a reset token with the number {number} makes this machine forget its document"
+            );
+            kept.forget(root, number)?;
+            return Ok(None);
+        }
+        for (source, record) in std::mem::take(&mut found.newer) {
+            let seed = record.seed();
+            let checked = prepare(&seed, root).and_then(|(host, steps)| {
+                trust::check_names(&record, &host)?;
+                Ok((host, steps))
+            });
+            match checked {
+                Ok((host, steps)) => {
+                    return Ok(Some(Taken {
+                        source,
+                        copies: vec![seed.clone()],
+                        seed,
+                        host,
+                        steps,
+                        record: Some(record),
+                        refused: found.refused,
+                    }));
+                }
+                Err(error) => found.refused.push((source, format!("{error:#}"))),
+            }
+        }
+        let seed = kept.seed();
+        let refuse_kept = |error, report: &mut Reporter| refuse("state", error, report);
+        let mismatch =
+            directory::mismatch(&seed, &machine).map_err(|error| refuse_kept(error, report))?;
+        if let Some(mismatch) = mismatch {
+            let waits = match &events {
+                Some(events) => events.wait_until(cards_until)?,
+                None => false,
+            };
+            if waits {
+                continue;
+            }
+            let wrong = WrongMachine(format!(
+                "the document of this machine's state is for another machine: {mismatch}"
+            ));
+            return Err(refuse_kept(wrong.into(), report));
+        }
+        let (host, steps) = prepare(&seed, root).map_err(|error| refuse_kept(error, report))?;
+        return Ok(Some(Taken {
+            source: "kept".to_owned(),
+            seed,
+            host,
+            steps,
+            copies: found.same,
+            refused: found.refused,
+            record: Some(kept),
+        }));
+    }
+}
+
+/// Removes the secrets from the seeds that have this document. Plain cloud-configs stay: other
+/// machines may share them.
+fn scrub_copies(
+    root: &Root,
+    record: &mut Record,
+    host: &Host,
+    copies: &[Seed],
+    report: &mut Reporter,
+) -> Result<()> {
+    let Some(node) = &host.node else {
+        return Ok(());
+    };
+    for seed in copies {
+        let origin = &seed.origin;
+        let text = match (node.seed, root.is_machine()) {
+            (SeedPolicy::Keep, _) => format!("{origin} keeps its secrets (`seed: keep`)"),
+            (SeedPolicy::Scrub, false) => continue,
+            (SeedPolicy::Scrub, true) => match scrub::scrub(root, seed) {
+                Ok(Outcome::Scrubbed) => format!("the secrets are removed from {origin}"),
+                Ok(Outcome::ReadOnly) => format!(
+                    "{origin} is read-only and still has the secrets of this host: take it away"
+                ),
+                Ok(Outcome::NotOnDisk) => format!(
+                    "the secrets of this host remain where the document came from ({origin})"
+                ),
+                Err(error) => format!("{origin} still has the secrets of this host: {error:#}"),
+            },
+        };
+        log::info!("{text}");
+        record.secrets = Some(text);
+    }
+    record.save(root)?;
+    report.document_kept(DocumentStatus::of(record));
     Ok(())
 }
 

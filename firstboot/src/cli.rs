@@ -46,6 +46,11 @@ pub enum Command {
         timeout: u64,
     },
 
+    /// Forget this machine's document, so that the next boot takes the first one
+    /// that it finds. Without this, only a newer document that the cluster's key
+    /// has signed for this host is taken.
+    Reset,
+
     /// Serve one status request on standard input.
     #[command(hide = true)]
     ServeStatus,

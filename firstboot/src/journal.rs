@@ -22,6 +22,9 @@ messages! {
     /// A document or a source was found and cannot be used; nothing was written. Fields: `SOURCE`,
     /// `REASON`.
     DOCUMENT_REFUSED = "0ab212728025492a88ea823eccbccf13";
+    /// A document that this machine may not take: it keeps the one that it has. Fields: `SOURCE`,
+    /// `REASON`.
+    DOCUMENT_IGNORED = "7b0c6a1f5d3e4c0f9a52e1d84b6f3c27";
     /// No source has a document; firstboot waits for a disk.
     DOCUMENT_AWAITED = "bb020bc1f856436e802614bb332da712";
     /// Fields: `STEP`, `STEP_NUMBER`, `STEP_COUNT`, as in the next three.

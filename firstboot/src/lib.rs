@@ -24,4 +24,5 @@ pub mod state_partition;
 pub mod status;
 pub mod step;
 pub mod system;
+pub mod trust;
 pub mod wait;

@@ -17,6 +17,8 @@ use firstboot::status::{cluster, server, text};
 use firstboot::step::resolv_conf;
 use firstboot::system::files::Root;
 use firstboot::system::usage;
+use firstboot::trust;
+use firstboot::trust::record::Record;
 
 /// The document is invalid: a restart does not help. `firstboot.service` names this status too.
 const REFUSED: u8 = 3;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
             logger::install();
             return exit(server::run(&root), None);
         }
+        Some(Command::Reset) => return exit(reset(&root), None),
         Some(Command::ResolvConf) => return exit(resolv_conf::update(&root), None),
         Some(Command::CheckBootDisk) => return exit(state_partition::check_boot_disk(&root), None),
         Some(Command::LinkState) => return exit(state_partition::link(&root), None),
@@ -51,15 +54,28 @@ fn main() -> ExitCode {
         None => machine_sources(),
     };
     if cli.plan {
-        return exit(print_plan(&root, &sources), None);
+        return exit(print_plan(&root, &sources, cli.seed.is_some()), None);
     }
     let mut report = Reporter::new(&root);
-    let result = boot::run(&root, &sources, cli.seed.is_none(), &mut report);
+    let result = boot::run(&root, &sources, cli.seed.is_some(), &mut report);
     exit(result, Some(&mut report))
 }
 
-fn print_plan(root: &Root, sources: &[Box<dyn Source>]) -> Result<()> {
-    let (_, seed) = boot::look_once(root, sources, &mut Reporter::silent(root))?;
+fn reset(root: &Root) -> Result<()> {
+    let told = trust::reset(root)?;
+    writeln!(std::io::stdout(), "{told}").context("printing what is forgotten")
+}
+
+/// The kept document's, unless `--seed` names another.
+fn print_plan(root: &Root, sources: &[Box<dyn Source>], is_given: bool) -> Result<()> {
+    let kept = match is_given {
+        true => None,
+        false => Record::open(root)?,
+    };
+    let seed = match kept {
+        Some(kept) => kept.seed(),
+        None => boot::look_once(root, sources, &mut Reporter::silent(root))?.1,
+    };
     let (_, steps) = boot::prepare(&seed, root)?;
     let mut out = std::io::stdout().lock();
     for (number, step) in (1..).zip(&steps) {

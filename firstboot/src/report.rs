@@ -2,6 +2,7 @@
 //!
 //! One method for each event, so that all four have the same text.
 
+mod documents;
 mod repeat;
 
 use std::fs::OpenOptions;
@@ -116,27 +117,6 @@ impl Reporter {
         log::error!(
             MESSAGE_ID = journal::DOCUMENT_REFUSED, FIRSTLIGHT_SOURCE = source, FIRSTLIGHT_REASON = reason; "{reason}"
         );
-    }
-
-    pub fn no_document(&mut self, machine: &str, reasons: Vec<String>) {
-        if self.status.phase == Phase::NoDocument && self.status.reasons == reasons {
-            return;
-        }
-        let text = reasons.join("; ");
-        log::warn!(
-            MESSAGE_ID = journal::DOCUMENT_AWAITED, FIRSTLIGHT_REASON = text.as_str();
-            "no document for this machine ({machine}): {text}; waiting for a disk labelled `cidata`"
-        );
-        self.console(&format!("no document for this machine: {machine}"));
-        for reason in &reasons {
-            self.console(&format!("  {reason}"));
-        }
-        self.console(
-            "attach a disk labelled `cidata` with this host's files; it is detected automatically",
-        );
-        self.status.phase = Phase::NoDocument;
-        self.status.reasons = reasons;
-        self.publish(&format!("No document for this machine: {text}"));
     }
 
     pub(crate) fn step_started(&mut self, step: StepRef, text: &str) {

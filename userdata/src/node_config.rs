@@ -37,6 +37,23 @@ pub struct NodeConfig {
     pub taints: Option<Vec<String>>,
     #[serde(default)]
     pub kubernetes: Kubernetes,
+    #[serde(default, skip_serializing_if = "SeedPolicy::is_default")]
+    pub seed: SeedPolicy,
+}
+
+/// What becomes of the secrets in the seed once the host is ready and keeps its document itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeedPolicy {
+    #[default]
+    Scrub,
+    Keep,
+}
+
+impl SeedPolicy {
+    fn is_default(&self) -> bool {
+        *self == SeedPolicy::default()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -93,7 +93,7 @@ fn choose(
 }
 
 /// Why the seed's `match` does not fit this machine, with both sides' values.
-fn mismatch(seed: &Seed, machine: &Identity) -> Result<Option<String>> {
+pub fn mismatch(seed: &Seed, machine: &Identity) -> Result<Option<String>> {
     let host_match = seed.host_match()?;
     if host_match.is_empty() || host_match.matches(&machine_for(seed, machine)) {
         return Ok(None);

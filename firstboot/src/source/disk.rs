@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use userdata::contract::{SEED_LABEL, SEED_PARTITION};
 
 use super::superblock::{FileSystem, probe};
-use super::{Source, SourceResult, directory};
+use super::{Source, SourceResult, directory, without_remains};
 use crate::system::disks;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
@@ -51,21 +51,8 @@ impl Source for LabelledDisk {
     /// which one wins would depend on the order in which the kernel found the devices.
     fn read(&self, machine: &Identity) -> Result<SourceResult> {
         let (mut found, mut reasons) = (Vec::new(), Vec::new());
-        for device in devices(&Root::new("/"))? {
-            if device.partition_name.as_deref() == Some(SEED_PARTITION) {
-                continue;
-            }
-            // A drive without a medium cannot be opened.
-            let Some(system) = File::open(&device.node)
-                .ok()
-                .and_then(|mut file| probe(&mut file).ok().flatten())
-            else {
-                continue;
-            };
-            if !system.label.eq_ignore_ascii_case(SEED_LABEL) {
-                continue;
-            }
-            match read_device(&device.node, &system, machine)? {
+        for result in self.read_each(machine) {
+            match without_remains(result?) {
                 SourceResult::Found(seed) => found.push(seed),
                 SourceResult::NotFound(reason) => reasons.push(reason),
             }
@@ -84,6 +71,30 @@ impl Source for LabelledDisk {
                 )
             }
         }
+    }
+
+    fn read_each(&self, machine: &Identity) -> Vec<Result<SourceResult>> {
+        let devices = match devices(&Root::new("/")) {
+            Ok(devices) => devices,
+            Err(error) => return vec![Err(error)],
+        };
+        let mut results = Vec::new();
+        for device in devices {
+            if device.partition_name.as_deref() == Some(SEED_PARTITION) {
+                continue;
+            }
+            // A drive without a medium cannot be opened.
+            let Some(system) = File::open(&device.node)
+                .ok()
+                .and_then(|mut file| probe(&mut file).ok().flatten())
+            else {
+                continue;
+            };
+            if system.label.eq_ignore_ascii_case(SEED_LABEL) {
+                results.push(read_device(&device.node, &system, machine));
+            }
+        }
+        results
     }
 }
 
@@ -130,15 +141,28 @@ impl Source for SeedPartition {
 
 fn read_device(node: &Path, system: &FileSystem, machine: &Identity) -> Result<SourceResult> {
     let mounted = Mounted::new(node, system.kind)?;
-    directory::read(&mounted.0, &node.display().to_string(), machine)
+    directory::read(mounted.path(), &node.display().to_string(), machine)
 }
 
 /// Mounted for as long as this lives.
 #[derive(Debug)]
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(node: &Path, kind: &str) -> Result<Self> {
+        Self::with(node, kind, MsFlags::MS_RDONLY)
+    }
+
+    /// For writing.
+    pub(crate) fn writable(node: &Path, kind: &str) -> Result<Self> {
+        Self::with(node, kind, MsFlags::MS_SYNCHRONOUS)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn with(node: &Path, kind: &str, flags: MsFlags) -> Result<Self> {
         let point = PathBuf::from(MOUNT_POINT);
         fs::create_dir_all(&point).with_context(|| format!("creating `{}`", point.display()))?;
         let private = point.parent().unwrap_or(&point);
@@ -146,7 +170,7 @@ impl Mounted {
             .with_context(|| format!("changing the mode of `{}`", private.display()))?;
         // The medium is not trusted: it may hold device nodes, set-uid programs, and links to files
         // of this machine.
-        let flags = MsFlags::MS_RDONLY
+        let flags = flags
             | MsFlags::MS_NODEV
             | MsFlags::MS_NOSUID
             | MsFlags::MS_NOEXEC

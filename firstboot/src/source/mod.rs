@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 pub use seed::{Seed, SourceResult, WrongMachine};
 
 use crate::system::machine::Identity;
+use crate::trust;
 
 /// A place where this host's document may be.
 pub trait Source {
@@ -25,6 +26,11 @@ pub trait Source {
     fn name(&self) -> &'static str;
     /// An error means that there is a document that cannot be used. It stops the boot.
     fn read(&self, machine: &Identity) -> Result<SourceResult>;
+    /// Everything that the source has, each on its own: for a machine that has a document already,
+    /// where nothing that is found may stop the boot.
+    fn read_each(&self, machine: &Identity) -> Vec<Result<SourceResult>> {
+        vec![self.read(machine)]
+    }
 }
 
 /// One source that was asked.
@@ -46,7 +52,7 @@ pub fn find(sources: &[Box<dyn Source>], machine: &Identity) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     for source in sources {
         let start = Instant::now();
-        let result = source.read(machine);
+        let result = source.read(machine).map(without_remains);
         let is_last = !matches!(result, Ok(SourceResult::NotFound(_)));
         attempts.push(Attempt {
             source: source.name(),
@@ -58,6 +64,33 @@ pub fn find(sources: &[Box<dyn Source>], machine: &Identity) -> Vec<Attempt> {
         }
     }
     attempts
+}
+
+/// Asks every source for everything that it has.
+pub fn find_each(sources: &[Box<dyn Source>], machine: &Identity) -> Vec<Attempt> {
+    let mut attempts = Vec::new();
+    for source in sources {
+        let start = Instant::now();
+        let results = source.read_each(machine);
+        let duration = start.elapsed();
+        attempts.extend(results.into_iter().map(|result| Attempt {
+            source: source.name(),
+            result: result.with_context(|| format!("reading source `{}`", source.name())),
+            duration,
+        }));
+    }
+    attempts
+}
+
+/// A scrubbed seed and a reset token are no document.
+fn without_remains(result: SourceResult) -> SourceResult {
+    match result {
+        SourceResult::Found(seed) => match trust::no_document(&seed) {
+            Some(reason) => SourceResult::NotFound(format!("{}: {reason}", seed.origin)),
+            None => SourceResult::Found(seed),
+        },
+        other => other,
+    }
 }
 
 /// The document of these attempts with its source, or why no source has one.

@@ -19,6 +19,7 @@ use userdata::contract::STATUS_FILE;
 use userdata::node_config::Role;
 
 use crate::system::files::Root;
+use crate::trust::record::{Record, Signer};
 
 /// `/run/firstlight/status.json`, and what `firstboot status --json` prints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct Status {
     pub role: Option<Role>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// The document that the machine obeys.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub document: Option<DocumentStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
     pub step_number: usize,
@@ -37,12 +41,40 @@ pub struct Status {
     /// What firstboot waits for now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
-    /// Why firstboot failed, why no source has a document, or what does not work although all steps
-    /// are done.
+    /// Why firstboot failed, why no source has a document, which documents it refused, or what does
+    /// not work although all steps are done.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub reasons: Vec<String>,
     /// Start of firstboot, in seconds since 1970 by this machine's clock.
     pub since: u64,
+}
+
+/// The document that is kept in the state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentStatus {
+    /// SHA-256 over all its files.
+    pub digest: String,
+    /// Both only with a signature.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub generation: Option<u64>,
+    /// The key, `sha256:` and 12 digits.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub signer: Option<String>,
+    /// What became of the secrets in the seed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub secrets: Option<String>,
+}
+
+impl DocumentStatus {
+    pub fn of(record: &Record) -> Self {
+        let signer = record.signer.as_ref();
+        Self {
+            digest: record.digest.clone(),
+            generation: signer.map(|signer| signer.generation),
+            signer: signer.map(Signer::name),
+            secrets: record.secrets.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

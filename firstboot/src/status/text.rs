@@ -33,6 +33,17 @@ fn text(report: &StatusReport) -> String {
         ),
         _ => String::new(),
     };
+    if let Some(document) = &status.document {
+        text += &match (document.generation, &document.signer) {
+            (Some(generation), Some(signer)) => {
+                format!("  generation {generation}, signed by {signer}\n")
+            }
+            _ => "  without a signature: only `firstboot reset` lets another one in\n".to_owned(),
+        };
+        if let Some(secrets) = &document.secrets {
+            text += &format!("  {secrets}\n");
+        }
+    }
     text += match status.phase {
         Phase::Starting => "looking for a document\n",
         Phase::NoDocument => "no document for this machine; waiting for a disk labelled `cidata`\n",

@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod host;
+pub(crate) mod signed;
 
 use std::collections::BTreeMap;
 use std::fs;
