@@ -10,7 +10,7 @@ use serde::Serialize;
 use userdata::contract::{API_VERSION, STATUS_CERTIFICATE, STATUS_KEY};
 use userdata::document::{DocumentBuilder, HostMatch};
 use userdata::network::{self, Destination, Device, MacAddress, Nameservers, Route};
-use userdata::node_config::{HostsEntry, Network, NodeConfig, Role, SeedPolicy};
+use userdata::node_config::{HostsEntry, Network, NodeConfig, Role};
 use yaml;
 
 use crate::kubeconfig::{self, Server};
@@ -250,7 +250,7 @@ fn node_file(plan: &ClusterPlan, host: &HostPlan, hosts: Vec<HostsEntry>) -> Nod
         labels: host.labels.clone(),
         taints: host.taints.clone(),
         kubernetes: plan.kubernetes.clone(),
-        seed: SeedPolicy::default(),
+        seed: plan.seed,
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
-use userdata::node_config::{Apiserver, HostsEntry, Kubernetes, Master, Role};
+use userdata::node_config::{Apiserver, HostsEntry, Kubernetes, Master, Role, SeedPolicy};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClusterPlan {
@@ -19,6 +19,7 @@ pub struct ClusterPlan {
     pub apiserver_names: AlternativeNames,
     pub network: NetworkPlan,
     pub validity_days: u32,
+    pub seed: SeedPolicy,
     pub ssh_authorized_keys: Vec<String>,
     pub ntp: Vec<String>,
     pub kubernetes: Kubernetes,

@@ -4,7 +4,7 @@
 //! rules for ranges in `network`, rules for hosts in `hosts`.
 
 use userdata::contract::API_VERSION;
-use userdata::node_config::Kubernetes;
+use userdata::node_config::{Kubernetes, SeedPolicy};
 use yaml::{self, Diagnostic, Diagnostics, Parsed};
 
 use super::findings::Findings;
@@ -84,6 +84,7 @@ fn check(
     });
     let validity = topology.certificates.validity.as_deref().unwrap_or("100y");
     let validity_days = f.take("certificates.validity", value::validity_days(validity));
+    let seed = seed(topology.seed.as_deref(), f);
     let ssh_authorized_keys = f.all(
         "ssh_authorized_keys",
         &topology.ssh_authorized_keys,
@@ -114,6 +115,7 @@ fn check(
         apiserver_names,
         network: network.plan,
         validity_days: validity_days.unwrap_or_default(),
+        seed,
         ssh_authorized_keys,
         ntp,
         kubernetes,
@@ -127,6 +129,21 @@ fn check(
         warnings,
         package_place,
     })
+}
+
+fn seed(given: Option<&str>, f: &mut Findings<'_>) -> SeedPolicy {
+    match given {
+        None | Some("scrub") => SeedPolicy::Scrub,
+        Some("keep") => SeedPolicy::Keep,
+        Some(other) => {
+            f.error(
+                "seed",
+                format!("`{other}` is not known"),
+                "write `scrub`, which removes the secrets once the host is ready, or `keep`",
+            );
+            SeedPolicy::Scrub
+        }
+    }
 }
 
 fn constant(f: &mut Findings<'_>, path: &str, found: Option<&str>, expected: &str) {

@@ -49,6 +49,10 @@ pub struct Topology {
     pub ntp: Vec<String>,
     /// Overrides for the package's kubeadm configuration.
     pub kubernetes: KubernetesTopology,
+    /// What becomes of the secrets in a host's seed once the host is ready: `scrub` (default) removes
+    /// them, `keep` leaves them.
+    #[schemars(extend("enum" = ["scrub", "keep"]))]
+    pub seed: Option<String>,
     /// Options of the node image.
     pub image: ImageTopology,
     /// The hosts. The first master is master0.
