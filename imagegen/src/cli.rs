@@ -97,6 +97,11 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<PackageAction>,
     },
+    /// Show the certificates and keys of an output folder
+    Pki {
+        #[command(subcommand)]
+        action: PkiAction,
+    },
     /// Write reset-NAME.img, a seed disk with which a host forgets its document
     ///
     /// A host takes only newer documents that this folder's pki/document.key has
@@ -114,6 +119,17 @@ pub enum Command {
     Man {
         #[arg(value_hint = clap::ValueHint::DirPath)]
         dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PkiAction {
+    /// Print every certificate with its holder and its end; exit status 1 if one
+    /// has ended
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -74,8 +74,13 @@ pub fn text(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> String
         (
             "certificates",
             format!(
-                "valid for {} days from the day of issue",
-                plan.validity_days
+                "valid for {} days from the day of issue{}",
+                plan.validity_days,
+                if plan.admin_days == plan.validity_days {
+                    String::new()
+                } else {
+                    format!(", an administrator's for {}", plan.admin_days)
+                }
             ),
         ),
         ("kernel", format!("{:?}", plan.image.kernel).to_lowercase()),
@@ -145,6 +150,7 @@ pub fn json(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> Value 
         "apiserver_names": apiserver_names(plan),
         "network": plan.network,
         "validity_days": plan.validity_days,
+        "admin_validity_days": plan.admin_days,
         "image": plan.image,
         "kubernetes": plan.kubernetes,
         "hosts": hosts,

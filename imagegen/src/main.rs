@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser as _;
-use imagegen::cli::{Cli, Command, PackageAction};
+use imagegen::cli::{Cli, Command, PackageAction, PkiAction};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -33,6 +33,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             }
             None => command::package::run(common, kubernetes.as_deref()),
         },
+        Some(Command::Pki { action }) => {
+            let PkiAction::Status { json } = action;
+            return command::pki::status(common, *json);
+        }
         Some(Command::ResetToken { host }) => command::reset_token::run(common, host),
         Some(Command::Schema) => command::schema::run(),
         Some(Command::Completions { shell }) => command::man::completions(*shell),

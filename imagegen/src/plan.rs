@@ -19,6 +19,8 @@ pub struct ClusterPlan {
     pub apiserver_names: AlternativeNames,
     pub network: NetworkPlan,
     pub validity_days: u32,
+    /// Of the certificates of `system:masters`.
+    pub admin_days: u32,
     pub seed: SeedPolicy,
     pub ssh_authorized_keys: Vec<String>,
     pub ntp: Vec<String>,

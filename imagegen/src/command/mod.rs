@@ -5,6 +5,7 @@ pub(crate) mod flash;
 pub(crate) mod image;
 pub(crate) mod man;
 pub(crate) mod package;
+pub(crate) mod pki;
 pub(crate) mod plan;
 pub(crate) mod reset_token;
 pub(crate) mod schema;

@@ -12,6 +12,7 @@ pub mod document_key;
 pub mod folder;
 pub mod issue;
 mod names;
+pub mod status;
 pub mod store;
 
 use std::net::IpAddr;
@@ -182,7 +183,7 @@ impl LeafRow {
             dns,
             ips,
             usage: self.usage,
-            validity_days: plan.validity_days,
+            validity_days: validity_days(plan, self.issuer, self.organization),
         }
     }
 }
@@ -196,6 +197,16 @@ pub fn operator(plan: &ClusterPlan) -> Specification {
         dns: Vec::new(),
         ips: Vec::new(),
         usage: Usage::Client,
-        validity_days: plan.validity_days,
+        validity_days: validity_days(plan, Cluster, MASTERS_GROUP),
+    }
+}
+
+/// etcd's clients have the administrators' group too, as kubeadm makes them, but no apiserver
+/// accepts etcd's authority.
+fn validity_days(plan: &ClusterPlan, issuer: Issuer, organization: Option<&str>) -> u32 {
+    if issuer == Cluster && organization == MASTERS_GROUP {
+        plan.admin_days
+    } else {
+        plan.validity_days
     }
 }

@@ -84,6 +84,7 @@ fn check(
     });
     let validity = topology.certificates.validity.as_deref().unwrap_or("100y");
     let validity_days = f.take("certificates.validity", value::validity_days(validity));
+    let admin_days = admin_days(topology.certificates.admin.as_deref(), validity_days, f);
     let seed = seed(topology.seed.as_deref(), f);
     let ssh_authorized_keys = f.all(
         "ssh_authorized_keys",
@@ -115,6 +116,7 @@ fn check(
         apiserver_names,
         network: network.plan,
         validity_days: validity_days.unwrap_or_default(),
+        admin_days,
         seed,
         ssh_authorized_keys,
         ntp,
@@ -129,6 +131,23 @@ fn check(
         warnings,
         package_place,
     })
+}
+
+/// Certificates of administrators live no longer than all others.
+fn admin_days(given: Option<&str>, validity: Option<u32>, f: &mut Findings<'_>) -> u32 {
+    let all = validity.unwrap_or_default();
+    let Some(text) = given else {
+        return all;
+    };
+    let days = f.take("certificates.admin", value::validity_days(text));
+    if validity.is_some() && days.is_some_and(|days| days > all) {
+        f.error(
+            "certificates.admin",
+            "longer than `certificates.validity`",
+            "write at most that, or remove the key",
+        );
+    }
+    days.unwrap_or(all)
 }
 
 fn seed(given: Option<&str>, f: &mut Findings<'_>) -> SeedPolicy {

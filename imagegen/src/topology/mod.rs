@@ -93,6 +93,10 @@ pub struct CertificatesTopology {
     /// Validity from the day of issue, in years or days: `100y` (the default and the most), `3650d`.
     /// `imagegen` renews a certificate after two thirds of it. The authorities live 100 years.
     pub validity: Option<String>,
+    /// Validity of the administrator's certificates, those of `system:masters`: `1y`; default
+    /// `validity`. After two thirds of it run `imagegen userdata` and give the masters their new
+    /// documents.
+    pub admin: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

@@ -13,6 +13,7 @@ mod package;
 mod package_images;
 mod package_verdict;
 mod pki;
+mod pki_status;
 mod refusals;
 mod refused_packages;
 mod secret_scan;
