@@ -16,6 +16,7 @@ use userdata::contract::STATUS_FILE;
 use userdata::node_config::Role;
 
 use crate::journal;
+use crate::kubeadm::marker;
 use crate::source::{Attempt, Seed, SourceResult};
 use crate::status::text::{age, tries};
 use crate::status::{Phase, Status, Wait, Waiting, now, role_name};
@@ -99,6 +100,7 @@ impl Reporter {
         self.status.role = role;
         self.status.source = Some(format!("{source} ({})", seed.origin));
         self.status.reasons.clear();
+        self.look_at_markers();
         let role = role_name(role);
         let text = format!("{host} ({role}), document from {}", seed.origin);
         log::info!(
@@ -128,6 +130,7 @@ impl Reporter {
         self.status.step = Some(name.to_owned());
         (self.status.step_number, self.status.step_count) = (number, count);
         (self.status.waiting, self.last_report) = (None, None);
+        self.look_at_markers();
         log::info!(
             MESSAGE_ID = journal::STEP_STARTED,
             FIRSTLIGHT_STEP = name,
@@ -317,6 +320,11 @@ impl Reporter {
             reason.lines().next().unwrap_or_default()
         ));
         self.mark(FAILED_FILE, &reason);
+    }
+
+    /// A marker of another cluster, or none without the authority yet, is no membership.
+    fn look_at_markers(&mut self) {
+        self.status.in_control_plane = marker::in_control_plane(&self.root).unwrap_or(false);
     }
 
     /// Writes a line to the screen or serial line; a machine without one is no error.

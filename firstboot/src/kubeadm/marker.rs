@@ -35,6 +35,16 @@ pub fn is_set(root: &Root, marker: &str) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether this host is, or was, in the control plane of this cluster.
+pub fn in_control_plane(root: &Root) -> Result<bool> {
+    for marker in [INITIALISED, APISERVER_ANSWERED, JOINED, ETCD_VOTES] {
+        if is_set(root, marker)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 pub fn set(root: &Root, marker: &str) -> Result<()> {
     root.write(marker, digest(root)?.as_bytes(), Attributes::mode(0o600))?;
     Ok(())

@@ -169,9 +169,13 @@ fn own(root: &Root) -> Result<StatusReport> {
 }
 
 fn request(root: &Root, host: &Host, timeout: Duration) -> Result<StatusReport> {
-    let endpoint = endpoint(host.address, STATUS_PORT);
+    request_at(root, &endpoint(host.address, STATUS_PORT), timeout)
+}
+
+/// The status that the host at `endpoint` serves.
+pub(crate) fn request_at(root: &Root, endpoint: &str, timeout: Duration) -> Result<StatusReport> {
     let context = || format!("requesting the status from {endpoint}");
-    let client = Client::from_kubeconfig_within(root, ADMIN, &endpoint, timeout)?;
+    let client = Client::from_kubeconfig_within(root, ADMIN, endpoint, timeout)?;
     let answer = client.get("/status").map_err(|error| {
         // systemd listens once the document has brought the certificate.
         let hint = match error.to_string().as_str() {

@@ -38,6 +38,10 @@ pub struct Status {
     pub step: Option<String>,
     pub step_number: usize,
     pub step_count: usize,
+    /// Whether this host is, or was, in the control plane of its cluster: the first master asks the
+    /// others before it initialises one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_control_plane: bool,
     /// What firstboot waits for now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,

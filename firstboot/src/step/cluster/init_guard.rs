@@ -6,7 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use userdata::node_config::{Master, NodeConfig};
+use userdata::contract::STATUS_PORT;
+use userdata::node_config::NodeConfig;
 
 use super::node_address;
 use crate::etcd;
@@ -14,16 +15,51 @@ use crate::kube::client::Client;
 use crate::kubeadm::marker;
 use crate::kubeadm::paths::{CA_CERTIFICATE, ETCD_DATA};
 use crate::report::Reporter;
+use crate::status::cluster::request_at;
 use crate::step::Step;
 use crate::system::files::Root;
 use crate::system::{machine, systemd};
-use crate::wait::endpoint;
+use crate::wait::{Backoff, endpoint};
+
+/// How long masters may be silent before this one takes them for switched off. This one has booted
+/// too: when a site gets its power back, others are later only by the difference of their firmware.
+const SILENCE: Duration = Duration::from_secs(120);
+
+const WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub struct InitGuard {
     root: Root,
-    /// The other control-plane hosts with their apiservers' endpoints.
-    others: Vec<(Master, String)>,
+    name: String,
+    others: Vec<Other>,
+}
+
+/// Another control-plane host.
+#[derive(Debug)]
+struct Other {
+    name: String,
+    /// `address:port` of its apiserver and of its status.
+    apiserver: String,
+    status: String,
+}
+
+/// What another master says of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    /// Where it shows that the cluster exists.
+    Exists(String),
+    /// It has never been in the cluster.
+    New,
+    /// Why nothing is known.
+    Unknown(String),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Decision {
+    Initialise,
+    Refuse(String),
+    /// For these hosts.
+    Wait(String),
 }
 
 impl InitGuard {
@@ -33,12 +69,14 @@ impl InitGuard {
             .masters
             .iter()
             .filter(|master| master.address != own && master.name != node.name)
-            .map(|master| {
-                let endpoint = endpoint(master.address, node.apiserver.port);
-                (master.clone(), endpoint)
+            .map(|master| Other {
+                name: master.name.clone(),
+                apiserver: endpoint(master.address, node.apiserver.port),
+                status: endpoint(master.address, STATUS_PORT),
             });
         Ok(Self {
             root: root.clone(),
+            name: node.name.clone(),
             others: others.collect(),
         })
     }
@@ -50,40 +88,48 @@ impl InitGuard {
     }
 
     /// A second cluster of the same name and authority would split this one: nodes could not tell
-    /// them apart.
-    fn refuse_beside_running_cluster(&self) -> Result<()> {
+    /// them apart. The apiserver of a master may be down, after a power failure of all of them, so
+    /// that its status counts too.
+    fn wait_until_known(&self, report: &mut Reporter) -> Result<()> {
+        let mut backoff = Backoff::new(&self.name);
+        loop {
+            let answers = self.ask()?;
+            match decide(&answers, Duration::from_secs(backoff.wait().age())) {
+                Decision::Initialise => break,
+                Decision::Refuse(error) => bail!(error),
+                Decision::Wait(hosts) => {
+                    let target = "the other masters, which may run this cluster";
+                    let limit = SILENCE.as_secs() / 60;
+                    let answer = format!(
+                        "{hosts}; this host initialises after {limit} min without an answer"
+                    );
+                    report.waiting(target, &answer, backoff.wait());
+                    backoff.pause();
+                }
+            }
+        }
+        report.waited();
+        Ok(())
+    }
+
+    fn ask(&self) -> Result<Vec<Answer>> {
         let authority = self.authority()?;
-        let answering = thread::scope(|scope| {
-            let requests: Vec<_> = self
+        let answers = thread::scope(|scope| {
+            let asking: Vec<_> = self
                 .others
                 .iter()
-                .map(|(master, endpoint)| {
-                    let authority = &authority;
-                    // Any response counts, even 403: the TLS handshake has proved the authority.
-                    scope.spawn(move || {
-                        let client =
-                            Client::anonymous(authority, endpoint, Duration::from_secs(3)).ok()?;
-                        client
-                            .get("/livez")
-                            .ok()
-                            .map(|_| format!("`{}` ({endpoint})", master.name))
-                    })
-                })
+                .map(|other| scope.spawn(|| other.ask(&self.root, &authority)))
                 .collect();
-            requests
+            asking
                 .into_iter()
-                .filter_map(|thread| thread.join().ok().flatten())
-                .collect::<Vec<_>>()
+                .zip(&self.others)
+                .map(|(thread, other)| {
+                    let failed = |_| Answer::Unknown(format!("`{}`: a thread failed", other.name));
+                    thread.join().unwrap_or_else(failed)
+                })
+                .collect()
         });
-        if answering.is_empty() {
-            return Ok(());
-        }
-        bail!(
-            "this cluster already runs: {} serves with its certificate authority, and this machine has no state of it; \
-             initialising would create a second cluster. If this machine lost its disk, put another master first in the \
-             topology and give this host its new document, so that it joins",
-            answering.join(", ")
-        )
+        Ok(answers)
     }
 
     /// etcd's data of a first boot whose apiserver never answered holds nothing, and may be torn.
@@ -100,6 +146,66 @@ impl InitGuard {
     }
 }
 
+impl Other {
+    fn ask(&self, root: &Root, authority: &[u8]) -> Answer {
+        let Self {
+            name,
+            apiserver,
+            status,
+        } = self;
+        // Any response counts, even 403: the TLS handshake has proved the authority.
+        let served =
+            Client::anonymous(authority, apiserver, WITHIN).and_then(|client| client.get("/livez"));
+        if served.is_ok() {
+            return Answer::Exists(format!("the apiserver of `{name}` ({apiserver})"));
+        }
+        match request_at(root, status, WITHIN) {
+            Ok(report) if report.status.in_control_plane => {
+                Answer::Exists(format!("`{name}` is in its control plane ({status})"))
+            }
+            Ok(_) => Answer::New,
+            Err(error) => Answer::Unknown(format!("`{name}`: {error:#}")),
+        }
+    }
+}
+
+fn decide(answers: &[Answer], waited: Duration) -> Decision {
+    let exists: Vec<_> = answers
+        .iter()
+        .filter_map(|answer| match answer {
+            Answer::Exists(place) => Some(place.as_str()),
+            _ => None,
+        })
+        .collect();
+    if !exists.is_empty() {
+        return Decision::Refuse(format!(
+            "this cluster already exists: {}, and this machine has no state of it; initialising would \
+             create a second cluster. If this machine lost its disk, put another master first in the \
+             topology and give this host its new document, so that it joins",
+            exists.join(", ")
+        ));
+    }
+    let unknown: Vec<_> = answers
+        .iter()
+        .filter_map(|answer| match answer {
+            Answer::Unknown(reason) => Some(reason.as_str()),
+            _ => None,
+        })
+        .collect();
+    if unknown.is_empty() {
+        return Decision::Initialise;
+    }
+    if waited >= SILENCE {
+        log::warn!(
+            "no answer within {} min ({}); taking these masters for switched off",
+            SILENCE.as_secs() / 60,
+            unknown.join(", ")
+        );
+        return Decision::Initialise;
+    }
+    Decision::Wait(unknown.join(", "))
+}
+
 impl fmt::Display for InitGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "check that no other master serves this cluster")
@@ -114,21 +220,11 @@ impl Step for InitGuard {
     /// A host with any of these markers belongs to this cluster, as master0 or as a master that a
     /// new topology puts first: its etcd data stays, whatever other files are missing.
     fn is_done(&self) -> Result<bool> {
-        for marker in [
-            marker::INITIALISED,
-            marker::APISERVER_ANSWERED,
-            marker::JOINED,
-            marker::ETCD_VOTES,
-        ] {
-            if marker::is_set(&self.root, marker)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        marker::in_control_plane(&self.root)
     }
 
-    fn apply(&self, _: &mut Reporter) -> Result<()> {
-        self.refuse_beside_running_cluster()?;
+    fn apply(&self, report: &mut Reporter) -> Result<()> {
+        self.wait_until_known(report)?;
         self.clear_unfinished_etcd()
     }
 
@@ -150,26 +246,40 @@ mod tests {
     use super::*;
     use crate::system::files::Attributes;
 
-    fn step(others: &[(&str, String)]) -> (tempfile::TempDir, InitGuard) {
+    fn step() -> (tempfile::TempDir, InitGuard) {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         root.write(CA_CERTIFICATE, b"an authority", Attributes::mode(0o644))
             .unwrap();
-        let others = others.iter().map(|(name, endpoint)| {
-            let address = std::net::IpAddr::from([127, 0, 0, 1]);
-            (
-                Master {
-                    name: (*name).to_owned(),
-                    address,
-                },
-                endpoint.clone(),
-            )
-        });
         let guard = InitGuard {
             root,
-            others: others.collect(),
+            name: "m0".to_owned(),
+            others: Vec::new(),
         };
         (dir, guard)
+    }
+
+    #[test]
+    fn one_master_of_the_cluster_is_enough_to_refuse_and_silence_to_wait() {
+        let exists = Answer::Exists("`m1` is in its control plane".to_owned());
+        let unknown = Answer::Unknown("`m2`: timed out".to_owned());
+        let (short, long) = (Duration::from_secs(119), SILENCE);
+        for waited in [short, long] {
+            let decision = decide(&[Answer::New, unknown.clone(), exists.clone()], waited);
+            let Decision::Refuse(error) = decision else {
+                panic!("{decision:?}")
+            };
+            assert!(error.contains("`m1` is in its control plane"), "{error}");
+            assert_eq!(
+                decide(&[Answer::New, Answer::New], waited),
+                Decision::Initialise
+            );
+            assert_eq!(decide(&[], waited), Decision::Initialise);
+        }
+        let mixed = [Answer::New, unknown];
+        let wait = Decision::Wait("`m2`: timed out".to_owned());
+        assert_eq!(decide(&mixed, short), wait);
+        assert_eq!(decide(&mixed, long), Decision::Initialise);
     }
 
     #[test]
@@ -180,7 +290,7 @@ mod tests {
             marker::JOINED,
             marker::ETCD_VOTES,
         ] {
-            let (_dir, guard) = step(&[]);
+            let (_dir, guard) = step();
             assert!(!guard.is_done().unwrap());
             marker::set(&guard.root, marker).unwrap();
             assert!(guard.is_done().unwrap(), "{marker}");
@@ -198,7 +308,12 @@ mod tests {
                 let _ = stream.unwrap().read(&mut hello);
             }
         });
-        let (_dir, guard) = step(&[("m1", endpoint)]);
+        let (_dir, mut guard) = step();
+        guard.others.push(Other {
+            name: "m1".to_owned(),
+            apiserver: endpoint,
+            status: "127.0.0.1:1".to_owned(),
+        });
         let certified = some_authority();
         guard
             .root
@@ -208,7 +323,8 @@ mod tests {
                 Attributes::mode(0o644),
             )
             .unwrap();
-        guard.refuse_beside_running_cluster().unwrap();
+        let answers = guard.ask().unwrap();
+        assert!(matches!(&answers[..], [Answer::Unknown(_)]), "{answers:?}");
         foreign.join().unwrap();
     }
 
