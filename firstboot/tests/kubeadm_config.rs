@@ -6,8 +6,10 @@ use std::fs;
 
 use firstboot::kube::documents;
 use firstboot::kubeadm::config;
+use serde_json::Value;
+use userdata::contract;
 use userdata::image_info::ImageInfo;
-use userdata::node_config::{NodeConfig, Role};
+use userdata::node_config::{NodeConfig, Role, Security};
 
 use common::fixture;
 
@@ -110,6 +112,74 @@ fn kubelet_of_a_dual_stack_cluster_gets_an_address_of_each_family() {
         "192.168.7.10,fd00:7::10"
     );
     assert_eq!(node_ip(&["10.244.0.0/16"]), "192.168.7.10");
+}
+
+#[test]
+fn documents_bring_encryption_and_kubelets_certificates() {
+    for (kubernetes, api) in [
+        ("1.20.2", "v1beta2"),
+        ("1.24.17", "v1beta3"),
+        ("1.33.1", "v1beta4"),
+    ] {
+        let node = NodeConfig {
+            security: Security {
+                encrypted_secrets: true,
+                kubelet_certificates: true,
+            },
+            ..node()
+        };
+        let found = |node: &NodeConfig| {
+            let text = configuration(node, kubernetes, api);
+            let documents = documents::parse("x", &text).unwrap();
+            let of = |kind: &str| documents.iter().find(|one| one["kind"] == kind).cloned();
+            let cluster = of("ClusterConfiguration").unwrap()["apiServer"].clone();
+            let flag = |name: &str| match &cluster["extraArgs"] {
+                Value::Object(map) => map.get(name).cloned(),
+                Value::Array(list) => {
+                    let entry = list.iter().find(|entry| entry["name"] == name);
+                    entry.map(|entry| entry["value"].clone())
+                }
+                _ => None,
+            };
+            let (encryption, authority) = (
+                flag("encryption-provider-config"),
+                flag("kubelet-certificate-authority"),
+            );
+            let kubelet = of("KubeletConfiguration").unwrap()["tlsCertFile"].clone();
+            (
+                encryption,
+                authority,
+                cluster["extraVolumes"].clone(),
+                kubelet,
+            )
+        };
+        let (encryption, authority, volumes, kubelet) = found(&node);
+        assert_eq!(encryption.unwrap(), contract::ENCRYPTION_FILE, "{api}");
+        assert_eq!(authority.unwrap(), "/etc/kubernetes/pki/ca.crt");
+        assert_eq!(volumes[0]["hostPath"], contract::ENCRYPTION_DIR);
+        assert_eq!(kubelet, contract::KUBELET_CERTIFICATE);
+
+        // What the topology says wins, and an older document brings nothing.
+        let mut other = node.clone();
+        let own = ("encryption-provider-config", "/etc/own.yaml");
+        let args = &mut other.kubernetes.apiserver_args;
+        args.insert(own.0.to_owned(), own.1.to_owned());
+        other
+            .kubernetes
+            .kubelet
+            .insert("serverTLSBootstrap".into(), true.into());
+        let (encryption, _, volumes, kubelet) = found(&other);
+        assert_eq!(encryption.unwrap(), own.1);
+        assert!(volumes.is_null(), "{volumes}");
+        assert!(kubelet.is_string(), "{kubelet}");
+        let older = NodeConfig {
+            security: Security::default(),
+            ..node
+        };
+        let (encryption, authority, volumes, kubelet) = found(&older);
+        assert_eq!((encryption, authority), (None, None));
+        assert!(volumes.is_null() && kubelet.is_null());
+    }
 }
 
 #[test]

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use serde::Serialize;
-use userdata::contract::{API_VERSION, STATUS_CERTIFICATE, STATUS_KEY};
+use userdata::contract::{API_VERSION, ENCRYPTION_FILE, STATUS_CERTIFICATE, STATUS_KEY};
 use userdata::document::{DocumentBuilder, HostMatch};
 use userdata::network::{self, Destination, Device, MacAddress, Nameservers, Route};
-use userdata::node_config::{HostsEntry, Network, NodeConfig, Role};
+use userdata::node_config::{HostsEntry, Network, NodeConfig, Role, Security};
 use yaml;
 
 use crate::kubeconfig::{self, Server};
@@ -102,16 +102,18 @@ impl<'a> Writer<'a> {
             .mac
             .parse()
             .map_err(|why| anyhow!("the MAC address `{}` {why}", host.mac))?;
-        let mut builder =
-            DocumentBuilder::new(node_file(plan, host, hosts), network(plan, host, &mac))
-                .domain(format!("{}.internal", plan.name))
-                .instance_id(format!("{}-{}-{}", plan.name, host.name, self.generation))
-                .matching(HostMatch {
-                    macs: vec![mac],
-                    ..HostMatch::default()
-                })
-                .ssh_authorized_keys(plan.ssh_authorized_keys.iter().map(String::as_str))
-                .ntp(plan.ntp.iter().map(String::as_str));
+        let mut builder = DocumentBuilder::new(
+            node_file(plan, self.pki, host, hosts),
+            network(plan, host, &mac),
+        )
+        .domain(format!("{}.internal", plan.name))
+        .instance_id(format!("{}-{}-{}", plan.name, host.name, self.generation))
+        .matching(HostMatch {
+            macs: vec![mac],
+            ..HostMatch::default()
+        })
+        .ssh_authorized_keys(plan.ssh_authorized_keys.iter().map(String::as_str))
+        .ntp(plan.ntp.iter().map(String::as_str));
         for (path, mode, text) in files(plan, self.pki, host)? {
             builder = builder.file(path, mode, text);
         }
@@ -195,6 +197,9 @@ fn files(plan: &ClusterPlan, pki: &Pki, host: &HostPlan) -> Result<Vec<(String, 
             pair.key.expose(),
         );
     }
+    if let Some(key) = pki.encryption_key.as_ref().filter(|_| master) {
+        secret(ENCRYPTION_FILE.to_owned(), &key.configuration());
+    }
     for row in &leaves {
         let issued = pki.issued(host, row.name)?;
         let config = |url: String| {
@@ -232,7 +237,7 @@ fn files(plan: &ClusterPlan, pki: &Pki, host: &HostPlan) -> Result<Vec<(String, 
     Ok(files)
 }
 
-fn node_file(plan: &ClusterPlan, host: &HostPlan, hosts: Vec<HostsEntry>) -> NodeConfig {
+fn node_file(plan: &ClusterPlan, pki: &Pki, host: &HostPlan, hosts: Vec<HostsEntry>) -> NodeConfig {
     NodeConfig {
         api_version: API_VERSION.to_owned(),
         kind: "Node".to_owned(),
@@ -251,6 +256,10 @@ fn node_file(plan: &ClusterPlan, host: &HostPlan, hosts: Vec<HostsEntry>) -> Nod
         taints: host.taints.clone(),
         kubernetes: plan.kubernetes.clone(),
         seed: plan.seed,
+        security: Security {
+            encrypted_secrets: pki.encryption_key.is_some(),
+            kubelet_certificates: true,
+        },
     }
 }
 

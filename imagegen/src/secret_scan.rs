@@ -17,9 +17,13 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use self::encoded::{base64_runs, decode};
 use crate::documents::Document;
+use crate::pki::issue::SecretPem;
 use crate::pki::store::Pki;
 use crate::pki::{AUTHORITIES, issue};
 use crate::plan::{ClusterPlan, HostPlan};
+
+/// The kind of the file with the key of Secrets.
+const ENCRYPTION: &str = "EncryptionConfiguration";
 
 /// The limit of nested encodings, deeper than in any document of imagegen.
 const MAX_DEPTH: u32 = 6;
@@ -35,6 +39,8 @@ pub struct SecretIndex {
     authorities: Vec<Material>,
     service_account: Vec<u8>,
     hosts: BTreeMap<String, Vec<Material>>,
+    /// The key of Secrets, and the line of a master's document that has it.
+    encryption: Option<(SecretPem, SecretPem)>,
 }
 
 /// DER of a certificate and of its key.
@@ -98,7 +104,13 @@ impl SecretIndex {
             let owner = "the documents' signer, which no host may have";
             owners.insert(pair.subject_public_key_info(), owner.to_owned());
         }
+        let encryption = pki.encryption_key.as_ref().map(|key| {
+            let line = key.configuration().trim_end().to_owned();
+            let secret = SecretPem::new(key.expose().to_owned());
+            (secret, SecretPem::new(line))
+        });
         Ok(Self {
+            encryption,
             owners,
             authorities,
             service_account,
@@ -134,7 +146,18 @@ impl SecretIndex {
             keys,
             certificates,
         };
-        for (name, bytes) in document.files() {
+        // A master has the key of Secrets once, in its own file.
+        let mut user_data = Cow::Borrowed(document.user_data.as_str());
+        if let Some((_, line)) = &self.encryption
+            && host.role != Role::Node
+        {
+            user_data = Cow::Owned(user_data.replacen(line.expose(), "", 1));
+        }
+        let texts = document.files().map(|(name, bytes)| match name {
+            "user-data" => (name, user_data.as_bytes()),
+            _ => (name, bytes),
+        });
+        for (name, bytes) in texts {
             search.bytes(bytes, 0).with_context(|| {
                 format!(
                     "checking `{name}` of `{}` (nothing was written; remove it from the topology, \
@@ -246,6 +269,11 @@ impl Search<'_> {
             ),
             false => Cow::Borrowed(text),
         };
+        if let Some((key, _)) = &self.index.encryption
+            && plain.contains(key.expose())
+        {
+            bail!("the key of Secrets, where it does not belong");
+        }
         for run in base64_runs(&plain) {
             for decoded in decode(&run) {
                 self.bytes(&decoded, depth + 1)?;
@@ -310,7 +338,7 @@ fn words(text: &str) -> Result<()> {
             bail!("{what} (`{word}`)");
         }
     }
-    if text.contains("EncryptionConfiguration") {
+    if text.contains(ENCRYPTION) {
         bail!("a key for encryption at rest (`EncryptionConfiguration`)");
     }
     Ok(())

@@ -30,6 +30,15 @@ pub const STATUS_PORT: u16 = 6440;
 pub const STATUS_CERTIFICATE: &str = "/etc/firstlight/status.crt";
 pub const STATUS_KEY: &str = "/etc/firstlight/status.key";
 
+/// The apiserver's `EncryptionConfiguration`, in a folder of its own: kubeadm mounts the folder. Part
+/// of the documents of masters.
+pub const ENCRYPTION_DIR: &str = "/etc/kubernetes/encryption";
+pub const ENCRYPTION_FILE: &str = "/etc/kubernetes/encryption/config.yaml";
+
+/// kubelet's serving certificate and key. Part of the document.
+pub const KUBELET_CERTIFICATE: &str = "/etc/kubernetes/pki/kubelet-server.crt";
+pub const KUBELET_KEY: &str = "/etc/kubernetes/pki/kubelet-server.key";
+
 /// The steps that firstboot completed on this host, with times. For people; never used for
 /// decisions.
 pub const RECEIPT_FILE: &str = "/var/lib/firstlight/receipt.json";

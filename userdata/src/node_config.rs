@@ -39,6 +39,25 @@ pub struct NodeConfig {
     pub kubernetes: Kubernetes,
     #[serde(default, skip_serializing_if = "SeedPolicy::is_default")]
     pub seed: SeedPolicy,
+    #[serde(default, skip_serializing_if = "Security::is_default")]
+    pub security: Security,
+}
+
+/// What the documents of this cluster bring, so that kubeadm's configuration may use it. A document
+/// without this key brings neither.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Security {
+    /// Masters have the apiserver's `EncryptionConfiguration`.
+    pub encrypted_secrets: bool,
+    /// Every host has a serving certificate for its kubelet.
+    pub kubelet_certificates: bool,
+}
+
+impl Security {
+    fn is_default(&self) -> bool {
+        *self == Security::default()
+    }
 }
 
 /// What becomes of the secrets in the seed once the host is ready and keeps its document itself.

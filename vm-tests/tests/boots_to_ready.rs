@@ -8,6 +8,7 @@ use std::net::{SocketAddrV4, TcpStream};
 use anyhow::Result;
 use firstboot::journal::{KUBEADM_STARTED, field};
 use userdata::contract::STATE_PARTITION;
+use vm_tests::cluster::etcd::Etcd;
 use vm_tests::cluster::kubectl;
 use vm_tests::cluster::snapshot;
 use vm_tests::cluster::{Cluster, wait_ready};
@@ -190,6 +191,42 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
     assert!(
         !events.split_whitespace().any(|reason| reason == "Pulling"),
         "{events}"
+    );
+
+    let on_cluster = |arguments: &[&str]| {
+        kubectl::run(
+            &host,
+            &cluster,
+            cluster.first(),
+            &output,
+            run_dir.folder(),
+            arguments,
+        )
+    };
+    // etcd has Secrets encrypted, by the key of this cluster.
+    on_cluster(&[
+        "create",
+        "secret",
+        "generic",
+        "probe",
+        "--from-literal=a=plain-word",
+    ])?;
+    let etcd = Etcd::of(&host, &cluster, cluster.first(), &vm, run_dir.folder())?;
+    let value = etcd.value("/registry/secrets/default/probe")?;
+    let text = String::from_utf8_lossy(&value);
+    assert!(
+        text.starts_with("k8s:enc:secretbox:v1:firstlight:"),
+        "{text}"
+    );
+    assert!(!text.contains("plain-word"), "{text}");
+    on_cluster(&["delete", "secret", "probe"])?;
+
+    // The apiserver reads a log from a kubelet whose certificate it verifies.
+    on_cluster(&["logs", "--namespace=kube-system", "etcd-m0", "--tail=1"])?;
+    let flags = vm.shell("cat /etc/kubernetes/manifests/kube-apiserver.yaml")?;
+    assert!(
+        flags.contains("--kubelet-certificate-authority=/etc/kubernetes/pki/ca.crt"),
+        "{flags}"
     );
 
     let own = vm.wait_for(

@@ -12,6 +12,7 @@ use userdata::image_info::ImageInfo;
 use userdata::node_config::{NodeConfig, Role};
 
 use super::documents::{Api, Documents, arguments, section};
+use super::security;
 
 /// kubeadm waits this long for the control plane unless the topology says otherwise. Its own four
 /// minutes are too few for a slow machine, and firstboot waits itself, without a limit.
@@ -136,6 +137,7 @@ fn cluster(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> R
 
     let apiserver = section(document, "apiServer")?;
     arguments(apiserver, "extraArgs", &settings.apiserver_args, api)?;
+    security::apiserver(apiserver, node.security, api)?;
     if api < Api::V1Beta4 {
         apiserver.insert("timeoutForControlPlane".into(), seconds(timeout(node)));
     }
@@ -171,6 +173,7 @@ fn kubelet(documents: &mut Documents, node: &NodeConfig) -> Result<()> {
     document
         .entry("cgroupDriver")
         .or_insert_with(|| "systemd".into());
+    security::kubelet(document, node.security);
     for (key, value) in &node.kubernetes.kubelet {
         document.insert(key.clone(), value.clone());
     }

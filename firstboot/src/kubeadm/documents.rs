@@ -52,6 +52,23 @@ impl Documents {
     }
 }
 
+/// Sets flags that are not there already: what the package or the topology says wins.
+pub(super) fn default_arguments(
+    section: &mut Map<String, Value>,
+    key: &str,
+    mut flags: BTreeMap<String, String>,
+    api: Api,
+) -> Result<()> {
+    match section.get(key) {
+        Some(Value::Object(map)) => flags.retain(|name, _| !map.contains_key(name)),
+        Some(Value::Array(list)) => {
+            flags.retain(|name, _| list.iter().all(|entry| entry["name"] != name.as_str()));
+        }
+        _ => {}
+    }
+    arguments(section, key, &flags, api)
+}
+
 /// Sets flags over those that are there already, in the shape of the version.
 pub(super) fn arguments(
     section: &mut Map<String, Value>,

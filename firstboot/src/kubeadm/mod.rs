@@ -6,3 +6,4 @@ mod documents;
 pub mod marker;
 pub mod paths;
 pub mod phases;
+mod security;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use time::OffsetDateTime;
 
 use super::{ADMIN_CONF, HOSTS, Input, Outcome, PKI, SEED};
@@ -10,6 +10,7 @@ use crate::digest::digest;
 use crate::documents::{Document, Writer, admin_conf};
 use crate::output::Folder;
 use crate::output::manifest::{self, Manifest};
+use crate::pki::folder::ENCRYPTION_KEY;
 use crate::pki::issue;
 use crate::pki::store::Pki;
 use crate::plan::HostPlan;
@@ -24,6 +25,12 @@ pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
     let mut pki = Pki::prepare(&folder.root().join(PKI), plan, today)?;
     let index = SecretIndex::new(plan, &pki)?;
     let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
+    let key = format!("{PKI}/{ENCRYPTION_KEY}");
+    ensure!(
+        pki.encryption_key.is_some() || !manifest.outputs.contains_key(&key),
+        "`{}` is gone; without this key the Secrets of the cluster are lost: restore it",
+        folder.root().join(key).display()
+    );
     manifest
         .inputs
         .insert("topology".to_owned(), input.digest.clone());

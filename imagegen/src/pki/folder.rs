@@ -14,12 +14,16 @@ use serde::{Deserialize, Serialize};
 use time::Date;
 
 use super::document_key::{DocumentKey, Generations};
+use super::encryption::EncryptionKey;
 use super::issue::{Authority, ServiceAccount};
 use super::{AuthorityRow, SERVICE_ACCOUNT};
 use crate::output::beneath;
 
 /// Issued certificates with their keys, for the next run.
 pub(super) const ISSUED_FILE: &str = "issued.json";
+
+/// The key of Secrets in etcd.
+pub const ENCRYPTION_KEY: &str = "encryption.key";
 
 /// The key pair of the documents: `document.key` and `document.pub`.
 pub(super) const DOCUMENT_KEY: &str = "document";
@@ -84,6 +88,30 @@ pub(super) fn document_key(dir: &Path) -> Result<DocumentKey> {
         Some((private, text)) => DocumentKey::load(&private, &text)
             .with_context(|| refusal(&dir.join(&key), &dir.join(&public))),
     }
+}
+
+/// The key of Secrets in `dir`, or a new one for a new cluster. A cluster that began without one goes
+/// on so: its masters would not read what a new master encrypts.
+pub(super) fn encryption_key(dir: &Path, is_new: bool) -> Result<Option<EncryptionKey>> {
+    match read(dir, ENCRYPTION_KEY)? {
+        Some(text) => {
+            let path = dir.join(ENCRYPTION_KEY);
+            let key = EncryptionKey::load(&text).with_context(|| {
+                format!(
+                    "reading `{}` (without this key the Secrets of the cluster are lost: restore it)",
+                    path.display()
+                )
+            })?;
+            Ok(Some(key))
+        }
+        None if is_new => EncryptionKey::create().map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Whether `dir` has no authority yet.
+pub(super) fn is_new(dir: &Path) -> Result<bool> {
+    Ok(read(dir, "ca.crt")?.is_none())
 }
 
 pub(super) fn generations(dir: &Path) -> Result<Generations> {

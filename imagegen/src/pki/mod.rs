@@ -9,6 +9,7 @@
 //! creates it from the CA's key, and earlier releases do not know it.
 
 pub mod document_key;
+pub mod encryption;
 pub mod folder;
 pub mod issue;
 mod names;
@@ -121,7 +122,7 @@ const NODES_GROUP: Option<&str> = Some("system:nodes");
 const STATUS_GROUP: Option<&str> = Some("firstlight:status");
 
 #[rustfmt::skip]
-pub const LEAVES: [LeafRow; 12] = [
+pub const LEAVES: [LeafRow; 13] = [
     LeafRow { name: "apiserver",                issuer: Cluster,    common_name: "kube-apiserver",                 organization: None,          names: Names::Apiserver, usage: Usage::Server, place: Files("apiserver"),                holders: Masters },
     LeafRow { name: "apiserver-kubelet-client", issuer: Cluster,    common_name: "kube-apiserver-kubelet-client",  organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("apiserver-kubelet-client"), holders: Masters },
     LeafRow { name: "front-proxy-client",       issuer: FrontProxy, common_name: "front-proxy-client",             organization: None,          names: Names::None,      usage: Usage::Client, place: Files("front-proxy-client"),       holders: Masters },
@@ -133,6 +134,8 @@ pub const LEAVES: [LeafRow; 12] = [
     LeafRow { name: "controller-manager",       issuer: Cluster,    common_name: "system:kube-controller-manager", organization: None,          names: Names::None,      usage: Usage::Client, place: Local("controller-manager.conf"),  holders: Masters },
     LeafRow { name: "scheduler",                issuer: Cluster,    common_name: "system:kube-scheduler",          organization: None,          names: Names::None,      usage: Usage::Client, place: Local("scheduler.conf"),           holders: Masters },
     LeafRow { name: KUBELET,                    issuer: Cluster,    common_name: "system:node:<host>",             organization: NODES_GROUP,   names: Names::None,      usage: Usage::Client, place: Endpoint("kubelet.conf"),          holders: Everyone },
+    // kubelet serves `exec` and `logs` with it, and the apiserver verifies it. kubeadm knows no such file.
+    LeafRow { name: "kubelet-server",           issuer: Cluster,    common_name: "system:node:<host>",             organization: NODES_GROUP,   names: Names::Host,      usage: Usage::Server, place: Files("kubelet-server"),           holders: Everyone },
     // A server certificate, which gives no access: a client of the status API needs an
     // administrator's certificate.
     LeafRow { name: "status",                   issuer: Cluster,    common_name: "<host>",                         organization: STATUS_GROUP,  names: Names::Host,      usage: Usage::Server, place: Status,                            holders: Everyone },

@@ -10,7 +10,7 @@ use serde::Serialize;
 use time::{Date, OffsetDateTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::folder::{self, DOCUMENT_KEY};
+use super::folder::{self, DOCUMENT_KEY, ENCRYPTION_KEY};
 use super::issue::certificate_der;
 use super::store::OPERATOR;
 use super::{AUTHORITIES, Holders, SERVICE_ACCOUNT};
@@ -98,6 +98,9 @@ pub fn read(dir: &Path, today: Date) -> Result<Vec<Entry>> {
         if folder::read(dir, &format!("{name}.pub"))?.is_some() {
             entries.push(Entry::key(holder, name));
         }
+    }
+    if folder::read(dir, ENCRYPTION_KEY)?.is_some() {
+        entries.push(Entry::key("masters", "encryption"));
     }
     for (host, leaves) in folder::read_issued(dir)? {
         let holder = match host.as_str() {

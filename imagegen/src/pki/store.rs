@@ -11,9 +11,11 @@ use sha2::{Digest as _, Sha256};
 use time::Date;
 
 use super::document_key::{DocumentKey, Generations};
+use super::encryption::EncryptionKey;
 use super::folder::{
-    DOCUMENT_KEY, DOCUMENTS_FILE, ISSUED_FILE, Kept, KeyText, authority, document_key, generations,
-    generations_file, read_issued, service_account,
+    DOCUMENT_KEY, DOCUMENTS_FILE, ENCRYPTION_KEY, ISSUED_FILE, Kept, KeyText, authority,
+    document_key, encryption_key, generations, generations_file, is_new, read_issued,
+    service_account,
 };
 use super::issue::{self, Authorities, Authority, Issued, SecretPem};
 use super::{ADMIN, AUTHORITIES, AuthorityRow, LEAVES, SERVICE_ACCOUNT, Specification};
@@ -30,6 +32,8 @@ pub struct Pki {
     pub operator: Issued,
     pub document_key: DocumentKey,
     pub generations: Generations,
+    /// `None` for a cluster that began without encryption.
+    pub encryption_key: Option<EncryptionKey>,
     hosts: BTreeMap<String, BTreeMap<&'static str, Issued>>,
     kept: BTreeMap<String, BTreeMap<String, Kept>>,
 }
@@ -58,6 +62,7 @@ impl Pki {
             authorities,
             document_key: document_key(dir)?,
             generations: generations(dir)?,
+            encryption_key: encryption_key(dir, is_new(dir)?)?,
             hosts: BTreeMap::new(),
             kept: BTreeMap::new(),
         };
@@ -128,6 +133,10 @@ impl Pki {
             format!("{DOCUMENT_KEY}.pub").into(),
             key.public_pem().into_bytes(),
         );
+        if let Some(key) = &self.encryption_key {
+            let text = format!("{}\n", key.expose());
+            files.insert(ENCRYPTION_KEY.into(), text.into_bytes());
+        }
         files.insert(DOCUMENTS_FILE.into(), generations_file(&self.generations)?);
         files.insert(
             ISSUED_FILE.into(),

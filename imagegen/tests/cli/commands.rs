@@ -284,7 +284,7 @@ fn schema_names_every_key_and_plan_every_host() {
     assert_eq!(roles, ["master0", "master", "master", "node"]);
     assert_eq!(
         plan["hosts"][3]["secrets"],
-        serde_json::json!(["kubelet.conf", "status.key"])
+        serde_json::json!(["kubelet.conf", "kubelet-server.key", "status.key"])
     );
     assert_eq!(work.names(), ["cluster.yaml"], "plan writes nothing");
 }
@@ -321,6 +321,8 @@ fn redact(text: &str) -> String {
             out.push_str(&format!("{key}instance-id: {stable}-…\n"));
         } else if let Some((claims, _)) = line.split_once(" key=") {
             out.push_str(&format!("{claims} key=… signature=…\n"));
+        } else if let Some((text, _)) = line.split_once("\"secret\":\"") {
+            out.push_str(&format!("{text}\"secret\":…\n"));
         } else {
             out.push_str(&format!("{line}\n"));
         }

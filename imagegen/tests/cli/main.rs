@@ -4,6 +4,7 @@
 
 mod certificate_life;
 mod certificate_names;
+mod certificates_of_kubelets;
 mod commands;
 mod docs;
 mod flash;

@@ -301,6 +301,8 @@ fn worker_document_has_only_its_own_certificates() {
         "etc/kubernetes/discovery.conf",
         "etc/kubernetes/kubelet.conf",
         "etc/kubernetes/pki/ca.crt",
+        "etc/kubernetes/pki/kubelet-server.crt",
+        "etc/kubernetes/pki/kubelet-server.key",
     ];
     assert_eq!(files, expected);
 }

@@ -26,8 +26,8 @@ fn every_certificate_has_its_holder_and_end() {
     let leaves: usize = hosts
         .map(|leaves| leaves.as_object().map_or(0, |all| all.len()))
         .sum();
-    // Three authorities, and the keys of service accounts and of documents.
-    assert_eq!(entries.len(), leaves + 3 + 2);
+    // Three authorities, and the keys of service accounts, documents and Secrets.
+    assert_eq!(entries.len(), leaves + 3 + 3);
     let holders: BTreeSet<_> = entries
         .iter()
         .filter_map(|one| one["holder"].as_str())

@@ -118,6 +118,8 @@ fn planted_secrets_are_refused_in_every_encoding() {
     let cluster = Cluster::new();
     let authorities = &cluster.pki.authorities;
     let foreign = Cluster::new();
+    let encryption = cluster.pki.encryption_key.as_ref();
+    let encryption = encryption.expect("the key of a new cluster");
     let der = |pem: &str| {
         pem.lines()
             .filter(|line| !line.starts_with("-----"))
@@ -187,7 +189,7 @@ fn planted_secrets_are_refused_in_every_encoding() {
         (
             "another host's document",
             cluster.document(1).user_data,
-            "does not belong here",
+            "encryption at rest",
         ),
         (
             "another host's certificate",
@@ -250,6 +252,11 @@ fn planted_secrets_are_refused_in_every_encoding() {
             "encryption at rest",
             "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n".into(),
             "encryption at rest",
+        ),
+        (
+            "the key of Secrets alone",
+            format!("x: {}\n", encryption.expose()),
+            "the key of Secrets",
         ),
         (
             "registry credentials",

@@ -118,6 +118,19 @@ impl Etcd {
         Ok(())
     }
 
+    /// The bytes that etcd has for `key`, encrypted or not.
+    pub fn value(&self, key: &str) -> Result<Vec<u8>> {
+        let body = self.folder.join("range.json");
+        let request = serde_json::json!({ "key": STANDARD.encode(key) });
+        fs::write(&body, request.to_string())?;
+        let body = body.display().to_string();
+        let text = self.request(&["create", "--raw=/v3/kv/range", "-f", &body])?;
+        let answer: serde_json::Value = serde_json::from_str(&text)?;
+        let value = answer["kvs"][0]["value"].as_str();
+        let value = value.with_context(|| format!("etcd has no `{key}`: {text}"))?;
+        Ok(STANDARD.decode(value)?)
+    }
+
     fn request(&self, arguments: &[&str]) -> Result<String> {
         let path = |name: &str| self.folder.join(name).display().to_string();
         let mut command = Command::new(&self.kubectl);
