@@ -216,8 +216,12 @@ pub fn next_steps(plan: &ClusterPlan, folder: &Path, program: &str) -> String {
     }
     let _ = writeln!(
         out,
-        "Switch the machines on in any order (UEFI, no Secure Boot), and see them get Ready:\n  \
+        "Switch the machines on in any order (UEFI, {}), and see them get Ready:\n  \
          kubectl --kubeconfig {} get nodes",
+        match plan.image.secure_boot {
+            Some(_) => "Secure Boot with `db.der` enrolled",
+            None => "no Secure Boot",
+        },
         quoted_path(&folder.join("admin.conf"))
     );
     out

@@ -67,6 +67,15 @@ pub struct ImagePlan {
     pub cmdline: Vec<String>,
     /// Consoles for kernel and login. The last is `/dev/console`.
     pub console: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<SecureBootPlan>,
+}
+
+/// Files that sign the kernel image, as the topology names them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SecureBootPlan {
+    pub key: String,
+    pub certificate: String,
 }
 
 /// One of Debian's kernels.

@@ -121,8 +121,8 @@ fn done(source: &Source, target: &Target) -> String {
                 None => "its machine".to_owned(),
             };
             format!(
-                "Next, move it to {machine}, and switch the machine on (UEFI, without Secure \
-                 Boot).\nIts console, and `firstboot status` on it, tell how far it is."
+                "Next, move it to {machine}, and switch the machine on (UEFI; Secure Boot only \
+                 with a signed image).\nIts console, and `firstboot status` on it, tell how far it is."
             )
         }
         Kind::File { .. } => format!(

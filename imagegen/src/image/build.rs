@@ -131,7 +131,13 @@ pub fn build(
     let stage = progress.stage("kernel image");
     let cmdline = uki::cmdline(&root_hash, &request.plan.console, &request.plan.cmdline);
     let os_release = composed.read("usr/lib/os-release")?;
-    let uki = uki::build(&tools, &release, &initrd, &cmdline, &os_release, work)?;
+    let contents = uki::Contents {
+        release: &release,
+        initrd: &initrd,
+        cmdline: &cmdline,
+        os_release: &os_release,
+    };
+    let uki = uki::build(&tools, &contents, request.signing, work)?;
     took("uki", stage.done());
 
     let stage = progress.stage("disk image");

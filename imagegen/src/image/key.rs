@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use build_tools::cache::Key;
 use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
+use super::signing::Signing;
 use super::{containerd, debian, disk, hooks, initrd, programs, root_files, uki, verity};
 use crate::digest::digest_file;
 use crate::package::{BUILD_HOOK, Package};
@@ -31,6 +32,8 @@ pub struct ImageRequest<'a> {
     pub plan: &'a ImagePlan,
     /// The folder of the static programs `firstboot` and `lvscare`.
     pub programs: &'a Path,
+    /// `None`: the firmware boots the image only without Secure Boot.
+    pub signing: Option<&'a Signing>,
     /// Files for the seed partition, by name; normally none.
     pub seed: Vec<(String, Vec<u8>)>,
 }
@@ -68,6 +71,10 @@ impl ImageRequest<'_> {
         text("initrd", initrd::recipe());
         text("command line", uki::recipe());
         text("disk", disk::recipe());
+        if let Some(signing) = self.signing {
+            parts.push(("signature".to_owned(), signing.recipe().to_vec()));
+        }
+        let mut text = |name: &str, value: String| parts.push((name.to_owned(), value.into()));
         if self.package.contains(BUILD_HOOK) {
             text("hook", hooks::recipe());
         }
@@ -114,6 +121,7 @@ mod tests {
             kernel: Kernel::Cloud,
             cmdline: Vec::new(),
             console: Vec::new(),
+            secure_boot: None,
         }
     }
 
@@ -122,6 +130,7 @@ mod tests {
             package,
             plan,
             programs: dir,
+            signing: None,
             seed: Vec::new(),
         }
     }

@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result};
 use build_tools::debian_tree::Tree;
 use build_tools::process;
 
+use super::signing::Signing;
+
 /// The command line of every image, after `roothash=`.
 const CMDLINE: &[&str] = &[
     "root=/dev/mapper/root rootfstype=erofs ro",
@@ -14,6 +16,44 @@ const CMDLINE: &[&str] = &[
     "systemd.verity_root_options=panic-on-corruption panic=30",
     // All partitions have explicit names; systemd must not guess any from its type.
     "systemd.gpt_auto=0 rd.shell=0 loglevel=4",
+];
+
+/// Whether a signed image would run with this argument what nobody signed: a shell, another `init`,
+/// modules without a signature. The kernel hands unknown `KEY=value` to init as environment.
+pub fn is_unsafe(argument: &str) -> bool {
+    let key = argument.split('=').next().unwrap_or_default();
+    // The kernel and systemd take both for the same.
+    let key = key.replace('-', "_");
+    UNSAFE.contains(&key.as_str()) || key.starts_with("SYSTEMD_") || key.starts_with("LD_")
+}
+
+const UNSAFE: &[&str] = &[
+    "1",
+    "S",
+    "_b",
+    "__",
+    "emergency",
+    "init",
+    "initrd",
+    "lockdown",
+    "module.sig_enforce",
+    "rd.break",
+    "rd.shell",
+    "rd.systemd.debug_shell",
+    "rd.systemd.setenv",
+    "rd.systemd.unit",
+    "rd.systemd.wants",
+    "rdinit",
+    "rescue",
+    "s",
+    "single",
+    "systemd.debug_shell",
+    "systemd.mask",
+    "systemd.set_credential",
+    "systemd.set_credential_binary",
+    "systemd.setenv",
+    "systemd.unit",
+    "systemd.wants",
 ];
 
 /// The kernel command line. `extra`, from the topology, is last and so wins where options conflict.
@@ -26,15 +66,28 @@ pub fn cmdline(root_hash: &str, console: &[String], extra: &[String]) -> String 
     words.join(" ")
 }
 
-/// Builds `work/uki.efi` with the kernel of the tools tree and returns its path.
+/// What is in the image, besides the kernel of the tools tree.
+#[derive(Debug)]
+pub struct Contents<'a> {
+    pub release: &'a str,
+    pub initrd: &'a Path,
+    pub cmdline: &'a str,
+    pub os_release: &'a [u8],
+}
+
+/// Builds `work/uki.efi`, signed if there is a key, and returns its path.
 pub fn build(
     tools: &Tree,
-    release: &str,
-    initrd: &Path,
-    cmdline: &str,
-    os_release: &[u8],
+    contents: &Contents<'_>,
+    signing: Option<&Signing>,
     work: &Path,
 ) -> Result<PathBuf> {
+    let Contents {
+        release,
+        initrd,
+        cmdline,
+        os_release,
+    } = contents;
     let os_release_file = work.join("os-release");
     std::fs::write(&os_release_file, os_release)
         .with_context(|| format!("writing `{}`", os_release_file.display()))?;
@@ -43,7 +96,10 @@ pub fn build(
         let name = path.file_name().context("a file without a name")?;
         Ok(format!("/tmp/work/{}", name.to_string_lossy()))
     };
-    let mut ukify = tools.chroot(&[(work, "/tmp/work")], "ukify")?;
+    // Only root reads it, and it goes when this function ends.
+    let keys = tempfile::tempdir_in(work).context("creating a folder for the signing key")?;
+    let binds = [(work, "/tmp/work"), (keys.path(), "/tmp/keys")];
+    let mut ukify = tools.chroot(&binds, "ukify")?;
     ukify.arg("build");
     ukify.arg(format!("--linux=/boot/vmlinuz-{release}"));
     ukify.arg(format!("--initrd={}", name(initrd)?));
@@ -51,6 +107,17 @@ pub fn build(
     ukify.arg(format!("--uname={release}"));
     ukify.arg(format!("--os-release=@{}", name(&os_release_file)?));
     ukify.arg(format!("--output={}", name(&uki)?));
+    if let Some(signing) = signing {
+        signing.write_to(keys.path())?;
+        ukify.args([
+            "--signtool=systemd-sbsign",
+            // The signature of the whole covers the kernel in it; this tool cannot look whether the
+            // kernel has its own.
+            "--no-sign-kernel",
+            "--secureboot-private-key=/tmp/keys/key",
+            "--secureboot-certificate=/tmp/keys/certificate",
+        ]);
+    }
     process::run(&mut ukify)?;
     Ok(uki)
 }
@@ -63,6 +130,31 @@ pub(super) fn recipe() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unsafe_arguments_are_known_in_each_spelling() {
+        for argument in [
+            "init=/bin/sh",
+            "rd.break",
+            "rd.shell=1",
+            "systemd.debug-shell",
+            "systemd.debug_shell=tty9",
+            "module.sig-enforce=0",
+            "SYSTEMD_SULOGIN_FORCE=1",
+            "single",
+            "--",
+        ] {
+            assert!(is_unsafe(argument), "{argument}");
+        }
+        for argument in [
+            "mitigations=off",
+            "loglevel=7",
+            "net.ifnames=0",
+            "initcall_debug",
+        ] {
+            assert!(!is_unsafe(argument), "{argument}");
+        }
+    }
 
     #[test]
     fn topology_arguments_are_last() {

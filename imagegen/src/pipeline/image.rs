@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use build_tools::cache::Cache;
 use build_tools::process::side_by_side;
 use build_tools::progress::Progress;
 
-use super::{IMAGE, Input, Outcome, QCOW2, SBOM};
+use super::{IMAGE, Input, Outcome, QCOW2, Request, SBOM, input};
 use crate::digest::{digest, digest_file};
-use crate::image::{self, ImageReport, ImageRequest};
+use crate::image::{self, ImageReport, ImageRequest, Signing};
 use crate::output::manifest::{self, Manifest};
 use crate::output::{Folder, beneath};
 use crate::package::Package;
@@ -22,18 +22,35 @@ pub struct ImageInputs {
     /// `None` for the default package, which is built unless the cache has it.
     package: Option<Rc<Package>>,
     qcow2: bool,
+    signing: Option<Signing>,
 }
 
 impl ImageInputs {
     /// `programs` is the folder of the image's own programs, by default that of imagegen.
-    pub fn check(input: &Input, programs: Option<&Path>, qcow2: bool) -> Result<Self> {
+    pub fn check(
+        request: &Request,
+        input: &Input,
+        programs: Option<&Path>,
+        qcow2: bool,
+    ) -> Result<Self> {
         image::check_privilege()?;
         Ok(Self {
             programs: image::programs::folder(programs)?,
             package: input.open_package()?,
             qcow2,
+            signing: signing(request, input)?,
         })
     }
+}
+
+/// The key pair that the topology names.
+fn signing(request: &Request, input: &Input) -> Result<Option<Signing>> {
+    let Some(files) = &input.plan.image.secure_boot else {
+        return Ok(None);
+    };
+    let path = |name: &str| input::beside(request, name);
+    let signing = Signing::open(&path(&files.key), &path(&files.certificate));
+    signing.context("`image.secure_boot`").map(Some)
 }
 
 /// Builds the node image unless it is up to date.
@@ -59,12 +76,35 @@ pub fn image(
         package: &package,
         plan: &input.plan.image,
         programs: &inputs.programs,
+        signing: inputs.signing.as_ref(),
         seed: Vec::new(),
     };
     let build = |out: &Path, work: &Path| image::build(&request, out, work, &cache, progress);
     let convert = |raw: &Path, out: &Path| image::qcow2::convert(raw, out, &cache, progress);
     let convert = inputs.qcow2.then_some(convert);
-    update(input, folder, &request.key()?, build, convert)
+    let outcome = update(input, folder, &request.key()?, build, convert)?;
+    let enrolled = enrolment(request.signing, folder)?;
+    Ok(Outcome {
+        changed: outcome.changed || enrolled,
+        ..outcome
+    })
+}
+
+/// Writes the files that enrol the key of a signed image; returns whether any changed.
+fn enrolment(signing: Option<&Signing>, folder: &Folder) -> Result<bool> {
+    let Some(signing) = signing else {
+        return Ok(false);
+    };
+    let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
+    let mut change = folder.change()?;
+    let mut changed = false;
+    for (name, bytes) in signing.enrolment()? {
+        manifest.outputs.insert(name.to_owned(), digest(&bytes));
+        changed |= change.add_file(name, &bytes, 0o644)?;
+    }
+    change.add_file(manifest::FILE, &manifest.to_bytes()?, 0o644)?;
+    change.commit()?;
+    Ok(changed)
 }
 
 /// [`image()`] with its two slow parts as arguments. An image with the same `key` and the digest

@@ -130,7 +130,7 @@ pub fn package(request: &Request, plan: &ClusterPlan) -> Option<PathBuf> {
 }
 
 /// Resolves a path of the topology, which is relative to the topology's folder.
-fn beside(request: &Request, name: &str) -> PathBuf {
+pub(super) fn beside(request: &Request, name: &str) -> PathBuf {
     request
         .topology
         .parent()

@@ -9,8 +9,8 @@ use yaml::{self, Diagnostic, Diagnostics, Parsed};
 
 use super::findings::Findings;
 use super::value::{self, Invalid};
-use super::{ImageTopology, KubernetesTopology, Topology, hosts, names, network};
-use crate::plan::{ClusterPlan, ImagePlan, Kernel};
+use super::{KubernetesTopology, Topology, hosts, image, names, network};
+use crate::plan::ClusterPlan;
 
 pub const KIND: &str = "Cluster";
 
@@ -107,7 +107,7 @@ fn check(
     let cluster = name.as_deref().unwrap_or_default();
     let apiserver_names = names::check(topology, &network, cluster, &hosts, f);
     let kubernetes = kubernetes(&topology.kubernetes, f);
-    let image = image(&topology.image, f);
+    let image = image::check(&topology.image, f);
     let warnings = findings.into_warnings()?;
     let plan = ClusterPlan {
         name: name.unwrap_or_default(),
@@ -222,74 +222,4 @@ fn kubernetes(given: &KubernetesTopology, f: &mut Findings<'_>) -> Kubernetes {
 fn is_flag(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     !text.is_empty() && !text.starts_with('-') && text.bytes().all(inner)
-}
-
-fn image(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
-    /// Set by imagegen. With a second value the machine would not find its root.
-    const RESERVED: [&str; 7] = [
-        "root",
-        "roothash",
-        "usrhash",
-        "init",
-        "rd.systemd.verity",
-        "systemd.verity",
-        "console",
-    ];
-    let kernel = match given.kernel.as_deref() {
-        None | Some("generic") => Kernel::Generic,
-        Some("cloud") => Kernel::Cloud,
-        Some(other) => {
-            let meant = yaml::nearest(other, ["generic", "cloud"]);
-            let help = meant.map_or("write `generic` or `cloud`".to_owned(), |meant| {
-                format!("write `{meant}`")
-            });
-            f.error("image.kernel", format!("unknown kernel `{other}`"), help);
-            Kernel::Generic
-        }
-    };
-    let cmdline = f.all("image.cmdline", &given.cmdline, |text| {
-        let key = text.split('=').next().unwrap_or_default();
-        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            Err(Invalid::new(
-                "not one argument of the kernel",
-                "write one argument per item, without spaces",
-            ))
-        } else if key == "console" {
-            Err(Invalid::new(
-                "consoles have their own key",
-                "write it under `image.console`",
-            ))
-        } else if RESERVED
-            .iter()
-            .any(|reserved| key == *reserved || key.starts_with(&format!("{reserved}_")))
-        {
-            Err(Invalid::new(
-                format!("`{key}` is set by imagegen for the verified root"),
-                "remove this item",
-            ))
-        } else {
-            Ok(text.to_owned())
-        }
-    });
-    let console = f.all("image.console", &given.console, |text| {
-        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b',';
-        if !text.is_empty() && text.bytes().all(inner) {
-            Ok(text.to_owned())
-        } else {
-            Err(Invalid::new(
-                "not a console",
-                "write `tty0` or `ttyS0,115200n8`",
-            ))
-        }
-    });
-    let console = if given.console.is_empty() {
-        vec!["tty0".to_owned(), "ttyS0,115200n8".to_owned()]
-    } else {
-        console
-    };
-    ImagePlan {
-        kernel,
-        cmdline,
-        console,
-    }
 }

@@ -6,6 +6,7 @@
 pub mod check;
 mod findings;
 mod hosts;
+mod image;
 pub mod names;
 mod network;
 mod pods;
@@ -126,6 +127,21 @@ pub struct ImageTopology {
     pub cmdline: Vec<String>,
     /// Consoles, `tty0` or `ttyS0,115200n8`; the last is `/dev/console`.
     pub console: Vec<String>,
+    /// `{key: FILE, certificate: FILE}` signs the kernel image for UEFI Secure Boot: RSA in PEM,
+    /// without a passphrase, paths relative to this file. Enrol the certificate in the machines'
+    /// firmware: imagegen writes `db.der` and `db.esl` beside the image.
+    pub secure_boot: Option<SecureBootTopology>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecureBootTopology {
+    /// A private RSA key in PEM, without a passphrase; a path relative to this file.
+    #[schemars(required, with = "String")]
+    pub key: Option<String>,
+    /// Its certificate in PEM; a path relative to this file.
+    #[schemars(required, with = "String")]
+    pub certificate: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

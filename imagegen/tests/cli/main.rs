@@ -18,6 +18,7 @@ mod pki_status;
 mod refusals;
 mod refused_packages;
 mod secret_scan;
+mod secure_boot;
 mod signed_documents;
 mod topology;
 mod topology_cases;

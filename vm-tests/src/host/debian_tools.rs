@@ -59,6 +59,21 @@ impl DebianTools {
         self.path("usr/share/OVMF/OVMF_VARS_4M.fd")
     }
 
+    /// The firmware with Secure Boot, which needs system management mode.
+    pub fn secure_firmware_code(&self) -> PathBuf {
+        self.path("usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
+    }
+
+    /// Variables in which Debian's test key is enrolled, and no other.
+    pub fn secure_firmware_variables(&self) -> PathBuf {
+        self.path("usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd")
+    }
+
+    /// That key, with the passphrase `snakeoil`, and its certificate.
+    pub fn secure_boot_key(&self) -> [PathBuf; 2] {
+        ["key", "pem"].map(|end| self.path(&format!("usr/share/ovmf/PkKek-1-snakeoil.{end}")))
+    }
+
     pub fn faketime(&self) -> PathBuf {
         self.path("usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
     }

@@ -14,6 +14,8 @@ use crate::machine::smbios::{COMMAND_PORT, JOURNAL_PORT, Smbios};
 pub enum Boot {
     /// UEFI firmware, which boots from a disk or the network.
     Uefi,
+    /// The same with Secure Boot: only programs that Debian's test key signed.
+    SecureUefi,
     /// A kernel that QEMU loads directly, without UEFI.
     Kernel {
         kernel: PathBuf,
@@ -127,7 +129,14 @@ pub fn arguments(
     for data in tools.qemu_data() {
         list.add("-L", &data.display().to_string());
     }
-    list.add("-machine", "q35,smm=off,vmport=off,hpet=on");
+    // Only the firmware with Secure Boot uses system management mode, which costs time.
+    let secure = matches!(machine.boot, Boot::SecureUefi);
+    let smm = if secure { "on" } else { "off" };
+    list.add("-machine", &format!("q35,smm={smm},vmport=off,hpet=on"));
+    if secure {
+        list.add("-global", "driver=cfi.pflash01,property=secure,value=on");
+        list.add("-global", "ICH9-LPC.disable_s3=1");
+    }
     match accel {
         Accel::Kvm => {
             list.add("-accel", "kvm");
@@ -185,12 +194,16 @@ pub fn arguments(
 
 fn boot(list: &mut Arguments, machine: &Machine, tools: &DebianTools, paths: &Paths) {
     match &machine.boot {
-        Boot::Uefi => {
+        Boot::Uefi | Boot::SecureUefi => {
+            let code = match machine.boot {
+                Boot::SecureUefi => tools.secure_firmware_code(),
+                _ => tools.firmware_code(),
+            };
             list.add(
                 "-drive",
                 &format!(
                     "if=pflash,unit=0,format=raw,readonly=on,file={}",
-                    escape(&tools.firmware_code())
+                    escape(&code)
                 ),
             );
             list.add(

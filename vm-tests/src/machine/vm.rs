@@ -77,12 +77,13 @@ impl Vm {
             firmware_variables: folder.join("firmware-variables.qcow2"),
             evidence: folder.clone(),
         };
-        if matches!(machine.boot, Boot::Uefi) {
-            disk::convert_to_qcow2(
-                host,
-                &host.tools().firmware_variables(),
-                &paths.firmware_variables,
-            )?;
+        let variables = match machine.boot {
+            Boot::Uefi => Some(host.tools().firmware_variables()),
+            Boot::SecureUefi => Some(host.tools().secure_firmware_variables()),
+            Boot::Kernel { .. } => None,
+        };
+        if let Some(variables) = variables {
+            disk::convert_to_qcow2(host, &variables, &paths.firmware_variables)?;
         }
         let mut machine = machine.clone();
         if machine.reports {
