@@ -170,11 +170,8 @@ impl Mounted {
             .with_context(|| format!("changing the mode of `{}`", private.display()))?;
         // The medium is not trusted: it may hold device nodes, set-uid programs, and links to files
         // of this machine.
-        let flags = flags
-            | MsFlags::MS_NODEV
-            | MsFlags::MS_NOSUID
-            | MsFlags::MS_NOEXEC
-            | MS_NOSYMFOLLOW;
+        let flags =
+            flags | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MS_NOSYMFOLLOW;
         // vfat has no owners and modes.
         let options = (kind == "vfat").then_some("umask=0077");
         mount(Some(node), &point, Some(kind), flags, options)

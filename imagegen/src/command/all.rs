@@ -10,7 +10,7 @@ use imagegen::pipeline::{self, ImageInputs};
 pub(crate) fn run(common: &Common) -> Result<()> {
     let request = super::request(common);
     let input = super::read(&request)?;
-    let inputs = ImageInputs::check(&input, common.programs.as_deref(), common.qcow2)?;
+    let inputs = ImageInputs::check(&request, &input, common.programs.as_deref(), common.qcow2)?;
     let folder = Folder::open(&pipeline::output(&request, &input.plan))?;
     super::report(&pipeline::userdata(&input, &folder)?, super::userdata::WHAT);
     let outcome = pipeline::image(inputs, &input, &folder, &Progress::stderr())?;

@@ -11,7 +11,7 @@ pub(super) const WHAT: &str = "node image";
 pub(crate) fn run(common: &Common) -> Result<()> {
     let request = super::request(common);
     let input = super::read(&request)?;
-    let inputs = ImageInputs::check(&input, common.programs.as_deref(), common.qcow2)?;
+    let inputs = ImageInputs::check(&request, &input, common.programs.as_deref(), common.qcow2)?;
     let folder = Folder::open(&pipeline::output(&request, &input.plan))?;
     let outcome = pipeline::image(inputs, &input, &folder, &Progress::stderr())?;
     super::report(&outcome, WHAT);
