@@ -12,6 +12,7 @@
 //! value → write → text
 //! ```
 
+mod merge;
 mod read;
 mod report;
 mod write;
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 
 use read::{de, recover, scalar, tree};
 
+pub use merge::{MergeRules, Tree};
 pub use read::tree::Style;
 pub use report::diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use report::failure::nearest;
@@ -82,6 +84,46 @@ impl<'de> Deserialize<'de> for Scalar {
             }
         }
         deserializer.deserialize_tuple_struct(de::SCALAR, 2, Pair)
+    }
+}
+
+/// A list of scalars, or one in its place, or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scalars(pub Vec<Scalar>);
+
+impl<'de> Deserialize<'de> for Scalars {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shapes;
+        impl<'de> serde::de::Visitor<'de> for Shapes {
+            type Value = Scalars;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a value or a list of values")
+            }
+
+            fn visit_unit<E: serde::de::Error>(self) -> Result<Scalars, E> {
+                Ok(Scalars::default())
+            }
+
+            fn visit_newtype_struct<D: serde::Deserializer<'de>>(
+                self,
+                one: D,
+            ) -> Result<Scalars, D::Error> {
+                Ok(Scalars(vec![Scalar::deserialize(one)?]))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut items: A,
+            ) -> Result<Scalars, A::Error> {
+                let mut all = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    all.push(item);
+                }
+                Ok(Scalars(all))
+            }
+        }
+        deserializer.deserialize_tuple_struct(de::SCALARS, 0, Shapes)
     }
 }
 

@@ -18,6 +18,9 @@ use crate::report::failure::Failure;
 /// The struct name under which [`crate::Scalar`] asks for text and quoting.
 pub(crate) const SCALAR: &str = "$yaml::Scalar";
 
+/// The same for [`crate::Scalars`].
+pub(crate) const SCALARS: &str = "$yaml::Scalars";
+
 #[derive(Clone, Copy)]
 pub(crate) struct NodeDe<'a>(pub(crate) &'a Node);
 
@@ -234,6 +237,16 @@ impl<'a> Deserializer<'a> for NodeDe<'a> {
         _: usize,
         visitor: V,
     ) -> Result<V::Value, Failure> {
+        if name == SCALARS && !matches!(self.0.kind, Kind::Seq(_)) {
+            return placed!(
+                self,
+                match &self.0.kind {
+                    Kind::Scalar { .. } if self.is_null() => visitor.visit_unit(),
+                    Kind::Scalar { .. } => visitor.visit_newtype_struct(self),
+                    _ => Err(self.mismatch(&"a value or a list of values")),
+                }
+            );
+        }
         if name != SCALAR {
             return self.deserialize_seq(visitor);
         }
