@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, ensure};
+use userdata::contract::IMAGE_FILE;
+use userdata::image_info::ImpossibleKeys;
 use userdata::node_config::SeedPolicy;
 
 use crate::document::{self, Host};
@@ -12,7 +14,8 @@ use crate::report::Reporter;
 use crate::runner;
 use crate::source::{self, Seed, Source, WrongMachine, directory};
 use crate::status::DocumentStatus;
-use crate::step::{Step, hosts};
+use crate::step::mounts::Mounts;
+use crate::step::{Step, hostname, hosts};
 use crate::system::disks;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
@@ -94,6 +97,9 @@ pub fn run(
         // Before the first change: after a power cut this document is resumed and no other.
         record.save(root)?;
         report.document_kept(DocumentStatus::of(record));
+    }
+    for key in &host.impossible {
+        report.degraded(key);
     }
     let mut receipt = Receipt::open(root, &format!("{source} ({})", seed.origin));
     let changed = runner::run(&steps, root, &mut receipt, report)?;
@@ -286,9 +292,38 @@ pub fn prepare(seed: &Seed, root: &Root) -> Result<(Host, Vec<Box<dyn Step>>)> {
     for notice in notices {
         log::warn!("{}", notice.one_line());
     }
+    keep_name(&mut host, root)?;
+    let mounts = Mounts::take_impossible(root, &mut host.mounts);
+    host.impossible.extend(mounts);
+    refuse_impossible(&host, root)?;
     host.other_hosts = hosts::other_hosts(root, &plan::files(&host, root))?;
     let steps = plan::steps(&host, root)?;
     Ok((host, steps))
+}
+
+/// A machine that keeps its name is known by it.
+fn keep_name(host: &mut Host, root: &Root) -> Result<()> {
+    if host.keeps_hostname {
+        let bytes = root.read(hostname::PATH)?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+        if !text.is_empty() {
+            host.hostname = text;
+        }
+    }
+    Ok(())
+}
+
+/// The topology of the image chooses whether keys that it cannot honour stop the boot.
+fn refuse_impossible(host: &Host, root: &Root) -> Result<()> {
+    if host.impossible.is_empty() || !root.exists(IMAGE_FILE) {
+        return Ok(());
+    }
+    ensure!(
+        plan::image_file(root)?.impossible_keys == ImpossibleKeys::Report,
+        "{}\nthis image refuses such keys (`image.impossible_keys` of its topology); remove them",
+        host.impossible.join("\n")
+    );
+    Ok(())
 }
 
 /// Asks the sources once; no document is an error.

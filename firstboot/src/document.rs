@@ -5,11 +5,15 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use userdata::cloud_config::{Command, EtcHosts, File, Group, User};
+use anyhow::{Result, anyhow};
+use userdata::cloud_config::{
+    CaCerts, Command, EtcHosts, File, Group, HostKey, Locale, Mount, Passwords, PhoneHome,
+    PowerState, User,
+};
 use userdata::document::Document;
 use userdata::network::Network;
 use userdata::node_config::NodeConfig;
+use userdata::secret::Secret;
 use yaml::{Diagnostic, Diagnostics};
 
 use crate::source::seed::Seed;
@@ -18,11 +22,14 @@ use crate::system::netlink::DesiredAddress;
 /// cloud-init's instance id of a seed without one.
 const NO_INSTANCE: &str = "nocloud";
 
+/// The name in the image, which a machine keeps if its document has none.
+const IMAGE_NAME: &str = "firstlight";
+
 /// The desired state of one machine.
 #[derive(Debug, Clone)]
 pub struct Host {
     pub hostname: String,
-    /// `preserve_hostname`: the machine keeps the name it has.
+    /// The machine keeps the name it has: `preserve_hostname`, or a document without a name.
     pub keeps_hostname: bool,
     /// Whether an `/etc/hostname` is made where there is none.
     pub creates_hostname_file: bool,
@@ -36,8 +43,11 @@ pub struct Host {
     /// Users with their keys; the default user has those of the top level.
     pub users: Vec<User>,
     pub groups: Vec<Group>,
-    /// sshd takes no passwords: `ssh_pwauth: false`.
-    pub forbids_passwords: bool,
+    pub passwords: Passwords,
+    /// sshd takes passwords: `ssh_pwauth: true`. Without the key it takes none.
+    pub ssh_passwords: bool,
+    /// SSH host keys; empty: the host makes its own.
+    pub host_keys: Vec<HostKey>,
     pub ntp: Vec<String>,
     pub files: Vec<File>,
     pub network: HostNetwork,
@@ -51,6 +61,19 @@ pub struct Host {
     pub boot_commands: Vec<Command>,
     /// Once, before the role.
     pub run_commands: Vec<Command>,
+    /// User-data that is a script, or parts of it: once, before [`Self::run_commands`].
+    pub scripts: Vec<String>,
+    pub timezone: Option<String>,
+    pub locale: Option<Locale>,
+    pub ca_certs: CaCerts,
+    pub mounts: Vec<Mount>,
+    pub phone_home: Option<PhoneHome>,
+    pub final_message: Option<String>,
+    pub power_state: Option<PowerState>,
+    /// Keys that an immutable root cannot honour, with place and reason.
+    pub impossible: Vec<String>,
+    /// Where the document came from.
+    pub origin: String,
 }
 
 /// The files of systemd-networkd, and the addresses that Kubernetes needs before it starts.
@@ -74,23 +97,13 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
     let vendor_data = seed.vendor_data.as_deref().unwrap_or_default();
     let (document, notices) =
         Document::parse_with_vendor_data(files, vendor_data).map_err(|found| error_of(&found))?;
-    let name = format!("{}/user-data", seed.origin);
-    let not_applied = document.cloud_config.not_applied();
-    ensure!(
-        not_applied.is_empty(),
-        "{name}: `{}` is not supported by this image; remove it",
-        not_applied.join("`, `")
-    );
     let hostname = document
         .static_hostname()
         .or_else(|| document.node.as_ref().map(|node| node.name.clone()));
-    let hostname = hostname.with_context(|| {
-        format!("{name}: `hostname` is missing, and there is no node file with a name")
-    })?;
     let (nameservers, search) = document.network.as_ref().map(resolvers).unwrap_or_default();
     let host = Host {
-        hostname,
-        keeps_hostname: document.cloud_config.preserve_hostname,
+        keeps_hostname: document.cloud_config.preserve_hostname || hostname.is_none(),
+        hostname: hostname.unwrap_or_else(|| IMAGE_NAME.to_owned()),
         creates_hostname_file: document.cloud_config.create_hostname_file,
         manages_hosts: document.cloud_config.etc_hosts != EtcHosts::Off,
         other_hosts: String::new(),
@@ -101,8 +114,10 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
             .clone()
             .unwrap_or_else(|| NO_INSTANCE.to_owned()),
         users: document.users(),
+        passwords: document.passwords(),
         groups: document.cloud_config.groups,
-        forbids_passwords: document.cloud_config.ssh_pwauth == Some(false),
+        ssh_passwords: document.cloud_config.ssh_pwauth == Some(true),
+        host_keys: document.cloud_config.host_keys,
         network: HostNetwork {
             files: match &document.network {
                 Some(network) => network.to_networkd(),
@@ -130,6 +145,21 @@ pub fn understand(seed: &Seed) -> Result<(Host, Vec<Diagnostic>)> {
         files: in_order(document.cloud_config.files),
         boot_commands: document.cloud_config.bootcmd,
         run_commands: document.cloud_config.runcmd,
+        scripts: document
+            .cloud_config
+            .scripts
+            .into_iter()
+            .map(Secret::into_exposed)
+            .collect(),
+        timezone: document.cloud_config.timezone,
+        locale: document.cloud_config.locale,
+        ca_certs: document.cloud_config.ca_certs,
+        mounts: document.cloud_config.mounts,
+        phone_home: document.cloud_config.phone_home,
+        final_message: document.cloud_config.final_message,
+        power_state: document.cloud_config.power_state,
+        impossible: document.cloud_config.impossible,
+        origin: seed.origin.clone(),
     };
     Ok((host, notices))
 }

@@ -11,6 +11,7 @@ pub mod boot;
 pub mod cli;
 pub mod document;
 pub mod etcd;
+mod extras;
 pub mod journal;
 pub mod kube;
 pub mod kubeadm;

@@ -10,6 +10,7 @@ use userdata::image_info::ImageInfo;
 use userdata::node_config::{NodeConfig, Role};
 
 use crate::document::Host;
+use crate::extras::Extras;
 use crate::step::Step;
 use crate::step::addresses::Addresses;
 use crate::step::cluster::Membership;
@@ -43,11 +44,12 @@ use crate::step::unit::Unit;
 use crate::step::users::{self, Users};
 use crate::system::files::Root;
 
-type Steps = Vec<Box<dyn Step>>;
+pub(crate) type Steps = Vec<Box<dyn Step>>;
 
 /// All steps for this host, in order.
 pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
     users(host, root).check()?;
+    extras(host, root).check()?;
     let names: Vec<String> = host.users.iter().map(|user| user.name.clone()).collect();
     let groups = users::made_groups(&host.users, &host.groups);
     files(host, root).check(&names, &groups)?;
@@ -67,6 +69,7 @@ pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
         }
         steps.extend(Hook::find(root, "after-role").map(boxed));
     }
+    steps.extend(extras(host, root).last());
     Ok(steps)
 }
 
@@ -84,9 +87,15 @@ fn users(host: &Host, root: &Root) -> Users {
         root: root.clone(),
         users: host.users.clone(),
         groups: host.groups.clone(),
-        forbids_passwords: host.forbids_passwords,
+        passwords: host.passwords.clone(),
+        ssh_passwords: host.ssh_passwords,
+        host_keys: host.host_keys.clone(),
         instance: host.instance.clone(),
     }
+}
+
+fn extras<'a>(host: &'a Host, root: &'a Root) -> Extras<'a> {
+    Extras { host, root }
 }
 
 /// The steps of every host; each only if the document needs it.
@@ -119,7 +128,8 @@ fn machine(host: &Host, root: &Root) -> Result<Steps> {
         }));
     }
     // Users before files: a user may own a file.
-    let accounts = !host.users.is_empty() || !host.groups.is_empty();
+    let passwords = host.ssh_passwords || !host.passwords.users.is_empty();
+    let accounts = passwords || !host.users.is_empty() || !host.groups.is_empty();
     if accounts || root.exists(users::SSHD_CONFIG) {
         steps.push(boxed(users(host, root)));
     }
@@ -129,13 +139,16 @@ fn machine(host: &Host, root: &Root) -> Result<Steps> {
             servers: host.ntp.clone(),
         }));
     }
+    let extras = extras(host, root);
+    steps.extend(extras.before_files());
     if !host.files.is_empty() {
         steps.push(boxed(files(host, root)));
     }
     steps.push(boxed(Hosts::new(root, host)));
+    steps.extend(extras.after_files());
     // After files, which may configure sshd; before commands, so that a hanging one can be
     // debugged.
-    if users::have_keys(&host.users) {
+    if users::wants_ssh(&host.users, host.ssh_passwords) {
         steps.push(boxed(Ssh { root: root.clone() }));
     }
     let scripts = [
@@ -143,6 +156,9 @@ fn machine(host: &Host, root: &Root) -> Result<Steps> {
         ("runcmd", &host.run_commands, true),
     ];
     for (name, commands, once) in scripts {
+        if once {
+            steps.extend(extras.scripts());
+        }
         if !commands.is_empty() {
             steps.push(boxed(Scripts {
                 root: root.clone(),
@@ -237,7 +253,7 @@ fn worker(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
     ])
 }
 
-fn image_file(root: &Root) -> Result<ImageInfo> {
+pub(crate) fn image_file(root: &Root) -> Result<ImageInfo> {
     let bytes = root.read(IMAGE_FILE)?;
     let bytes =
         bytes.with_context(|| format!("`{IMAGE_FILE}` is missing: this is not a node image"))?;
@@ -251,6 +267,6 @@ fn image_file(root: &Root) -> Result<ImageInfo> {
     Ok(image)
 }
 
-fn boxed(step: impl Step + 'static) -> Box<dyn Step> {
+pub(crate) fn boxed(step: impl Step + 'static) -> Box<dyn Step> {
     Box::new(step)
 }

@@ -327,6 +327,11 @@ impl Reporter {
         self.status.in_control_plane = marker::in_control_plane(&self.root).unwrap_or(false);
     }
 
+    /// Shows a line that only those at the machine may read.
+    pub(crate) fn console_only(&self, line: &str) {
+        self.console(line);
+    }
+
     /// Writes a line to the screen or serial line; a machine without one is no error.
     fn console(&self, line: &str) {
         if !self.root.is_machine() {

@@ -220,10 +220,7 @@ fn user_that_cannot_be_made_changes_nothing() {
 #[test]
 fn sshd_takes_no_password_when_the_document_says_so() {
     let config = "/etc/ssh/sshd_config.d/10-firstlight.conf";
-    for (line, expected) in [
-        ("ssh_pwauth: false", true),
-        ("ssh_pwauth: unchanged", false),
-    ] {
+    for (line, expected) in [("ssh_pwauth: false", true), ("ssh_pwauth: true", false)] {
         let host = Host::with(&format!(
             "hostname: a\n{line}\nssh_authorized_keys: [{KEY} x]\n"
         ));
@@ -231,4 +228,65 @@ fn sshd_takes_no_password_when_the_document_says_so() {
         let forbids = host.read(config).contains("\nPasswordAuthentication no\n");
         assert_eq!(forbids, expected, "{line}");
     }
+}
+
+#[test]
+fn sshd_takes_passwords_only_when_the_document_says_so() {
+    let config = "/etc/ssh/sshd_config.d/10-firstlight.conf";
+    let host = Host::with("hostname: a\npassword: hunter2\nchpasswd: {expire: false}\n");
+    host.boot();
+    assert!(!host.exists(config), "no key and no password over SSH");
+    let host = Host::with("hostname: a\npassword: hunter2\nssh_pwauth: true\n");
+    let run = host.boot();
+    assert!(host.read(config).contains("\nPasswordAuthentication yes\n"));
+    assert!(!run.text.contains("hunter2"), "{}", run.text);
+}
+
+#[test]
+fn host_keys_of_the_document_are_used() {
+    let key = "-----BEGIN OPENSSH PRIVATE KEY-----\\nhunter2\\n-----END OPENSSH PRIVATE KEY-----";
+    let host = Host::with(&format!(
+        "hostname: a\nssh_authorized_keys: [{KEY} x]\nssh_keys:\n  ed25519_private: \"{key}\"\n  \
+         ed25519_public: ssh-ed25519 AAAA host\n"
+    ));
+    let run = host.boot();
+    assert!(!run.text.contains("hunter2"), "{}", run.text);
+    let private = host.root.path().join("etc/ssh/ssh_host_ed25519_key");
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(private).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(
+        host.read("/etc/ssh/ssh_host_ed25519_key.pub"),
+        "ssh-ed25519 AAAA host\n"
+    );
+    let config = host.read("/etc/ssh/sshd_config.d/10-firstlight.conf");
+    assert!(config.contains("HostKey /etc/ssh/ssh_host_ed25519_key\n"));
+    for (keys, message) in [
+        (
+            "rsa_privat: x",
+            "user-data:3:12: error: `rsa_privat` is no host key",
+        ),
+        (
+            "rsa_private: ssh-rsa AA",
+            "not the private part of an SSH host key",
+        ),
+    ] {
+        let run = Host::with(&format!("hostname: a\nssh_keys: {{{keys}}}\n")).run();
+        assert_eq!(run.status, 3, "{}", run.text);
+        assert!(run.text.contains(message), "{}", run.text);
+    }
+}
+
+#[test]
+fn password_of_a_user_who_does_not_exist_changes_nothing() {
+    let host = Host::with("hostname: a\nchpasswd: {users: [{name: ops, type: RANDOM}]}\n");
+    host.put("/etc/passwd", "root:x:0:0::/root:/bin/sh\n");
+    let run = host.run();
+    assert_eq!(run.status, 3, "{}", run.text);
+    assert!(
+        run.text.contains("user `ops` does not exist"),
+        "{}",
+        run.text
+    );
+    assert!(!host.exists("/etc/hostname"));
 }

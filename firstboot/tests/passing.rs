@@ -29,7 +29,6 @@ fn passing_documents_keep_their_verdict() {
             "user-data:8:18: error: the mode must be octal",
         ),
         ("leading-blank-line", "user-data is of no known kind"),
-        ("lima-like", "`mounts`, `timezone` is not supported"),
         ("net-dummy-vrf", "network-config:3:3: error: "),
         (
             "net-empty-match-dhcp",
@@ -42,11 +41,6 @@ fn passing_documents_keep_their_verdict() {
         (
             "net-route-metrics",
             "network-config:8:16: error: the range has host bits set",
-        ),
-        ("no-hostname", "`hostname` is missing"),
-        (
-            "proxmox-like",
-            "network-config:1:10: error: network configuration of version 1",
         ),
         (
             "runcmd-string",

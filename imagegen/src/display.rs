@@ -15,8 +15,8 @@ fn steps(plan: &ClusterPlan, host: &HostPlan) -> Vec<StepInfo> {
     let machine = MACHINE_STEPS.iter().filter(|step| match step.name {
         "users" | "ssh" => !plan.ssh_authorized_keys.is_empty(),
         "ntp" => !plan.ntp.is_empty(),
-        // imagegen's documents have no commands.
-        "bootcmd" | "runcmd" => false,
+        // imagegen's documents have none of these.
+        "timezone" | "locale" | "ca-certs" | "mounts" | "bootcmd" | "scripts" | "runcmd" => false,
         _ => true,
     });
     machine.chain(host.role.steps()).copied().collect()

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
+use userdata::image_info::ImpossibleKeys;
 use userdata::node_config::{Apiserver, HostsEntry, Kubernetes, Master, Role, SeedPolicy};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,6 +68,7 @@ pub struct ImagePlan {
     pub cmdline: Vec<String>,
     /// Consoles for kernel and login. The last is `/dev/console`.
     pub console: Vec<String>,
+    pub impossible_keys: ImpossibleKeys,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<SecureBootPlan>,
 }

@@ -36,6 +36,20 @@ pub struct ImageInfo {
     pub kubeadm_phases: KubeadmPhases,
     /// Digest of the package, `sha256:…`.
     pub package_digest: String,
+    /// What happens to keys of a document that an immutable root cannot honour.
+    #[serde(default)]
+    pub impossible_keys: ImpossibleKeys,
+}
+
+/// What happens to `packages`, `apt`, `snap` and their like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImpossibleKeys {
+    /// The rest of the document applies; journal, console and status say what is missing.
+    #[default]
+    Report,
+    /// The document is refused.
+    Refuse,
 }
 
 /// The phases of the package's kubeadm, as its help lists them: `certs`, `certs/ca`.

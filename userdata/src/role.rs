@@ -63,11 +63,27 @@ pub const MACHINE_STEPS: &[StepInfo] = &[
     step("addresses", "configure links, addresses and routes now"),
     step("users", "create users and SSH keys, enable ssh.service"),
     step("ntp", "set the NTP servers"),
+    step("timezone", "set the time zone"),
+    step("locale", "set the locale"),
     step("files", "write the document's files"),
     step("hosts", "write /etc/hosts"),
+    step("ca-certs", "add certificate authorities"),
+    step("mounts", "mount the document's file systems"),
     step("ssh", "start ssh.service"),
     step("bootcmd", "run the document's boot commands"),
+    step("scripts", "run the scripts in /var/lib/cloud/scripts"),
     step("runcmd", "run the document's commands once"),
+];
+
+/// Steps that any `#cloud-config` may ask for, after those of the role.
+pub const LAST_STEPS: &[StepInfo] = &[
+    step(
+        "kubelet",
+        "start kubelet.service on a host without a role that a command configured with kubeadm",
+    ),
+    step("phone-home", "report that the host is configured"),
+    step("final-message", "show the document's final message"),
+    step("power-state", "halt, power off or reboot, once"),
 ];
 
 const MASTER0_STEPS: &[StepInfo] = &[

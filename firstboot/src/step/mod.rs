@@ -6,18 +6,26 @@
 //! power cut at any point of `apply`.
 
 pub mod addresses;
+pub mod boot_scripts;
+pub mod ca_certs;
 pub mod cluster;
 pub mod files;
+pub mod final_message;
 pub mod hooks;
 pub mod hostname;
 pub mod hosts;
 pub mod kernel;
+pub mod locale;
+pub mod mounts;
 pub mod network;
 pub mod ntp;
+pub mod phone_home;
+pub mod power_state;
 pub mod resolv_conf;
 pub mod scripts;
 pub mod service_routes;
 pub mod ssh;
+pub mod timezone;
 pub mod unit;
 pub mod users;
 

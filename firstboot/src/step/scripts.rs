@@ -104,7 +104,7 @@ impl Scripts {
 }
 
 /// cloud-init's `shellify`: a text is a line as it is, the words of a list are quoted.
-fn script(commands: &[Command]) -> String {
+pub(super) fn script(commands: &[Command]) -> String {
     let mut script = "#!/bin/sh\n".to_owned();
     for command in commands {
         match command {

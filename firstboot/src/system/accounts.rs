@@ -30,6 +30,12 @@ pub fn group(root: &Root, name: &str) -> Result<Option<u32>> {
     Ok(fields(&table, name).and_then(|fields| fields.get(2)?.parse().ok()))
 }
 
+/// The password field of a user in `/etc/shadow`; empty: none is needed.
+pub fn password(root: &Root, name: &str) -> Result<Option<String>> {
+    let table = root.read("/etc/shadow")?.unwrap_or_default();
+    Ok(fields(&table, name).and_then(|fields| fields.into_iter().nth(1)))
+}
+
 /// The line of this name, split at its colons.
 fn fields(table: &[u8], name: &str) -> Option<Vec<String>> {
     let table = String::from_utf8_lossy(table);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -35,23 +35,62 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<()> {
 /// root reads; the error, which everybody on the machine can read, has not.
 pub fn run_script(shown: &str, path: &Path, variables: &[(&str, &str)]) -> Result<()> {
     let program = "/bin/sh";
-    follow_child(shown, program, false, |command| {
+    follow_child(shown, program, Quotes::No, None, |command| {
         let variables = variables.iter().copied();
         command.arg(path).envs(variables).current_dir("/");
     })
 }
 
-/// As [`run`]; journal and errors have `shown` instead of the arguments.
-fn run_shown_as<S: AsRef<OsStr>>(shown: &str, program: &str, arguments: &[S]) -> Result<()> {
-    follow_child(shown, program, true, |command| {
+/// As [`run_script`], for a file that names its own interpreter.
+pub fn run_file(shown: &str, path: &Path, variables: &[(&str, &str)]) -> Result<()> {
+    let program = path.to_string_lossy();
+    follow_child(shown, &program, Quotes::No, None, |command| {
+        command.envs(variables.iter().copied()).current_dir("/");
+    })
+}
+
+/// As [`run`], with `input` on standard input. Journal and errors show neither.
+pub fn run_with_input(program: &str, arguments: &[&str], input: &[u8]) -> Result<()> {
+    follow_child(program, program, Quotes::No, Some(input), |command| {
         command.args(arguments);
     })
+}
+
+/// As [`run`], and returns what the program prints instead of logging it.
+pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
+    log::debug!("running `{program} {}`", arguments.join(" "));
+    #[allow(clippy::disallowed_methods, reason = "the output is data, not a log")]
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("running `{program}`"))?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        bail!("running `{program}`: {}: {}", output.status, error.trim());
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("reading the output of `{program}`"))
+}
+
+/// As [`run`]; journal and errors have `shown` instead of the arguments.
+fn run_shown_as<S: AsRef<OsStr>>(shown: &str, program: &str, arguments: &[S]) -> Result<()> {
+    follow_child(shown, program, Quotes::Yes, None, |command| {
+        command.args(arguments);
+    })
+}
+
+/// Whether an error quotes what the program prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quotes {
+    Yes,
+    No,
 }
 
 fn follow_child(
     shown: &str,
     program: &str,
-    quotes: bool,
+    quotes: Quotes,
+    input: Option<&[u8]>,
     arrange: impl FnOnce(&mut Command),
 ) -> Result<()> {
     let shown = shown.trim_end();
@@ -63,15 +102,23 @@ fn follow_child(
     let mut command = Command::new(program);
     arrange(&mut command);
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(if input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("running `{program}`"))?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (status, last) = thread::scope(|scope| {
         let out = scope.spawn(|| stdout.map(|pipe| follow(program, pipe)).unwrap_or_default());
         let err = scope.spawn(|| stderr.map(|pipe| follow(program, pipe)).unwrap_or_default());
+        if let (Some(mut pipe), Some(input)) = (stdin, input) {
+            // A program that does not read its input says why in its output.
+            let _ = pipe.write_all(input);
+        }
         let status = child.wait();
         let (out, err) = (
             out.join().unwrap_or_default(),
@@ -83,7 +130,7 @@ fn follow_child(
     if !status.success() {
         let last = Vec::from(last).join("\n");
         ensure!(
-            quotes,
+            quotes == Quotes::Yes,
             "running `{shown}`: {status}; `journalctl --unit firstboot` has its output"
         );
         bail!(
@@ -133,6 +180,14 @@ mod tests {
             error,
             "running `sh -c echo broken >&2; exit 3`: exit status: 3:\nbroken"
         );
+    }
+
+    #[test]
+    fn input_reaches_the_program_and_no_message() {
+        let error = run_with_input("sh", &["-c", "read line; exit ${#line}"], b"secret\n")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "running `sh`: exit status: 6");
     }
 
     #[test]

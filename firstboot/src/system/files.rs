@@ -233,6 +233,20 @@ impl Root {
         sync(&[to.parent().unwrap_or(&to)])
     }
 
+    /// Makes `path` a symbolic link to `target`, in one rename.
+    pub fn write_link(&self, path: impl AsRef<Path>, target: &str) -> Result<()> {
+        let path = path.as_ref();
+        let (full, temporary) = (self.join(path), self.temporary(path)?);
+        let directory = temporary.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory)
+            .with_context(|| format!("creating `{}`", directory.display()))?;
+        remove_if_exists(&temporary)?;
+        std::os::unix::fs::symlink(target, &temporary)
+            .and_then(|()| fs::rename(&temporary, &full))
+            .with_context(|| format!("linking `{}`", full.display()))?;
+        sync(&[directory])
+    }
+
     /// Removes a file if it exists.
     pub fn remove(&self, path: impl AsRef<Path>) -> Result<()> {
         remove_if_exists(&self.join(path))

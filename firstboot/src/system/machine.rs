@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use userdata::document::Machine;
 
@@ -101,6 +103,17 @@ impl fmt::Display for Identity {
 /// The kernel's id of this boot.
 pub fn boot_id() -> Option<String> {
     word(&Root::new("/"), "/proc/sys/kernel/random/boot_id")
+}
+
+/// Random letters and digits, without those that look alike.
+pub fn random_word(length: usize) -> Result<String> {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = vec![0; length];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("reading `/dev/urandom`")?;
+    let letters = bytes.iter().map(|byte| LETTERS[usize::from(byte % 32)]);
+    Ok(letters.map(char::from).collect())
 }
 
 /// Is a process of this name running? Names are cut at 15 bytes by the kernel.

@@ -80,6 +80,16 @@ pub fn enable(unit: &str) -> Result<()> {
     .with_context(|| format!("enabling `{unit}`"))
 }
 
+/// Reads unit files and `/etc/fstab` again.
+pub fn reload_units() -> Result<()> {
+    block_on(async {
+        let manager = Manager::connect().await?;
+        let () = manager.call(PATH, MANAGER, "Reload", &()).await?;
+        Ok(())
+    })
+    .context("reloading the units")
+}
+
 /// Disables a unit; does not stop it.
 pub fn disable(unit: &str) -> Result<()> {
     block_on(async {

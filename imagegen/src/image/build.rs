@@ -83,6 +83,7 @@ pub fn build(
     request.package.extract_to(&package)?;
     let images = images(request.package, &package)?;
     let mut facts = facts::image_file(request.package, &verdict, &images)?;
+    facts.impossible_keys = request.plan.impossible_keys;
     let images = spool(&images, work)?;
     took("package", stage.done());
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, bail};
 use semver::Version;
 use userdata::contract::API_VERSION;
-use userdata::image_info::{ImageInfo, KubeadmPhases};
+use userdata::image_info::{ImageInfo, ImpossibleKeys, KubeadmPhases};
 
 use crate::package::images::Image;
 use crate::package::{Package, Verdict};
@@ -34,6 +34,8 @@ pub fn image_file(package: &Package, verdict: &Verdict, images: &[Image]) -> Res
         kubeadm_phases: KubeadmPhases::default(),
         images: references.iter().cloned().collect(),
         package_digest: package.digest(),
+        // The caller knows the topology.
+        impossible_keys: ImpossibleKeys::default(),
     })
 }
 

@@ -119,6 +119,7 @@ mod tests {
     fn plan() -> ImagePlan {
         ImagePlan {
             kernel: Kernel::Cloud,
+            impossible_keys: userdata::image_info::ImpossibleKeys::default(),
             cmdline: Vec::new(),
             console: Vec::new(),
             secure_boot: None,

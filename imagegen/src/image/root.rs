@@ -222,6 +222,7 @@ mod tests {
             coredns_image: None,
             kubeadm_phases: KubeadmPhases::default(),
             package_digest: String::new(),
+            impossible_keys: userdata::image_info::ImpossibleKeys::default(),
         };
         let inputs = Inputs {
             base: dir.path(),

@@ -38,6 +38,7 @@ pub(super) const PACKAGES: &[&str] = &[
     "libseccomp2",
     "openssh-server",
     "sudo",
+    "tzdata",
 ];
 
 /// The folder that becomes `/var` on first boot.

@@ -1,5 +1,7 @@
 //! Options of the node image.
 
+use userdata::image_info::ImpossibleKeys;
+
 use crate::image::uki;
 use crate::plan::{ImagePlan, Kernel, SecureBootPlan};
 
@@ -78,9 +80,25 @@ pub(super) fn check(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
     };
     ImagePlan {
         kernel,
+        impossible_keys: impossible_keys(given, f),
         cmdline,
         console,
         secure_boot: secure_boot(given, f),
+    }
+}
+
+fn impossible_keys(given: &ImageTopology, f: &mut Findings<'_>) -> ImpossibleKeys {
+    match given.impossible_keys.as_deref() {
+        None | Some("report") => ImpossibleKeys::Report,
+        Some("refuse") => ImpossibleKeys::Refuse,
+        Some(other) => {
+            f.error(
+                "image.impossible_keys",
+                format!("`{other}` is nothing to do with keys"),
+                "write `report` or `refuse`",
+            );
+            ImpossibleKeys::Report
+        }
     }
 }
 

@@ -127,6 +127,11 @@ pub struct ImageTopology {
     pub cmdline: Vec<String>,
     /// Consoles, `tty0` or `ttyS0,115200n8`; the last is `/dev/console`.
     pub console: Vec<String>,
+    /// What happens to keys of a cloud-config that an immutable root cannot honour, such as
+    /// `packages`: `report` (default) applies the rest and says so on the console and in the status,
+    /// `refuse` refuses the document.
+    #[schemars(extend("enum" = ["report", "refuse"]))]
+    pub impossible_keys: Option<String>,
     /// `{key: FILE, certificate: FILE}` signs the kernel image for UEFI Secure Boot: RSA in PEM,
     /// without a passphrase, paths relative to this file. Enrol the certificate in the machines'
     /// firmware: imagegen writes `db.der` and `db.esl` beside the image.

@@ -1,20 +1,17 @@
-//! The verdict on every top-level key of cloud-init: supported, not applied, ignored or refused. No
-//! other module decides what is supported.
+//! The verdict on every top-level key of cloud-init. No other module decides what is supported.
 //!
 //! The list is that of cloud-init 25.1's schema (`schema-cloud-config-v1.json`) and the few it
 //! dropped that clients still send. A key in none of the tables is reported as unknown.
-
-use super::{CloudConfig, User, UserEntry};
 
 /// How a key is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Supported,
-    /// Read and checked, but not applied: refused by firstboot if [`CloudConfig::not_applied`]
-    /// finds that it asks for something.
-    NotApplied,
     /// No effect, and none is needed, for the given reason.
     Ignored(&'static str),
+    /// Asks for what an immutable root cannot do, for the given reason. The topology chooses
+    /// between a loud notice and a refusal.
+    Impossible(&'static str),
     /// Not supported, and ignoring it would change the meaning of the document.
     Refused(&'static str),
 }
@@ -22,26 +19,38 @@ pub enum Verdict {
 const SUPPORTED: &[&str] = &[
     "allow_public_ssh_keys",
     "bootcmd",
+    "ca-certs",
+    "ca_certs",
+    "chpasswd",
     "create_hostname_file",
     "disable_root",
+    "final_message",
     "fqdn",
     "groups",
     "hostname",
+    "locale",
+    "locale_configfile",
     "manage_etc_hosts",
+    "merge_how",
+    "merge_type",
+    "mount_default_fields",
+    "mounts",
     "ntp",
+    "password",
+    "phone_home",
+    "power_state",
     "prefer_fqdn_over_hostname",
     "preserve_hostname",
     "runcmd",
     "ssh_authorized_keys",
+    "ssh_keys",
     "ssh_pwauth",
+    "swap",
+    "timezone",
     "user",
     "users",
     "vendor_data",
     "write_files",
-];
-
-const NOT_APPLIED: &[&str] = &[
-    "ca-certs", "ca_certs", "chpasswd", "mounts", "password", "timezone",
 ];
 
 const IMMUTABLE: &str = "the root is immutable: software comes with the image";
@@ -61,10 +70,7 @@ const IGNORED: &[(&str, &str)] = &[
     ("growpart", GROWS),
     ("resize_rootfs", GROWS),
     ("byobu_by_default", COSMETIC),
-    ("final_message", COSMETIC),
     ("keyboard", COSMETIC),
-    ("locale", COSMETIC),
-    ("locale_configfile", COSMETIC),
     ("no_ssh_fingerprints", COSMETIC),
     ("authkey_hash", COSMETIC),
     ("output", "output goes to the journal"),
@@ -92,29 +98,24 @@ const IGNORED: &[(&str, &str)] = &[
     ("datasource", CLOUD_INIT),
     ("datasource_list", CLOUD_INIT),
     ("launch-index", CLOUD_INIT),
-    ("merge_how", CLOUD_INIT),
-    ("merge_type", CLOUD_INIT),
     ("migrate", CLOUD_INIT),
     ("reporting", CLOUD_INIT),
     ("system_info", CLOUD_INIT),
     ("version", CLOUD_INIT),
 ];
 
-const REPOSITORIES: &str = "the root is immutable: build the software into the image";
+const SOFTWARE: &str = "the root is immutable: build the software into the image";
 const AGENT: &str = "the image holds no such agent: build it into the image";
-const DISKS: &str = "the image defines the disk layout";
-const TRUST: &str =
-    "it would trust the network for SSH access; write the keys under `ssh_authorized_keys`";
 
-const REFUSED: &[(&str, &str)] = &[
-    ("apk_repos", REPOSITORIES),
-    ("apt", REPOSITORIES),
-    ("packages", REPOSITORIES),
-    ("snap", REPOSITORIES),
-    ("yum_repo_dir", REPOSITORIES),
-    ("yum_repos", REPOSITORIES),
-    ("zypper", REPOSITORIES),
-    ("drivers", REPOSITORIES),
+const IMPOSSIBLE: &[(&str, &str)] = &[
+    ("apk_repos", SOFTWARE),
+    ("apt", SOFTWARE),
+    ("packages", SOFTWARE),
+    ("snap", SOFTWARE),
+    ("yum_repo_dir", SOFTWARE),
+    ("yum_repos", SOFTWARE),
+    ("zypper", SOFTWARE),
+    ("drivers", SOFTWARE),
     ("ansible", AGENT),
     ("chef", AGENT),
     ("fan", AGENT),
@@ -128,15 +129,17 @@ const REFUSED: &[(&str, &str)] = &[
     ("spacewalk", AGENT),
     ("ubuntu_advantage", AGENT),
     ("ubuntu_pro", AGENT),
+];
+
+const DISKS: &str = "the image defines the disk layout";
+const TRUST: &str =
+    "it would trust the network for SSH access; write the keys under `ssh_authorized_keys`";
+
+const REFUSED: &[(&str, &str)] = &[
     ("wireguard", "write its configuration with `write_files`"),
     ("device_aliases", DISKS),
     ("disk_setup", DISKS),
     ("fs_setup", DISKS),
-    (
-        "mount_default_fields",
-        "write the fields out in each row of `mounts`",
-    ),
-    ("swap", "Kubernetes requires swap to be off"),
     (
         "autoinstall",
         "it is for installers; this image needs no installation",
@@ -149,17 +152,8 @@ const REFUSED: &[(&str, &str)] = &[
         "disable_root_opts",
         "write the options in front of the key instead",
     ),
-    (
-        "phone_home",
-        "firstboot reports through its journal and status file",
-    ),
-    ("power_state", "a node is rebooted by its operator"),
     ("random_seed", "the kernel seeds itself"),
     ("ssh_import_id", TRUST),
-    (
-        "ssh_keys",
-        "host keys are generated on first boot, not taken from a document",
-    ),
 ];
 
 /// `None`: not a key of cloud-init at all. `x-` is the user's own.
@@ -172,14 +166,14 @@ pub fn verdict(key: &str) -> Option<Verdict> {
     };
     if SUPPORTED.contains(&key) {
         Some(Verdict::Supported)
-    } else if NOT_APPLIED.contains(&key) {
-        Some(Verdict::NotApplied)
     } else if key.starts_with("x-") {
         Some(Verdict::Ignored(
             "keys that begin with `x-` are the user's own",
         ))
     } else if let Some(reason) = listed(IGNORED) {
         Some(Verdict::Ignored(reason))
+    } else if let Some(reason) = listed(IMPOSSIBLE) {
+        Some(Verdict::Impossible(reason))
     } else {
         listed(REFUSED).map(Verdict::Refused)
     }
@@ -187,50 +181,8 @@ pub fn verdict(key: &str) -> Option<Verdict> {
 
 /// Every key that has a verdict, the supported ones first.
 pub fn known() -> impl Iterator<Item = &'static str> {
-    let others = IGNORED.iter().chain(REFUSED).map(|(key, _)| *key);
-    SUPPORTED.iter().chain(NOT_APPLIED).copied().chain(others)
-}
-
-impl CloudConfig {
-    /// What the document asks for and firstboot does not do.
-    ///
-    /// Depends on values: clients send `chpasswd: {expire: false}` and `ssh_pwauth: false` with
-    /// documents that work without passwords.
-    pub fn not_applied(&self) -> Vec<&'static str> {
-        let users = self.users.iter().flatten();
-        let has_password = |user: &User| {
-            // root has no password to unlock.
-            user.password.is_some() || !user.lock_passwd && user.name != "root"
-        };
-        let asked = [
-            (
-                "ca_certs",
-                self.ca_certs.remove_defaults || !self.ca_certs.trusted.is_empty(),
-            ),
-            ("chpasswd", !self.passwords.users.is_empty()),
-            ("mounts", !self.mounts.is_empty()),
-            ("password", self.password.is_some()),
-            ("ssh_pwauth: true", self.ssh_pwauth == Some(true)),
-            ("timezone", self.timezone.is_some()),
-            (
-                "user.passwd",
-                self.default_user
-                    .as_ref()
-                    .is_some_and(|user| user.password.is_some()),
-            ),
-            (
-                "users[].passwd",
-                users
-                    .filter_map(|entry| match entry {
-                        UserEntry::User(user) => Some(user),
-                        UserEntry::Default => None,
-                    })
-                    .any(|user| has_password(user)),
-            ),
-        ];
-        let asked = asked.into_iter().filter(|(_, asked)| *asked);
-        asked.map(|(key, _)| key).collect()
-    }
+    let others = IGNORED.iter().chain(IMPOSSIBLE).chain(REFUSED);
+    SUPPORTED.iter().copied().chain(others.map(|(key, _)| *key))
 }
 
 #[cfg(test)]
@@ -256,40 +208,5 @@ mod tests {
         all.sort_unstable();
         let twice: Vec<_> = all.windows(2).filter(|pair| pair[0] == pair[1]).collect();
         assert!(twice.is_empty(), "{twice:?}");
-    }
-    fn not_applied(text: &str) -> Vec<&'static str> {
-        let text = format!("#cloud-config\n{text}\n");
-        let (parsed, _) = CloudConfig::parse("user-data", text.as_bytes()).expect(&text);
-        parsed.value.not_applied()
-    }
-
-    #[test]
-    fn values_decide_whether_a_key_is_applied() {
-        for (text, expected) in [
-            ("timezone: Europe/Berlin", "timezone"),
-            ("password: hunter2", "password"),
-            ("chpasswd: {list: 'root:hunter2'}", "chpasswd"),
-            ("mounts: [[/dev/vdb, /data]]", "mounts"),
-            ("ca_certs: {remove_defaults: true}", "ca_certs"),
-            ("ssh_pwauth: true", "ssh_pwauth: true"),
-            ("user: {plain_text_passwd: hunter2}", "user.passwd"),
-            ("users: [{name: a, plain_text_passwd: b}]", "users[].passwd"),
-            ("users: [{name: a, lock_passwd: false}]", "users[].passwd"),
-        ] {
-            assert_eq!(not_applied(text), [expected], "{text}");
-            let key = text.split(':').next().expect("a key");
-            let verdict = verdict(key).expect("a known key");
-            let by_value = ["ssh_pwauth", "user", "users"].contains(&key);
-            assert_eq!(verdict == Verdict::NotApplied, !by_value, "{key}");
-        }
-        for text in [
-            "chpasswd: {expire: false}",
-            "ssh_pwauth: false",
-            "users: [default, {name: root, lock_passwd: false}]",
-            "groups: [docker]",
-            "user: root",
-        ] {
-            assert_eq!(not_applied(text), [""; 0], "{text}");
-        }
     }
 }

@@ -1,13 +1,19 @@
 //! `#cloud-config`, completely decoded and checked before firstboot applies any of it.
 //!
-//! Merging of several parts, templates and fetching are not supported. The semantics are those of
-//! cloud-init 25.1; comments give the reason for each difference.
+//! The semantics are those of cloud-init 25.1; comments give the reason for each difference. Nothing
+//! is fetched.
 
+mod archive;
 mod files;
 mod flex;
 mod keys;
+mod late;
+mod merge;
+mod passwords;
 mod payload;
 mod raw;
+mod system;
+mod template;
 mod users;
 mod vendor;
 
@@ -20,7 +26,11 @@ pub use keys::{Verdict, known as known_keys, verdict};
 pub use payload::unpacked;
 pub(crate) use vendor::below;
 
-pub use users::{Group, Password, Passwords, User, UserEntry};
+pub use late::{POST, PhoneHome, PowerState};
+pub use passwords::{Password, Passwords};
+pub use system::{CaCerts, HostKey, Locale, Mount, Ntp};
+pub use template::Variables;
+pub use users::{Group, User, UserEntry};
 
 use crate::secret::Secret;
 use crate::value;
@@ -59,6 +69,17 @@ pub struct CloudConfig {
     pub timezone: Option<String>,
     pub ca_certs: CaCerts,
     pub mounts: Vec<Mount>,
+    pub locale: Option<Locale>,
+    /// `ssh_keys`; empty: the host makes its own.
+    pub host_keys: Vec<HostKey>,
+    /// Shown at the end of every boot, with `$UPTIME` and other variables.
+    pub final_message: Option<String>,
+    pub phone_home: Option<PhoneHome>,
+    pub power_state: Option<PowerState>,
+    /// User-data that is a script, or parts of it: once, with `runcmd`.
+    pub scripts: Vec<Secret<String>>,
+    /// What no immutable root can do, each with place and reason.
+    pub impossible: Vec<String>,
 }
 
 /// `manage_etc_hosts`
@@ -74,55 +95,68 @@ pub enum EtcHosts {
     Localhost,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ntp {
-    pub enabled: bool,
-    /// Servers and pools: one list to timesyncd. Empty means none, not the distribution's pools.
-    pub servers: Vec<String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CaCerts {
-    pub remove_defaults: bool,
-    /// PEM, one or more certificates in each.
-    pub trusted: Vec<String>,
-}
-
-/// A row of `mounts`, with cloud-init's defaults filled in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    pub device: String,
-    pub dir: String,
-    pub kind: String,
-    pub options: String,
-    pub freq: String,
-    pub pass: String,
-}
-
 impl CloudConfig {
-    /// Reads user-data as a source delivered it; gzip is undone. `name` is what findings call it.
-    /// Notices are known keys that are not acted on. No finding shows a line of the text: it holds
-    /// keys.
+    /// Reads user-data as a source delivered it. `name` is what findings call it. Notices are known
+    /// keys that are not acted on. No finding shows a line of the text: it holds keys.
     pub fn parse(
         name: &str,
         user_data: &[u8],
     ) -> Result<(Parsed<CloudConfig>, Vec<Diagnostic>), Diagnostics> {
-        let text = payload::cloud_config(name, user_data)?;
-        let (raw, mut found) = yaml::parse_leniently::<raw::Top>(name, &text, true);
-        let Some(Parsed { value, spans }) = raw else {
+        Self::parse_with(name, user_data, &Variables::default())
+    }
+
+    /// As [`Self::parse`], with what a template can name.
+    pub fn parse_with(
+        name: &str,
+        user_data: &[u8],
+        variables: &Variables,
+    ) -> Result<(Parsed<CloudConfig>, Vec<Diagnostic>), Diagnostics> {
+        let parts = payload::parts(name, user_data, variables)?;
+        let mut found = Diagnostics(parts.notices);
+        let mut configs = Vec::new();
+        for part in parts.configs {
+            match read(&part.name, &part.text) {
+                Ok((config, notices)) => {
+                    found.extend(notices);
+                    configs.push((config, part.merge));
+                }
+                Err(errors) => found.extend(errors),
+            }
+        }
+        if found.has_errors() {
             return Err(found);
-        };
-        judge_keys(&spans, &mut found);
-        let value = checked(value, &spans, &mut found);
-        found.sort();
-        Ok((Parsed { value, spans }, found.into_result()?))
+        }
+        let mut config = merge::all(name, configs, &mut found)?;
+        let scripts = parts.scripts.into_iter().map(Secret::new);
+        config.value.scripts = scripts.collect();
+        Ok((config, found.into_result()?))
     }
 }
 
-fn judge_keys(spans: &Spans, found: &mut Diagnostics) {
+/// Reads one cloud-config.
+fn read(name: &str, text: &str) -> Result<(Parsed<CloudConfig>, Vec<Diagnostic>), Diagnostics> {
+    let (raw, mut found) = yaml::parse_leniently::<raw::Top>(name, text, true);
+    let Some(Parsed { value, spans }) = raw else {
+        return Err(found);
+    };
+    let impossible = judge_keys(&spans, &mut found);
+    let mut value = checked(value, &spans, &mut found);
+    value.impossible = impossible;
+    found.sort();
+    Ok((Parsed { value, spans }, found.into_result()?))
+}
+
+/// Returns what is impossible here: the caller knows whether that is an error.
+fn judge_keys(spans: &Spans, found: &mut Diagnostics) -> Vec<String> {
+    let mut impossible = Vec::new();
     for key in spans.keys("") {
         match verdict(key) {
-            Some(Verdict::Supported | Verdict::NotApplied) => {}
+            Some(Verdict::Supported) => {}
+            // An empty list or mapping asks for nothing.
+            Some(Verdict::Impossible(_)) if asks_for_nothing(spans, key) => {}
+            Some(Verdict::Impossible(why)) => {
+                let message = format!("`{key}` is not done: {why}");
+                impossible.push(spans.warning_at_key(key, message, None).one_line());
             // Its name says nothing to a reader who did not choose it, and may be a secret.
             Some(Verdict::Ignored(why)) if key.starts_with("x-") => {
                 found.push(spans.warning_at_key(key, format!("a key is ignored: {why}"), None));
@@ -130,6 +164,7 @@ fn judge_keys(spans: &Spans, found: &mut Diagnostics) {
             Some(Verdict::Ignored(why)) => {
                 found.push(spans.warning_at_key(key, format!("`{key}` is ignored: {why}"), None));
             }
+            Some(Verdict::Refused(_)) if asks_for_nothing(spans, key) => {}
             Some(Verdict::Refused(why)) => {
                 let message = format!("`{key}` is not supported: {why}");
                 found.push(spans.error_at_key(key, message, Some("remove the key".to_owned())));
@@ -141,6 +176,12 @@ fn judge_keys(spans: &Spans, found: &mut Diagnostics) {
             }
         }
     }
+    impossible
+}
+
+fn asks_for_nothing(spans: &Spans, key: &str) -> bool {
+    let no_item = spans.get(&format!("{key}[0]")).is_none() && spans.keys(key).next().is_none();
+    spans.is_null(key) || no_item && spans.text(key).is_none_or(|text| text == "false")
 }
 
 fn checked(raw: raw::Top, spans: &Spans, found: &mut Diagnostics) -> CloudConfig {
@@ -152,10 +193,8 @@ fn checked(raw: raw::Top, spans: &Spans, found: &mut Diagnostics) -> CloudConfig
             found.push_unless_known(spans.error_at(key, invalid.message, invalid.help));
         }
     }
-    if raw.timezone.as_deref().is_some_and(|zone| !is_zone(zone)) {
-        let help = "a name of the zone database, such as `Europe/Berlin`".to_owned();
-        found.push_unless_known(spans.error_at("timezone", "not a time zone", Some(help)));
-    }
+    system::check_zone(raw.timezone.as_deref(), spans, found);
+    system::swap(raw.swap, spans, found);
     let default_user =
         raw.user.and_then(
             |entry| match users::entry(named_default(entry), "user", spans, found) {
@@ -189,26 +228,31 @@ fn checked(raw: raw::Top, spans: &Spans, found: &mut Diagnostics) -> CloudConfig
         ssh_pwauth: ssh_pwauth(raw.ssh_pwauth.as_ref(), spans, found),
         disable_root: raw.disable_root,
         allow_public_ssh_keys: raw.allow_public_ssh_keys,
-        password: raw.password.map(Secret::into_exposed).map(|password| {
-            if users::is_hash(&password) {
-                Password::Hash(password.into())
-            } else {
-                Password::Text(password.into())
-            }
-        }),
+        password: passwords::of_default_user(raw.password),
         passwords: raw
             .chpasswd
-            .map(|raw| users::passwords(raw, spans, found))
+            .map(|raw| passwords::passwords(raw, spans, found))
             .unwrap_or_default(),
         files: files::decode(raw.write_files, spans, found),
         bootcmd: raw.bootcmd,
         runcmd: raw.runcmd,
-        ntp: raw.ntp.map(|raw| ntp(raw, spans, found)),
+        ntp: raw.ntp.map(|raw| system::ntp(raw, spans, found)),
         ca_certs: raw
             .ca_certs
-            .map(|raw| ca_certs(raw, spans, found))
+            .map(|raw| system::ca_certs(raw, spans, found))
             .unwrap_or_default(),
-        mounts: mounts(raw.mounts, spans, found),
+        mounts: system::mounts(raw.mounts, raw.mount_default_fields, spans, found),
+        locale: system::locale(raw.locale, raw.locale_configfile, spans, found),
+        host_keys: system::host_keys(raw.ssh_keys, spans, found),
+        final_message: raw.final_message.filter(|text| !text.trim().is_empty()),
+        phone_home: raw
+            .phone_home
+            .and_then(|raw| late::phone_home(raw, spans, found)),
+        power_state: raw
+            .power_state
+            .and_then(|raw| late::power_state(raw, spans, found)),
+        scripts: Vec::new(),
+        impossible: Vec::new(),
         hostname: raw.hostname,
         fqdn: raw.fqdn,
         timezone: raw.timezone,
@@ -224,16 +268,6 @@ fn named_default(entry: raw::UserEntry) -> raw::UserEntry {
         }
         named => named,
     }
-}
-
-fn is_zone(zone: &str) -> bool {
-    let parts_ok = zone
-        .split('/')
-        .all(|part| !part.is_empty() && part != "." && part != "..");
-    parts_ok
-        && zone
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+' | b'/'))
 }
 
 fn etc_hosts(value: Option<&Scalar>, spans: &Spans, found: &mut Diagnostics) -> EtcHosts {
@@ -265,120 +299,4 @@ fn ssh_pwauth(value: Option<&Scalar>, spans: &Spans, found: &mut Diagnostics) ->
         ));
     }
     value.as_bool()
-}
-
-fn ntp(raw: raw::Ntp, spans: &Spans, found: &mut Diagnostics) -> Ntp {
-    for (given, key) in [
-        (!raw.peers.0.is_empty(), "peers"),
-        (!raw.allow.0.is_empty(), "allow"),
-        (raw.config.is_some(), "config"),
-    ] {
-        if given {
-            let message =
-                format!("`ntp.{key}` is not supported: the clock is kept by systemd-timesyncd");
-            found.push(spans.error_at_key(
-                &format!("ntp.{key}"),
-                message,
-                Some("use `servers`".to_owned()),
-            ));
-        }
-    }
-    if !matches!(
-        raw.ntp_client.as_deref(),
-        None | Some("auto" | "systemd-timesyncd")
-    ) {
-        let message = "`ntp.ntp_client` is ignored: the clock is kept by systemd-timesyncd";
-        found.push(spans.warning_at_key("ntp.ntp_client", message, None));
-    }
-    let mut servers = Vec::new();
-    for (key, list) in [("servers", raw.servers.0), ("pools", raw.pools.0)] {
-        for (i, server) in list.into_iter().enumerate() {
-            let address = server.parse::<std::net::IpAddr>().is_ok();
-            if let Some(invalid) = value::dns_name(&server.to_ascii_lowercase())
-                .err()
-                .filter(|_| !address)
-            {
-                found.push_unless_known(spans.error_at(
-                    &format!("ntp.{key}[{i}]"),
-                    invalid.message,
-                    invalid.help,
-                ));
-            }
-            servers.push(server);
-        }
-    }
-    Ntp {
-        enabled: raw.enabled.unwrap_or(true),
-        servers,
-    }
-}
-
-fn ca_certs(raw: raw::CaCerts, spans: &Spans, found: &mut Diagnostics) -> CaCerts {
-    let key = if spans.get("ca-certs").is_some() {
-        "ca-certs"
-    } else {
-        "ca_certs"
-    };
-    for (i, pem) in raw.trusted.0.iter().enumerate() {
-        let complete = pem.contains("-----BEGIN CERTIFICATE-----")
-            && pem.contains("-----END CERTIFICATE-----");
-        if !complete || pem.contains("PRIVATE KEY") {
-            found.push_unless_known(spans.error_at(
-                &format!("{key}.trusted[{i}]"),
-                "not a certificate in PEM",
-                None,
-            ));
-        }
-    }
-    CaCerts {
-        remove_defaults: raw.remove_defaults,
-        trusted: raw.trusted.0,
-    }
-}
-
-fn mounts(raw: Vec<Vec<Scalar>>, spans: &Spans, found: &mut Diagnostics) -> Vec<Mount> {
-    let mut rows = Vec::new();
-    for (i, row) in raw.into_iter().enumerate() {
-        let at = format!("mounts[{i}]");
-        if row
-            .iter()
-            .any(|field| field.text.contains([' ', '\t', '\n']))
-            || row.len() > 6
-        {
-            found.push_unless_known(spans.error_at(
-                &at,
-                "a row has up to six fields without blanks",
-                None,
-            ));
-            continue;
-        }
-        let mut fields = row.into_iter().map(|field| field.text);
-        let (Some(device), Some(dir)) = (fields.next(), fields.next()) else {
-            found.push_unless_known(spans.error_at(&at, "a row needs a device and a folder", None));
-            continue;
-        };
-        if dir == "none" || dir == "swap" {
-            found.push_unless_known(spans.error_at(
-                &at,
-                "swap is not supported: Kubernetes wants it off",
-                None,
-            ));
-            continue;
-        }
-        let mut field = |default: &str| {
-            fields
-                .next()
-                .filter(|text| !text.is_empty())
-                .unwrap_or(default.to_owned())
-        };
-        rows.push(Mount {
-            kind: field("auto"),
-            options: field("defaults,nofail"),
-            freq: field("0"),
-            pass: field("2"),
-            device,
-            dir,
-        });
-    }
-    rows
 }

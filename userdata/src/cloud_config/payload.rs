@@ -1,108 +1,168 @@
-//! Detects the type of user-data: only `#cloud-config`, optionally gzipped, is supported.
+//! Undoes what user-data is packed in: gzip, templates, MIME archives and cloud-config archives.
+//! What is left are cloud-configs and scripts.
 
 use std::borrow::Cow;
 use std::io::Read;
 
 use flate2::read::GzDecoder;
 
+use super::archive;
+use super::template::{self, Variables};
 use yaml::{Diagnostic, Diagnostics, Severity};
 
 /// What user-data may unpack to. A document of a large cluster is some hundreds of KiB.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
 
+/// Archives in archives.
+const MAX_DEPTH: usize = 4;
+
+const ONE: &str = "send one `#cloud-config`";
+
 /// Formats of cloud-init and its neighbours that are recognised only to be refused by name.
 const REFUSED: &[(&str, &str, &str)] = &[
-    (
-        "## template: jinja",
-        "a Jinja template (`## template: jinja`)",
-        "templates are not supported yet: send the rendered `#cloud-config`",
-    ),
-    (
-        "#cloud-config-archive",
-        "a cloud-config archive",
-        "send one `#cloud-config`",
-    ),
-    (
-        "#cloud-config-jsonp",
-        "a cloud-config JSON patch",
-        "send one `#cloud-config`",
-    ),
+    ("#cloud-config-jsonp", "a cloud-config JSON patch", ONE),
     (
         "#cloud-boothook",
         "a boothook",
         "write the commands under `bootcmd` of a `#cloud-config`",
     ),
-    (
-        "#part-handler",
-        "a part handler",
-        "send one `#cloud-config`",
-    ),
+    ("#part-handler", "a part handler", ONE),
     (
         "#include",
         "a list of URLs (`#include`)",
         "send the `#cloud-config` itself",
     ),
-    (
-        "#!",
-        "a script (`#!`)",
-        "write the commands under `runcmd` of a `#cloud-config`",
-    ),
 ];
 
-/// The text of a cloud-config; empty for empty user-data.
-pub(super) fn cloud_config<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>, Diagnostics> {
-    let refuse = |message: String| Diagnostic::new(Severity::Error, name, message);
-    // `user-data`, or `vendor-data`.
-    let file = name.rsplit('/').next().unwrap_or(name);
-    let bytes = unpacked(bytes).map_err(refuse)?;
-    let text = match bytes {
-        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).ok(),
-        Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).ok(),
+/// What user-data holds, in its order.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) configs: Vec<Part>,
+    pub(super) scripts: Vec<String>,
+    pub(super) notices: Vec<Diagnostic>,
+    /// Bytes so far.
+    size: u64,
+}
+
+/// A cloud-config, and how it merges with those before it.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) text: String,
+    /// Of the MIME header `Merge-Type`.
+    pub(super) merge: Option<String>,
+}
+
+/// Unpacks user-data. Empty user-data has no part.
+pub(super) fn parts(name: &str, bytes: &[u8], variables: &Variables) -> Result<Parts, Diagnostics> {
+    let mut parts = Parts::default();
+    let mut reader = Unpacker {
+        variables,
+        parts: &mut parts,
     };
-    let Some(text) = text else {
-        return Err(refuse(format!("{file} is neither text in UTF-8 nor gzip")).into());
-    };
-    let start = text.trim_start_matches('\u{feff}');
-    if start.trim().is_empty() {
-        return Ok(Cow::Borrowed(""));
+    reader.add(name, bytes, None, 0)?;
+    Ok(parts)
+}
+
+/// Adds what it finds to the parts.
+pub(super) struct Unpacker<'a> {
+    variables: &'a Variables,
+    pub(super) parts: &'a mut Parts,
+}
+
+impl Unpacker<'_> {
+    /// `merge`: the header of a part. `depth`: the archives around it.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        bytes: &[u8],
+        merge: Option<&str>,
+        depth: usize,
+    ) -> Result<(), Diagnostics> {
+        let refuse = |message: String| Diagnostic::new(Severity::Error, name, message);
+        // `user-data`, or `vendor-data`.
+        let file = name.rsplit('/').next().unwrap_or(name);
+        if depth > MAX_DEPTH {
+            return Err(refuse(format!("archives are nested deeper than {MAX_DEPTH}")).into());
+        }
+        let bytes = unpacked(bytes).map_err(refuse)?;
+        self.parts.size += bytes.len() as u64;
+        if self.parts.size > MAX_BYTES {
+            return Err(refuse(format!("unpacks to more than {MAX_BYTES} bytes")).into());
+        }
+        if archive::is_mime(&bytes) {
+            return archive::mime(self, name, &bytes, depth);
+        }
+        let Ok(text) = std::str::from_utf8(&bytes) else {
+            return Err(refuse(format!("{file} is neither text in UTF-8 nor gzip")).into());
+        };
+        let text = text.trim_start_matches('\u{feff}');
+        if text.trim().is_empty() {
+            return Ok(());
+        }
+        if template::is_template(text) {
+            let rendered = template::render(name, text, self.variables)?;
+            return self.add_text(
+                name,
+                &rendered,
+                template::without_header(&rendered),
+                merge,
+                depth,
+            );
+        }
+        self.add_text(name, text, text, merge, depth)
     }
-    for (prefix, what, advice) in REFUSED {
-        if start.starts_with(prefix) {
-            return Err(refuse(format!("{file} is {what}"))
-                .with_help(*advice)
+
+    /// `start` is `text` from the line that says what it is.
+    fn add_text(
+        &mut self,
+        name: &str,
+        text: &str,
+        start: &str,
+        merge: Option<&str>,
+        depth: usize,
+    ) -> Result<(), Diagnostics> {
+        let refuse = |message: String| Diagnostic::new(Severity::Error, name, message);
+        let file = name.rsplit('/').next().unwrap_or(name);
+        let first = start.lines().next().unwrap_or("").trim_end();
+        if first == "#cloud-config" {
+            self.parts.configs.push(Part {
+                name: name.to_owned(),
+                text: text.to_owned(),
+                merge: merge.map(str::to_owned),
+            });
+            return Ok(());
+        }
+        if first == "#cloud-config-archive" {
+            return archive::list(self, name, text, depth);
+        }
+        if start.starts_with("#!") {
+            self.parts.scripts.push(start.to_owned());
+            return Ok(());
+        }
+        for (prefix, what, advice) in REFUSED {
+            if start.starts_with(prefix) {
+                let refused = refuse(format!("{file} is {what}"));
+                return Err(refused.with_help(*advice).into());
+            }
+        }
+        if start.trim_start().starts_with('{') && start.contains("\"ignition\"") {
+            return Err(refuse(format!("{file} is an Ignition configuration"))
+                .with_help("Ignition is not supported: send a `#cloud-config`")
                 .into());
         }
+        let help = if first
+            .trim_start_matches(['#', ' '])
+            .starts_with("cloud-config")
+        {
+            "the first line must be exactly `#cloud-config`"
+        } else {
+            "a cloud-config starts with the line `#cloud-config`"
+        };
+        Err(refuse(format!("{file} is of no known kind"))
+            .with_help(help)
+            .into())
     }
-    let first = start.lines().next().unwrap_or("").trim_end();
-    if first == "#cloud-config" {
-        return Ok(text);
-    }
-    if start.trim_start().starts_with('{') && start.contains("\"ignition\"") {
-        return Err(refuse(format!("{file} is an Ignition configuration"))
-            .with_help("Ignition is not supported: send a `#cloud-config`")
-            .into());
-    }
-    let head: String = start
-        .chars()
-        .take(4096)
-        .collect::<String>()
-        .to_ascii_lowercase();
-    if head.contains("mime-version:") || head.starts_with("content-type: multipart") {
-        return Err(refuse(format!("{file} is a MIME archive of several parts"))
-            .with_help("send one `#cloud-config`")
-            .into());
-    }
-    let help = if first
-        .trim_start_matches(['#', ' '])
-        .starts_with("cloud-config")
-    {
-        "the first line must be exactly `#cloud-config`"
-    } else {
-        "a cloud-config starts with the line `#cloud-config`"
-    };
-    Err(refuse(format!("{file} is of no known kind"))
-        .with_help(help)
-        .into())
 }
 
 /// Undoes gzip, which may be applied more than once.

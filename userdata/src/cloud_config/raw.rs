@@ -1,5 +1,7 @@
 //! The supported keys as written, before they are decoded and checked.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::flex::{Command, OneOrMany, commands, names, values};
@@ -34,7 +36,15 @@ pub(super) struct Top {
     pub(super) timezone: Option<String>,
     #[serde(alias = "ca-certs")]
     pub(super) ca_certs: Option<CaCerts>,
-    pub(super) mounts: Vec<Vec<Scalar>>,
+    pub(super) mounts: Vec<Vec<Option<Scalar>>>,
+    pub(super) mount_default_fields: Vec<Option<Scalar>>,
+    pub(super) swap: Option<Swap>,
+    pub(super) locale: Option<Scalar>,
+    pub(super) locale_configfile: Option<String>,
+    pub(super) ssh_keys: BTreeMap<String, Secret<String>>,
+    pub(super) final_message: Option<String>,
+    pub(super) phone_home: Option<PhoneHome>,
+    pub(super) power_state: Option<PowerState>,
 }
 
 /// `default`, a name, or a mapping.
@@ -238,4 +248,71 @@ pub(super) struct CaCerts {
     #[serde(alias = "remove-defaults")]
     pub(super) remove_defaults: bool,
     pub(super) trusted: OneOrMany,
+}
+
+/// A swap file; without a size there is none.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Swap {
+    pub(super) filename: Option<String>,
+    pub(super) size: Option<Scalar>,
+    pub(super) maxsize: Option<Scalar>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct PhoneHome {
+    pub(super) url: Option<String>,
+    /// `all`, or names.
+    pub(super) post: OneOrMany,
+    pub(super) tries: Option<Scalar>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct PowerState {
+    pub(super) mode: Option<String>,
+    pub(super) delay: Option<Scalar>,
+    pub(super) message: Option<String>,
+    pub(super) timeout: Option<Scalar>,
+    pub(super) condition: Option<Condition>,
+}
+
+/// A boolean, a line for the shell, or the words of a command.
+pub(super) enum Condition {
+    Fixed(bool),
+    Command(Command),
+}
+
+impl<'de> Deserialize<'de> for Condition {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shapes;
+        impl<'de> serde::de::Visitor<'de> for Shapes {
+            type Value = Condition;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a boolean, a command or the words of one")
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, fixed: bool) -> Result<Condition, E> {
+                Ok(Condition::Fixed(fixed))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<Condition, E> {
+                Ok(Condition::Command(Command::Shell(line.to_owned())))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut items: A,
+            ) -> Result<Condition, A::Error> {
+                let mut words = Vec::new();
+                while let Some(word) = items.next_element::<String>()? {
+                    words.push(word);
+                }
+                Ok(Condition::Command(Command::Argv(words)))
+            }
+        }
+        deserializer.deserialize_any(Shapes)
+    }
 }

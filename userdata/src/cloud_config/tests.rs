@@ -4,6 +4,8 @@ use std::io::Write;
 
 use super::*;
 
+mod parts;
+
 fn read(text: &str) -> CloudConfig {
     match CloudConfig::parse("user-data", text.as_bytes()) {
         Ok((parsed, _)) => parsed.value,
@@ -130,11 +132,12 @@ whatever: 1
 #[test]
 fn non_cloud_config_user_data_is_rejected() {
     let cases: &[&[u8]] = &[
-        b"## template: jinja\n#cloud-config\n{}\n",
-        b"#!/bin/sh\necho\n",
+        b"## template: jinja\n#cloud-config\n{{ no_such_value }}\n",
+        b"## template: jinja\n#include\nhttp://x/\n",
         b"#include\nhttp://x/\n",
         b"#include-once\nhttp://x/\n",
-        b"#cloud-config-archive\n- a\n",
+        b"#cloud-config-archive\n- a\n- {type: text/cloud-config, content: 'hostnam: a'}\n",
+        b"#cloud-config-archive\na: b\n",
         b"#cloud-boothook\n",
         b"#part-handler\n",
         b"Content-Type: multipart/mixed; boundary=x\nMIME-Version: 1.0\n\n",

@@ -1,6 +1,7 @@
 //! `users`, `user`, `chpasswd` and the other keys that control logins.
 
 use super::flex::OneOrMany;
+use super::passwords::{self, Password};
 use super::raw;
 use crate::secret::Secret;
 use yaml::{Diagnostics, Spans};
@@ -30,7 +31,10 @@ pub struct User {
     pub sudo: Vec<String>,
     /// No login by password; cloud-init's default.
     pub lock_passwd: bool,
+    /// `plain_text_passwd` or `hashed_passwd`.
     pub password: Option<Password>,
+    /// `passwd`: only for a user who does not exist yet.
+    pub first_password: Option<Password>,
     pub ssh_authorized_keys: Vec<String>,
     /// Days after which an expired password locks the account.
     pub inactive: Option<u32>,
@@ -61,33 +65,9 @@ pub(super) fn default_sudo(user: &mut User, spans: &Spans) {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Password {
-    /// A hash in the format of `/etc/shadow`.
-    Hash(Secret<String>),
-    Text(Secret<String>),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub name: String,
     pub members: Vec<String>,
-}
-
-/// `chpasswd`: passwords of users by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Passwords {
-    /// The password must be changed at the first login; cloud-init's default is yes.
-    pub expire: bool,
-    pub users: Vec<(String, Password)>,
-}
-
-impl Default for Passwords {
-    fn default() -> Self {
-        Passwords {
-            expire: true,
-            users: Vec::new(),
-        }
-    }
 }
 
 pub(super) fn groups(raw: raw::Groups, spans: &Spans, found: &mut Diagnostics) -> Vec<Group> {
@@ -142,7 +122,10 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
         ),
     ];
     for (given, key, help) in refused {
-        if given {
+        // An empty list asks for nothing.
+        let path = spelled(spans, at, key);
+        let empty = spans.text(&path).is_none() && spans.get(&format!("{path}[0]")).is_none();
+        if given && !(key == "ssh_import_id" && empty) {
             let message = format!("`{key}` is not supported");
             found.push(spans.error_at_key(
                 &spelled(spans, at, key),
@@ -206,7 +189,13 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
             ));
         }
     }
-    let hash = raw.hashed_passwd.or(raw.passwd).map(Password::Hash);
+    let mut hash = |key: &str, hash: Option<Secret<String>>| {
+        let hash = hash?;
+        passwords::warn_unless_hash(&hash, &spelled(spans, at, key), spans, found);
+        Some(Password::Hash(hash))
+    };
+    let hashed = hash("hashed_passwd", raw.hashed_passwd);
+    let first_password = hash("passwd", raw.passwd);
     Some(User {
         name,
         gecos: raw.gecos,
@@ -218,7 +207,9 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
         uid,
         sudo: raw.sudo.0,
         lock_passwd: raw.lock_passwd.unwrap_or(true),
-        password: raw.plain_text_passwd.map(Password::Text).or(hash),
+        // cloud-init sets both, and the hash last.
+        password: hashed.or(raw.plain_text_passwd.map(Password::Text)),
+        first_password,
         ssh_authorized_keys,
         inactive,
         expiredate: raw.expiredate,
@@ -285,66 +276,4 @@ pub(super) fn keys(
         found.push_unless_known(spans.error_at(at, "not a public SSH key", Some(help.to_owned())));
     }
     keys
-}
-
-pub(super) fn passwords(raw: raw::Chpasswd, spans: &Spans, found: &mut Diagnostics) -> Passwords {
-    let random = "a random password would only be printed on the console";
-    let help = || Some("give a hash, as `mkpasswd` prints it".to_owned());
-    let mut users = Vec::new();
-    for (i, user) in raw.users.into_iter().enumerate() {
-        let at = format!("chpasswd.users[{i}]");
-        match (user.kind, user.password) {
-            (raw::PasswordKind::Random, _) => {
-                found.push_unless_known(spans.error_at(&format!("{at}.type"), random, help()));
-            }
-            (_, None) => {
-                found.push_unless_known(spans.error_at(&at, "the key `password` is missing", None));
-            }
-            (raw::PasswordKind::Hash, Some(hash)) => users.push((user.name, Password::Hash(hash))),
-            (raw::PasswordKind::Text, Some(text)) => users.push((user.name, Password::Text(text))),
-        }
-    }
-    let list = raw.list.map(Secret::into_exposed).unwrap_or_default();
-    for line in list
-        .0
-        .iter()
-        .flat_map(|text| text.lines())
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-    {
-        match line.split_once(':') {
-            Some((_, "R" | "RANDOM")) => {
-                found.push_unless_known(spans.error_at("chpasswd.list", random, help()));
-            }
-            Some((name, password)) => {
-                let secret = Secret::new(password.to_owned());
-                let password = if is_hash(password) {
-                    Password::Hash(secret)
-                } else {
-                    Password::Text(secret)
-                };
-                users.push((name.to_owned(), password));
-            }
-            None => found.push_unless_known(spans.error_at(
-                "chpasswd.list",
-                "each line must be `user:password`",
-                None,
-            )),
-        }
-    }
-    Passwords {
-        expire: raw.expire.unwrap_or(true),
-        users,
-    }
-}
-
-/// cloud-init's own rule: `\$(1|2a|2y|5|6)(\$.+){2}`; and yescrypt, which Debian 13 writes.
-pub(super) fn is_hash(password: &str) -> bool {
-    let mut parts = password.split('$');
-    parts.next() == Some("")
-        && matches!(
-            parts.next(),
-            Some("1" | "2a" | "2b" | "2y" | "5" | "6" | "y")
-        )
-        && parts.filter(|part| !part.is_empty()).count() >= 2
 }

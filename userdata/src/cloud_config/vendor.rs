@@ -2,7 +2,7 @@
 //!
 //! As cloud-init merges them: a key of the user hides the vendor's, mappings merge by their keys.
 
-use super::{CloudConfig, payload};
+use super::{CloudConfig, Variables, merge, payload};
 use yaml::{Diagnostic, Diagnostics, Parsed, Severity, Spans};
 
 impl CloudConfig {
@@ -11,9 +11,19 @@ impl CloudConfig {
     pub fn parse_vendor_data(
         name: &str,
         bytes: &[u8],
+        variables: &Variables,
     ) -> Result<(Parsed<CloudConfig>, Vec<Diagnostic>), Diagnostics> {
-        let Err(found) = payload::cloud_config(name, bytes) else {
-            return CloudConfig::parse(name, bytes);
+        let found = match payload::parts(name, bytes, variables) {
+            Ok(parts) => {
+                let (mut config, mut notices) = CloudConfig::parse_with(name, bytes, variables)?;
+                config.value.scripts.clear();
+                if !parts.scripts.is_empty() {
+                    let script = "vendor-data is a script (`#!`); it is not read";
+                    notices.push(Diagnostic::new(Severity::Warning, name, script));
+                }
+                return Ok((config, notices));
+            }
+            Err(found) => found,
         };
         let (nothing, _) = CloudConfig::parse(name, b"")?;
         let mut notices = found.0;
@@ -25,11 +35,13 @@ impl CloudConfig {
     }
 }
 
-/// The user's config completed by the vendor's, and the positions of its SSH keys.
+/// The user's config completed by the vendor's, and the positions of its SSH keys. `name` is what
+/// findings call a config that is merged by the vendor's own rules.
 pub(crate) fn below(
+    name: &str,
     mut user: Parsed<CloudConfig>,
     vendor: Parsed<CloudConfig>,
-) -> (Parsed<CloudConfig>, Spans) {
+) -> Result<(Parsed<CloudConfig>, Spans), Diagnostics> {
     let enabled = user.spans.text("vendor_data.enabled");
     let (mine, theirs) = (&user.spans, &vendor.spans);
     if matches!(
@@ -37,7 +49,12 @@ pub(crate) fn below(
         Some("false" | "False" | "no" | "No" | "off" | "Off")
     ) {
         let spans = user.spans.clone();
-        return (user, spans);
+        return Ok((user, spans));
+    }
+    if let Some(merged) = merge::with_vendor(name, &user, &vendor) {
+        let merged = merged?;
+        let spans = merged.spans.clone();
+        return Ok((merged, spans));
     }
     let given = |path: &str| mine.get(path).is_some();
     let takes = |path: &str| theirs.get(path).is_some() && !given(path);
@@ -92,14 +109,20 @@ pub(crate) fn below(
         "ntp" => ntp,
         "timezone" => timezone,
         "mounts" => mounts,
+        "locale" => locale,
+        "ssh_keys" => host_keys,
+        "final_message" => final_message,
+        "phone_home" => phone_home,
+        "power_state" => power_state,
     }
     if !given("ca_certs") && !given("ca-certs") {
         config.ca_certs = vendor_config.ca_certs;
     }
+    config.impossible.extend(vendor_config.impossible);
     let spans = if of_vendor {
         vendor.spans
     } else {
         user.spans.clone()
     };
-    (user, spans)
+    Ok((user, spans))
 }

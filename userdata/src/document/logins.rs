@@ -4,7 +4,7 @@
 //! disabled, its copies only print which user to log in as.
 
 use super::Document;
-use crate::cloud_config::{CloudConfig, User, UserEntry};
+use crate::cloud_config::{CloudConfig, Passwords, User, UserEntry};
 use yaml::{Diagnostics, Spans};
 
 /// The user `default` of a cloud-config: the image has no other.
@@ -37,6 +37,19 @@ impl Document {
             }
         }
         keys
+    }
+
+    /// `chpasswd`, or else the top-level `password` of the default user.
+    pub fn passwords(&self) -> Passwords {
+        let config = &self.cloud_config;
+        let mut passwords = config.passwords.clone();
+        if let (true, Some(password)) = (passwords.users.is_empty(), &config.password)
+            && has_default(config)
+        {
+            let user = (default_name(config).to_owned(), password.clone());
+            passwords.users.push(user);
+        }
+        passwords
     }
 
     /// The users to make, each once, with all keys that each of them gets.
@@ -164,6 +177,11 @@ fn root_is_disabled(config: &CloudConfig) -> bool {
 pub(super) fn check(document: &Document, config: &Spans, meta: &Spans, found: &mut Diagnostics) {
     let cloud_config = &document.cloud_config;
     let has_default = has_default(cloud_config);
+    if cloud_config.password.is_some() && !has_default && cloud_config.passwords.users.is_empty() {
+        let message = "`password` is of no use: `users` has no `default`";
+        let help = Some("add `default` to `users`, or use `chpasswd`".to_owned());
+        found.push(config.warning_at_key("password", message, help));
+    }
     let default = default_name(cloud_config);
     if !root_is_disabled(cloud_config) || has_default && default != DEFAULT_USER {
         return;

@@ -111,6 +111,13 @@ pub(super) fn read(
     Ok((parsed, notices))
 }
 
+/// All of the meta-data, for templates; null if it is not readable, which [`read`] reports.
+pub(super) fn values(bytes: &[u8]) -> serde_json::Value {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let (read, _) = yaml::parse_leniently::<serde_json::Value>("meta-data", text, true);
+    read.map(|read| read.value).unwrap_or_default()
+}
+
 impl HostMatch {
     /// Without properties, a document that is alone in its seed is for every machine.
     pub fn is_empty(&self) -> bool {

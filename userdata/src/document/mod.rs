@@ -15,7 +15,7 @@ pub use metadata::{HostMatch, Machine, MetaData};
 pub use names::Names;
 pub use write::{DocumentBuilder, Texts};
 
-use crate::cloud_config::{self, CloudConfig, EtcHosts};
+use crate::cloud_config::{self, CloudConfig, EtcHosts, Variables};
 use crate::network::Network;
 use crate::node_config::NodeConfig;
 use crate::{contract, validate};
@@ -65,12 +65,13 @@ impl Document {
         vendor_data: &[u8],
     ) -> Result<(Document, Vec<Diagnostic>), Diagnostics> {
         let mut found = Diagnostics::default();
+        let variables = Variables::new(&metadata::values(seed.meta_data));
         let vendor = collect(
-            CloudConfig::parse_vendor_data(&seed.file("vendor-data"), vendor_data),
+            CloudConfig::parse_vendor_data(&seed.file("vendor-data"), vendor_data, &variables),
             &mut found,
         );
         let cloud_config = collect(
-            CloudConfig::parse(&seed.file("user-data"), seed.user_data),
+            CloudConfig::parse_with(&seed.file("user-data"), seed.user_data, &variables),
             &mut found,
         );
         let meta_data = collect(
@@ -81,7 +82,13 @@ impl Document {
         let (Some(cloud_config), Some(vendor)) = (cloud_config, vendor) else {
             return Err(found);
         };
-        let (cloud_config, key_spans) = cloud_config::below(cloud_config, vendor);
+        let name = format!("{} (with vendor-data)", seed.file("user-data"));
+        let below = cloud_config::below(&name, cloud_config, vendor);
+        let below = below.map_err(|errors| {
+            found.extend(errors);
+            std::mem::take(&mut found)
+        });
+        let (cloud_config, key_spans) = below?;
         let node = Some(&cloud_config).and_then(|config| match node_file(&seed, &config.value) {
             Ok(node) => Some(node),
             Err(errors) => {

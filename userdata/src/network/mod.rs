@@ -1,12 +1,14 @@
-//! `network-config`, version 2: netplan's format, the part that servers use.
+//! `network-config`, version 2: netplan's format, the part that servers use; and version 1, which is
+//! read as the version 2 that it means.
 //!
-//! Version 1 and the devices of laptops (Wi-Fi, modems, tunnels) are refused with a specific error.
+//! The devices of laptops (Wi-Fi, modems, tunnels) are refused with a specific error.
 
 mod check;
 mod device;
 mod networkd;
 mod not_done;
 mod parameters;
+mod v1;
 mod values;
 
 #[cfg(test)]
@@ -103,20 +105,10 @@ impl Network {
         if keys.contains(&"config") && top.text(&format!("{prefix}config")) == Some("disabled") {
             return Ok((None, Vec::new()));
         }
-        if version == Some("1") || (version.is_none() && keys.contains(&"config")) {
-            let at = if version.is_some() {
-                "version"
-            } else {
-                "config"
-            };
-            let help =
-                "write version 2: `ethernets` with `match`, `addresses`, `routes`".to_owned();
-            let message = "network configuration of version 1 is not supported";
-            return Err(top
-                .error_at(&format!("{prefix}{at}"), message, Some(help))
-                .into());
-        }
-        let (network, mut found) = if wrapped {
+        let is_first = version == Some("1") || (version.is_none() && keys.contains(&"config"));
+        let (mut network, mut found) = if is_first {
+            v1::parse(name, text, wrapped)
+        } else if wrapped {
             let (read, found) = yaml::parse_unquoted::<Wrapped>(name, text);
             (
                 read.map(|read| Parsed {
@@ -128,10 +120,11 @@ impl Network {
         } else {
             yaml::parse_unquoted::<Network>(name, text)
         };
-        let mut network = network;
         not_done::name_keys(&mut found);
         if let Some(network) = &mut network {
-            device::address_options(network, prefix, &mut found);
+            if !is_first {
+                device::address_options(network, prefix, &mut found);
+            }
             check::devices(network, prefix, &mut found);
             found.sort();
         }

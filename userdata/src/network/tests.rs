@@ -154,14 +154,6 @@ fn invalid_network_settings_are_reported() {
 }
 
 #[test]
-fn network_config_version_1_is_rejected() {
-    insta::assert_snapshot!(errors(
-        "version: 1\nconfig:\n- type: physical\n  name: eth0\n"
-    ));
-    insta::assert_snapshot!(errors("network:\n  version: 1\n  config: []\n"));
-}
-
-#[test]
 fn empty_and_disabled_config_have_no_network() {
     for text in [
         "",

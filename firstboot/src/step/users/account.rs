@@ -28,6 +28,9 @@ pub(super) fn make(
         }
         // As cloud-init: of an existing user only what permits a login changes.
         if accounts::user(root, &user.name)?.is_none() {
+            // Before the account, so that after a power cut the user is still known as new.
+            record.set(&new_key(user), made());
+            record.save()?;
             if user.create_groups {
                 for group in groups_of(user) {
                     make_group(root, group)?;
@@ -65,6 +68,15 @@ fn add_member(root: &Root, group: &str, member: &str) -> Result<()> {
     }
     command::run("usermod", &["--append", "--groups", group, member])
         .with_context(|| format!("adding user `{member}` to group `{group}`"))
+}
+
+/// Whether the document made the user, who did not exist before.
+pub(super) fn is_new(record: &Applied, user: &User) -> bool {
+    record.has(&new_key(user), &made())
+}
+
+fn new_key(user: &User) -> String {
+    format!("new-user:{}", user.name)
 }
 
 pub(super) fn is_user_made(record: &Applied, user: &User) -> bool {

@@ -5,6 +5,8 @@
 //! sudo rules are made once; a person may change them.
 
 mod account;
+mod host_keys;
+mod password;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +21,7 @@ use crate::applied::{Applied, digest};
 use crate::report::Reporter;
 use crate::system::files::{Attributes, DesiredFile, Root};
 use crate::system::{accounts, command, systemd};
-use userdata::cloud_config::{Group, User as Account};
+use userdata::cloud_config::{Group, HostKey, Passwords, User as Account};
 use userdata::document::is_locked_key;
 
 /// Not in home directories, so that a later document replaces them.
@@ -39,8 +41,12 @@ pub struct Users {
     pub root: Root,
     pub users: Vec<Account>,
     pub groups: Vec<Group>,
-    /// `ssh_pwauth: false`
-    pub forbids_passwords: bool,
+    /// Of `chpasswd`.
+    pub passwords: Passwords,
+    /// Whether sshd takes passwords.
+    pub ssh_passwords: bool,
+    /// `ssh_keys`; empty: the host makes its own.
+    pub host_keys: Vec<HostKey>,
     pub instance: String,
 }
 
@@ -78,15 +84,18 @@ impl Step for Users {
         if !self.root.is_machine() {
             return Ok(true);
         }
-        let made = account::are_made(&record, &self.users, &self.groups);
-        Ok(made
-            && (!have_keys(&self.users) || self.has_host_keys()? && systemd::is_enabled(SSH_UNIT)?))
+        let made = account::are_made(&record, &self.users, &self.groups)
+            && password::are_set(&record, &self.users, &self.passwords);
+        Ok(made && (!self.wants_ssh() || self.has_host_keys()? && systemd::is_enabled(SSH_UNIT)?))
     }
 
     fn apply(&self, report: &mut Reporter) -> Result<()> {
         let mut record = self.record()?;
         if self.root.is_machine() {
-            account::make(&self.root, &mut record, &self.users, &self.groups)?;
+            let (root, users) = (&self.root, &self.users);
+            account::make(root, &mut record, users, &self.groups)?;
+            let is_new = account::is_new;
+            password::set(root, &mut record, users, &self.passwords, is_new, report)?;
         }
         for path in self.stale(&record) {
             self.root.remove(&path)?;
@@ -108,15 +117,19 @@ impl Step for Users {
             record.set(&path, parts(file));
         }
         record.save_or_tell(report);
-        if have_keys(&self.users) {
+        if self.wants_ssh() {
             let mode = Attributes::mode(0o644);
             self.root
                 .write(SSHD_CONFIG, self.sshd_text().as_bytes(), mode)?;
         }
-        if self.root.is_machine() && have_keys(&self.users) {
-            // Creates the missing ones and replaces empty ones. It does not sync: a power cut could
-            // leave an enabled server without keys.
-            command::run("ssh-keygen", &["-A"]).context("creating the SSH host keys")?;
+        if self.root.is_machine() && self.wants_ssh() {
+            if host_keys::kinds(&self.host_keys).is_empty() {
+                // Creates the missing ones and replaces empty ones. It does not sync: a power cut
+                // could leave an enabled server without keys.
+                command::run("ssh-keygen", &["-A"]).context("creating the SSH host keys")?;
+            } else {
+                host_keys::complete(&self.root, &self.host_keys)?;
+            }
             self.root.sync(SSH)?;
             systemd::enable(SSH_UNIT)?;
         }
@@ -129,6 +142,7 @@ impl Users {
     pub fn check(&self) -> Result<()> {
         let (root, users) = (&self.root, &self.users);
         let record = self.record()?;
+        password::check(root, users, &self.passwords)?;
         let made = made_groups(users, &self.groups);
         for (i, user) in users.iter().enumerate() {
             let name = &user.name;
@@ -189,27 +203,30 @@ impl Users {
 
     /// Whether an earlier document enabled SSH and this one has no keys.
     fn is_ssh_stale(&self) -> bool {
-        !have_keys(&self.users) && self.root.exists(SSHD_CONFIG)
+        !self.wants_ssh() && self.root.exists(SSHD_CONFIG)
     }
 
     fn is_sshd_configured(&self) -> Result<bool> {
         let mode = Attributes::mode(0o644);
         let text = self.sshd_text();
-        Ok(!have_keys(&self.users) || self.root.holds(SSHD_CONFIG, text.as_bytes(), mode)?)
+        Ok(!self.wants_ssh() || self.root.holds(SSHD_CONFIG, text.as_bytes(), mode)?)
     }
 
     fn sshd_text(&self) -> String {
-        let passwords = if self.forbids_passwords {
-            "PasswordAuthentication no\n"
-        } else {
-            ""
-        };
-        format!("{SSHD_TEXT}{passwords}")
+        let passwords = if self.ssh_passwords { "yes" } else { "no" };
+        let keys = host_keys::configuration(&self.host_keys);
+        format!("{SSHD_TEXT}PasswordAuthentication {passwords}\n{keys}")
+    }
+
+    fn wants_ssh(&self) -> bool {
+        wants_ssh(&self.users, self.ssh_passwords)
     }
 
     /// Whether every host key is there. A power cut may have left an empty file.
     fn has_host_keys(&self) -> Result<bool> {
-        for kind in HOST_KEY_TYPES {
+        let given = host_keys::kinds(&self.host_keys);
+        let kinds = HOST_KEY_TYPES.into_iter();
+        for kind in kinds.filter(|kind| given.is_empty() || given.contains(kind)) {
             let key = self.root.read(format!("{SSH}/ssh_host_{kind}_key"))?;
             if key.unwrap_or_default().is_empty() {
                 return Ok(false);
@@ -228,6 +245,11 @@ impl Users {
                 attributes: Attributes::mode(mode),
             });
         };
+        if self.wants_ssh() {
+            for (path, text, mode) in host_keys::files(&self.host_keys) {
+                add(path, text, mode);
+            }
+        }
         for user in &self.users {
             if !user.ssh_authorized_keys.is_empty() {
                 let text = user.ssh_authorized_keys.join("\n") + "\n";
@@ -249,8 +271,13 @@ fn parts(file: &DesiredFile) -> Vec<String> {
     vec![digest([file.bytes.as_slice()])]
 }
 
-/// Whether anybody can log in over SSH: accounts have no passwords, so only a key lets a user in.
-pub fn have_keys(users: &[Account]) -> bool {
+/// Whether anybody can log in over SSH.
+pub fn wants_ssh(users: &[Account], passwords: bool) -> bool {
+    passwords || have_keys(users)
+}
+
+/// Whether a key lets a user in.
+fn have_keys(users: &[Account]) -> bool {
     users
         .iter()
         .flat_map(|user| &user.ssh_authorized_keys)

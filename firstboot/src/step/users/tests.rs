@@ -15,7 +15,9 @@ fn step(root: &Root, users: Vec<Account>) -> Users {
         root: root.clone(),
         users,
         groups: Vec::new(),
-        forbids_passwords: false,
+        passwords: Passwords::default(),
+        ssh_passwords: false,
+        host_keys: Vec::new(),
         instance: "i".to_owned(),
     }
 }
