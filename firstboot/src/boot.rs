@@ -12,6 +12,7 @@ use crate::plan;
 use crate::receipt::Receipt;
 use crate::report::Reporter;
 use crate::runner;
+use crate::source::http::Unreachable;
 use crate::source::{self, Seed, Source, WrongMachine, directory};
 use crate::status::DocumentStatus;
 use crate::step::mounts::Mounts;
@@ -151,7 +152,11 @@ fn take_first(root: &Root, sources: &[Box<dyn Source>], report: &mut Reporter) -
     } else {
         look_once(root, sources, report)
     };
-    let (source, seed) = found.map_err(|error| refuse("", error, report))?;
+    let (source, seed) = found.map_err(|error| match error.downcast_ref::<Unreachable>() {
+        // The unit starts again, and the server may be there then.
+        Some(_) => error,
+        None => refuse("", error, report),
+    })?;
     let checked = trust::first(source, &seed).and_then(|record| {
         let (host, steps) = prepare(&seed, root)?;
         trust::check_names(&record, &host)?;

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Error;
 use sd_notify::NotifyState;
-use userdata::contract::STATUS_FILE;
+use userdata::contract::{RESULT_FILE, STATUS_FILE};
 use userdata::node_config::Role;
 
 use crate::journal;
 use crate::kubeadm::marker;
 use crate::source::{Attempt, Seed, SourceResult};
 use crate::status::text::{age, tries};
-use crate::status::{Phase, Status, Wait, Waiting, now, role_name};
+use crate::status::{Decision, Phase, Status, Wait, Waiting, now, role_name};
 use crate::system::files::Root;
 use crate::system::usage;
 use repeat::{LastReport, next_repeat};
@@ -83,6 +83,14 @@ impl Reporter {
             Ok(SourceResult::NotFound(reason)) => ("nothing", 0, format!("not found: {reason}")),
             Err(error) => ("broken", 0, format!("broken: {error:#}")),
         };
+        let decision = Decision {
+            source: source.to_owned(),
+            result: result.to_owned(),
+            reason: reason.clone(),
+        };
+        // A machine without a document asks again and again.
+        self.status.sources.retain(|known| known.source != source);
+        self.status.sources.push(decision);
         log::info!(
             MESSAGE_ID = journal::SOURCE_TRIED,
             FIRSTLIGHT_SOURCE = source,
@@ -356,6 +364,10 @@ impl Reporter {
     }
 
     fn write_status(&self) {
+        if let Ok(mut bytes) = serde_json::to_vec_pretty(&self.status.outcome()) {
+            bytes.push(b'\n');
+            self.mark_bytes(RESULT_FILE, &bytes);
+        }
         if let Ok(mut bytes) = serde_json::to_vec_pretty(&self.status) {
             bytes.push(b'\n');
             self.mark_bytes(STATUS_FILE, &bytes);

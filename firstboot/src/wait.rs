@@ -17,7 +17,13 @@ pub struct Backoff {
     wait: Wait,
     /// State of the random numbers; `None`: no jitter.
     jitter: Option<u64>,
+    /// The next pause, if pauses grow.
+    growing: Option<Duration>,
 }
+
+/// The first and the longest of growing pauses.
+const FIRST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(5);
 
 impl Backoff {
     /// Pauses of one to two seconds, so that machines that boot together do not poll a shared
@@ -33,7 +39,21 @@ impl Backoff {
         Self {
             wait: Wait::begin(),
             jitter: Some(state),
+            growing: None,
         }
+    }
+
+    /// Pauses that double from 0.2 s to 5 s, and up to a quarter more.
+    pub fn growing(seed: &str) -> Self {
+        Self {
+            growing: Some(FIRST),
+            ..Self::new(seed)
+        }
+    }
+
+    /// The least that the next pause takes.
+    pub fn upcoming(&self) -> Duration {
+        self.growing.unwrap_or(Duration::from_secs(1))
     }
 
     /// Pauses of one second: for a server of this host, which no other machine polls.
@@ -41,6 +61,7 @@ impl Backoff {
         Self {
             wait: Wait::begin(),
             jitter: None,
+            growing: None,
         }
     }
 
@@ -73,7 +94,15 @@ impl Backoff {
         *state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        second + Duration::from_millis((*state >> 33) % 1000)
+        let part = (*state >> 33) % 1000;
+        match &mut self.growing {
+            None => second + Duration::from_millis(part),
+            Some(growing) => {
+                let pause = *growing;
+                *growing = (pause * 2).min(LONGEST);
+                pause + pause * u32::try_from(part).unwrap_or(0) / 4000
+            }
+        }
     }
 }
 
@@ -133,6 +162,13 @@ mod tests {
             (0..100).map(|_| backoff.next_pause().as_millis()).collect()
         };
         assert_eq!(pauses(Backoff::fixed()), [1000; 100]);
+        let growing = pauses(Backoff::growing("m1"));
+        assert!((200..=250).contains(&growing[0]) && (400..=500).contains(&growing[1]));
+        assert!(
+            growing[9..]
+                .iter()
+                .all(|pause| (5000..=6250).contains(pause))
+        );
         let jittered = pauses(Backoff::new("m1"));
         assert!(jittered.iter().all(|pause| (1000..2000).contains(pause)));
         assert!(

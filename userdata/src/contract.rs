@@ -21,6 +21,9 @@ pub const LVSCARE_POD: &str = "/usr/share/firstlight/lvscare.yaml";
 /// The status of firstboot, rewritten at every change. On a tmpfs.
 pub const STATUS_FILE: &str = "/run/firstlight/status.json";
 
+/// Where the document came from and why, and what became of it. On a tmpfs.
+pub const RESULT_FILE: &str = "/run/firstlight/result.json";
+
 /// Every host serves its status here, even before it joins: TLS, `GET /status`, for cluster
 /// administrators. No Kubernetes component uses the port, and it lies below the NodePort range and
 /// the kernel's ephemeral ports.

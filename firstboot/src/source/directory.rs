@@ -203,7 +203,7 @@ fn is_folder(path: &Path, shown: &str) -> Result<bool> {
     Ok(kind_of(path, shown)?.is_some_and(|kind| kind.is_dir()))
 }
 
-fn read_bytes(folder: &Path, name: &str, origin: &str) -> Result<Option<Vec<u8>>> {
+pub(super) fn read_bytes(folder: &Path, name: &str, origin: &str) -> Result<Option<Vec<u8>>> {
     let (path, shown) = (folder.join(name), format!("{origin}/{name}"));
     let Some(kind) = kind_of(&path, &shown)? else {
         return Ok(None);

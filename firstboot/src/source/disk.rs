@@ -1,5 +1,5 @@
-//! Block devices that carry a NoCloud seed: a disk labelled `cidata`, and the image's own seed
-//! partition.
+//! Block devices that carry a document: a disk labelled `cidata`, OpenStack's config drive, and the
+//! image's own seed partition.
 //!
 //! Devices come from sysfs and are recognised by their superblocks, so nothing depends on udev's
 //! links.
@@ -13,10 +13,13 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use userdata::contract::{SEED_LABEL, SEED_PARTITION};
 
 use super::superblock::{FileSystem, probe};
-use super::{Source, SourceResult, directory, without_remains};
+use super::{Source, SourceResult, directory, openstack, without_remains};
 use crate::system::disks;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
+
+/// Label of OpenStack's config drive.
+const CONFIG_DRIVE: &str = "config-2";
 
 /// Below a folder that only root may enter: ISO 9660 says who may read its files.
 const MOUNT_POINT: &str = "/run/firstlight/seed/mounted";
@@ -27,6 +30,10 @@ const MS_NOSYMFOLLOW: MsFlags = MsFlags::from_bits_retain(256);
 /// A disk or partition labelled `cidata`, in any case, that is not a node image's seed partition.
 #[derive(Debug)]
 pub struct LabelledDisk;
+
+/// A disk or partition labelled `config-2`, in any case: OpenStack's config drive.
+#[derive(Debug)]
+pub struct ConfigDrive;
 
 /// The seed partition of the image.
 #[derive(Debug)]
@@ -47,54 +54,84 @@ impl Source for LabelledDisk {
         "cidata"
     }
 
-    /// Reads every labelled device. More than one document for this machine is an error, because
-    /// which one wins would depend on the order in which the kernel found the devices.
     fn read(&self, machine: &Identity) -> Result<SourceResult> {
-        let (mut found, mut reasons) = (Vec::new(), Vec::new());
-        for result in self.read_each(machine) {
-            match without_remains(result?) {
-                SourceResult::Found(seed) => found.push(seed),
-                SourceResult::NotFound(reason) => reasons.push(reason),
-            }
-        }
-        match found.len() {
-            0 if reasons.is_empty() => Ok(SourceResult::NotFound(format!(
-                "no disk is labelled `{SEED_LABEL}`"
-            ))),
-            0 => Ok(SourceResult::NotFound(reasons.join("; "))),
-            1 => Ok(SourceResult::Found(found.remove(0))),
-            _ => {
-                let origins: Vec<_> = found.into_iter().map(|seed| seed.origin).collect();
-                bail!(
-                    "more than one disk has a document for this machine: {}; remove all but one",
-                    origins.join(", ")
-                )
-            }
-        }
+        only(SEED_LABEL, self.read_each(machine))
     }
 
     fn read_each(&self, machine: &Identity) -> Vec<Result<SourceResult>> {
-        let devices = match devices(&Root::new("/")) {
-            Ok(devices) => devices,
-            Err(error) => return vec![Err(error)],
-        };
-        let mut results = Vec::new();
-        for device in devices {
-            if device.partition_name.as_deref() == Some(SEED_PARTITION) {
-                continue;
-            }
-            // A drive without a medium cannot be opened.
-            let Some(system) = File::open(&device.node)
-                .ok()
-                .and_then(|mut file| probe(&mut file).ok().flatten())
-            else {
-                continue;
-            };
-            if system.label.eq_ignore_ascii_case(SEED_LABEL) {
-                results.push(read_device(&device.node, &system, machine));
-            }
+        read_labelled(SEED_LABEL, &|folder, origin| {
+            directory::read(folder, origin, machine)
+        })
+    }
+}
+
+impl Source for ConfigDrive {
+    fn name(&self) -> &'static str {
+        "config-drive"
+    }
+
+    fn read(&self, machine: &Identity) -> Result<SourceResult> {
+        only(CONFIG_DRIVE, self.read_each(machine))
+    }
+
+    fn read_each(&self, machine: &Identity) -> Vec<Result<SourceResult>> {
+        read_labelled(CONFIG_DRIVE, &|folder, origin| {
+            openstack::drive(folder, origin, machine)
+        })
+    }
+}
+
+/// Reads a mounted file system, which messages call by the second argument.
+type Reader<'a> = dyn Fn(&Path, &str) -> Result<SourceResult> + 'a;
+
+/// Reads every device with this label.
+fn read_labelled(label: &str, read: &Reader<'_>) -> Vec<Result<SourceResult>> {
+    let devices = match devices(&Root::new("/")) {
+        Ok(devices) => devices,
+        Err(error) => return vec![Err(error)],
+    };
+    let mut results = Vec::new();
+    for device in devices {
+        if device.partition_name.as_deref() == Some(SEED_PARTITION) {
+            continue;
         }
-        results
+        // A drive without a medium cannot be opened.
+        let Some(system) = File::open(&device.node)
+            .ok()
+            .and_then(|mut file| probe(&mut file).ok().flatten())
+        else {
+            continue;
+        };
+        if system.label.eq_ignore_ascii_case(label) {
+            results.push(read_device(&device.node, &system, read));
+        }
+    }
+    results
+}
+
+/// The one document of these. More than one for this machine is an error, because which one wins
+/// would depend on the order in which the kernel found the devices.
+fn only(label: &str, results: Vec<Result<SourceResult>>) -> Result<SourceResult> {
+    let (mut found, mut reasons) = (Vec::new(), Vec::new());
+    for result in results {
+        match without_remains(result?) {
+            SourceResult::Found(seed) => found.push(seed),
+            SourceResult::NotFound(reason) => reasons.push(reason),
+        }
+    }
+    match found.len() {
+        0 if reasons.is_empty() => Ok(SourceResult::NotFound(format!(
+            "no disk is labelled `{label}`"
+        ))),
+        0 => Ok(SourceResult::NotFound(reasons.join("; "))),
+        1 => Ok(SourceResult::Found(found.remove(0))),
+        _ => {
+            let origins: Vec<_> = found.into_iter().map(|seed| seed.origin).collect();
+            bail!(
+                "more than one disk has a document for this machine: {}; remove all but one",
+                origins.join(", ")
+            )
+        }
     }
 }
 
@@ -135,13 +172,14 @@ impl Source for SeedPartition {
             );
         };
         drop(file);
-        read_device(&device.node, &system, machine)
+        let read = |folder: &Path, origin: &str| directory::read(folder, origin, machine);
+        read_device(&device.node, &system, &read)
     }
 }
 
-fn read_device(node: &Path, system: &FileSystem, machine: &Identity) -> Result<SourceResult> {
+fn read_device(node: &Path, system: &FileSystem, read: &Reader<'_>) -> Result<SourceResult> {
     let mounted = Mounted::new(node, system.kind)?;
-    directory::read(mounted.path(), &node.display().to_string(), machine)
+    read(mounted.path(), &node.display().to_string())
 }
 
 /// Mounted for as long as this lives.

@@ -6,10 +6,19 @@
 //! To add a source: a file with a type that implements [`Source`], a line in [`machine_sources`],
 //! and a directory under `tests/fixtures/sources` if it has a format of its own.
 
+pub mod credentials;
 pub mod directory;
 pub mod disk;
+pub mod ec2;
+pub mod http;
+mod network_data;
+pub mod nocloud_net;
+pub mod openstack;
 pub mod seed;
 pub mod superblock;
+#[cfg(test)]
+pub(crate) mod test_server;
+mod uplink;
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +26,13 @@ use anyhow::{Context, Result};
 
 pub use seed::{Seed, SourceResult, WrongMachine};
 
+use crate::system::files::Root;
 use crate::system::machine::Identity;
 use crate::trust;
+use credentials::Credentials;
+use ec2::Ec2;
+use nocloud_net::{Named, Place};
+use openstack::OpenStack;
 
 /// A place where this host's document may be.
 pub trait Source {
@@ -31,6 +45,10 @@ pub trait Source {
     fn read_each(&self, machine: &Identity) -> Vec<Result<SourceResult>> {
         vec![self.read(machine)]
     }
+    /// Whether reading asks a server, which may be away.
+    fn fetches(&self) -> bool {
+        false
+    }
 }
 
 /// One source that was asked.
@@ -41,10 +59,24 @@ pub struct Attempt {
     pub duration: Duration,
 }
 
-/// The sources of a running machine, first wins: an attached disk, then the image's own seed
-/// partition.
+/// The sources of a running machine, first wins: what its start names, an attached disk, the image's
+/// own seed partition, and the service of a cloud that SMBIOS names.
 pub fn machine_sources() -> Vec<Box<dyn Source>> {
-    vec![Box::new(disk::LabelledDisk), Box::new(disk::SeedPartition)]
+    let root = Root::new("/");
+    let named = |place| Named {
+        root: Root::new("/"),
+        place,
+    };
+    vec![
+        Box::new(named(Place::Cmdline)),
+        Box::new(Credentials { root: root.clone() }),
+        Box::new(named(Place::Serial)),
+        Box::new(disk::LabelledDisk),
+        Box::new(disk::ConfigDrive),
+        Box::new(disk::SeedPartition),
+        Box::new(Ec2::new(&root)),
+        Box::new(OpenStack::new(&root)),
+    ]
 }
 
 /// Asks each source in turn, up to the first that finds a document or fails.
@@ -66,10 +98,11 @@ pub fn find(sources: &[Box<dyn Source>], machine: &Identity) -> Vec<Attempt> {
     attempts
 }
 
-/// Asks every source for everything that it has.
+/// Asks every source of this machine for everything that it has. Sources in the network are left
+/// out: a server that is away must not hold up a machine that has its document.
 pub fn find_each(sources: &[Box<dyn Source>], machine: &Identity) -> Vec<Attempt> {
     let mut attempts = Vec::new();
-    for source in sources {
+    for source in sources.iter().filter(|source| !source.fetches()) {
         let start = Instant::now();
         let results = source.read_each(machine);
         let duration = start.elapsed();

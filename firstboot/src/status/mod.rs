@@ -51,6 +51,49 @@ pub struct Status {
     pub reasons: Vec<String>,
     /// Start of firstboot, in seconds since 1970 by this machine's clock.
     pub since: u64,
+    /// Each source in the order of asking, and what it had.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub sources: Vec<Decision>,
+}
+
+/// Why a source was taken or passed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    pub source: String,
+    /// `found`, `nothing` or `broken`.
+    pub result: String,
+    pub reason: String,
+}
+
+/// `/run/firstlight/result.json`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Outcome<'a> {
+    /// `applied`, `degraded`, `failed`, `no-document` or `working`.
+    pub result: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'a str>,
+    pub sources: &'a [Decision],
+    /// Why it is not `applied`.
+    pub reasons: &'a [String],
+}
+
+impl Status {
+    /// The outcome as it is now.
+    pub fn outcome(&self) -> Outcome<'_> {
+        let result = match self.phase {
+            Phase::Ready if self.reasons.is_empty() => "applied",
+            Phase::Ready => "degraded",
+            Phase::Failed => "failed",
+            Phase::NoDocument => "no-document",
+            Phase::Starting | Phase::Working => "working",
+        };
+        Outcome {
+            result,
+            source: self.source.as_deref(),
+            sources: &self.sources,
+            reasons: &self.reasons,
+        }
+    }
 }
 
 /// The document that is kept in the state.

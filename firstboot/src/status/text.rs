@@ -69,6 +69,12 @@ fn text(report: &StatusReport) -> String {
     for reason in &status.reasons {
         text += &format!("  {reason}\n");
     }
+    // Without a document they are among the reasons.
+    if status.phase != Phase::NoDocument {
+        for decision in &status.sources {
+            text += &format!("source {}: {}\n", decision.source, decision.reason);
+        }
+    }
     text
 }
 

@@ -19,6 +19,10 @@ pub struct Identity {
     /// From the firmware, lower case.
     pub uuid: Option<String>,
     pub serial: Option<String>,
+    /// SMBIOS `product_name`, which names some clouds.
+    pub product: Option<String>,
+    /// SMBIOS `chassis_asset_tag`, which names others.
+    pub asset_tag: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +72,8 @@ impl Identity {
             links,
             uuid: word(root, "/sys/class/dmi/id/product_uuid"),
             serial: text(root, "/sys/class/dmi/id/product_serial"),
+            product: text(root, "/sys/class/dmi/id/product_name"),
+            asset_tag: text(root, "/sys/class/dmi/id/chassis_asset_tag"),
         })
     }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
+};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 
@@ -54,6 +56,39 @@ pub fn wait_for_addresses(desired: &[DesiredAddress], deadline: Duration) -> Res
             }
         }
     })
+}
+
+/// Waits until any link but loopback has a usable address of global scope.
+pub fn wait_for_any_address(deadline: Duration) -> Result<()> {
+    block_on(async {
+        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (connection, handle, mut events) =
+            new_multicast_connection(&groups).context("opening a netlink socket")?;
+        tokio::spawn(connection);
+        let end = tokio::time::Instant::now() + deadline;
+        loop {
+            let addresses: Vec<AddressMessage> = handle
+                .address()
+                .get()
+                .execute()
+                .try_collect()
+                .await
+                .context("listing the addresses")?;
+            if addresses.iter().any(is_global) {
+                return Ok(());
+            }
+            match tokio::time::timeout_at(end, events.next()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => bail!("reading netlink events: the socket was closed"),
+                Err(_) => bail!("no link has an address after {} s", deadline.as_secs()),
+            }
+        }
+    })
+}
+
+fn is_global(message: &AddressMessage) -> bool {
+    message.header.scope == AddressScope::Universe
+        && !flags_of(message).intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
 }
 
 /// Whether all desired addresses are usable now.
