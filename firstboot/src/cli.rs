@@ -6,8 +6,9 @@ use clap::{Parser, Subcommand};
 
 /// Configures this machine as the Kubernetes host that its document describes.
 ///
-/// Reads a NoCloud seed from a disk labelled `cidata` or from the image's seed
-/// partition, checks it completely, and runs the steps that are not done yet.
+/// Finds the document that the kernel command line, a credential, a disk, the
+/// image's seed partition or a cloud's metadata has for it, checks it completely,
+/// and runs the steps that are not done yet.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Cli {

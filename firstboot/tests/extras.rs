@@ -198,9 +198,15 @@ fn documents_of_cluster_api_are_applied() {
         assert!(host.exists("/run/cluster-api/placeholder"));
         assert_eq!(host.read("/etc/hostname"), format!("capi-{kind}\n"));
         let plan = host.plan().text;
-        assert!(plan.contains(" runcmd ") && !plan.contains(" kubelet "), "{plan}");
+        assert!(
+            plan.contains(" runcmd ") && !plan.contains(" kubelet "),
+            "{plan}"
+        );
         // At later boots firstboot starts the kubelet that kubeadm configured.
-        host.put("/var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\n");
+        host.put(
+            "/var/lib/kubelet/config.yaml",
+            "kind: KubeletConfiguration\n",
+        );
         let plan = host.plan().text;
         assert!(plan.contains(" kubelet "), "{plan}");
     }

@@ -74,6 +74,7 @@ const IGNORED: &[(&str, &str)] = &[
     ("no_ssh_fingerprints", COSMETIC),
     ("authkey_hash", COSMETIC),
     ("output", "output goes to the journal"),
+    ("random_seed", "the kernel seeds itself"),
     (
         "manage_resolv_conf",
         "resolvers come from the network configuration",
@@ -152,7 +153,6 @@ const REFUSED: &[(&str, &str)] = &[
         "disable_root_opts",
         "write the options in front of the key instead",
     ),
-    ("random_seed", "the kernel seeds itself"),
     ("ssh_import_id", TRUST),
 ];
 

@@ -223,7 +223,7 @@ mounts: [[a], [swap, none], [a, b, c, d, e, f, g]]
 ntp: {servers: [1.2.3.4, 'bad host'], peers: [x]}
 runcmd: {a: b}
 chpasswd: {users: [{name: a, type: RANDOM}, {name: b}], list: ['c:R', 'nocolon']}
-users: [{groups: [a]}, {name: 'a b'}, {name: a, uid: x}]
+users: [{groups: [a]}, {name: 'a b'}, {name: a, uid: x}, {name: a, expiredate: 2038-1-19}]
 "
     ));
 }

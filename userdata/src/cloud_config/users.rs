@@ -189,6 +189,11 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
             ));
         }
     }
+    if raw.expiredate.as_deref().is_some_and(|date| !is_date(date)) {
+        let help = "write the day the account ends, as in `2038-01-19`".to_owned();
+        let at = format!("{at}.expiredate");
+        found.push_unless_known(spans.error_at(&at, "not a date", Some(help)));
+    }
     let mut hash = |key: &str, hash: Option<Secret<String>>| {
         let hash = hash?;
         passwords::warn_unless_hash(&hash, &spelled(spans, at, key), spans, found);
@@ -217,6 +222,16 @@ fn user(raw: raw::User, at: &str, spans: &Spans, found: &mut Diagnostics) -> Opt
         no_user_group: raw.no_user_group.unwrap_or(false),
         system: raw.system.unwrap_or(false),
     })
+}
+
+/// What `useradd --expiredate` takes.
+fn is_date(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let number = |part: &str, length: usize, range: std::ops::RangeInclusive<u32>| {
+        part.len() == length && part.parse().is_ok_and(|number| range.contains(&number))
+    };
+    matches!(parts.as_slice(), [year, month, day]
+        if number(year, 4, 1970..=9999) && number(month, 2, 1..=12) && number(day, 2, 1..=31))
 }
 
 /// The path of a user's key in the spelling the document chose.
