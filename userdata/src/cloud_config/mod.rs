@@ -157,6 +157,7 @@ fn judge_keys(spans: &Spans, found: &mut Diagnostics) -> Vec<String> {
             Some(Verdict::Impossible(why)) => {
                 let message = format!("`{key}` is not done: {why}");
                 impossible.push(spans.warning_at_key(key, message, None).one_line());
+            }
             // Its name says nothing to a reader who did not choose it, and may be a secret.
             Some(Verdict::Ignored(why)) if key.starts_with("x-") => {
                 found.push(spans.warning_at_key(key, format!("a key is ignored: {why}"), None));
