@@ -142,9 +142,10 @@ impl BootScripts {
                 let ran = match kind {
                     Kind::Boot => false,
                     Kind::Once => once.lines().any(|line| line == script.path),
-                    Kind::Instance => {
-                        record.has(&format!("script:{}", script.path), &[script.digest.clone()])
-                    }
+                    Kind::Instance => record.has(
+                        &format!("script:{}", script.path),
+                        std::slice::from_ref(&script.digest),
+                    ),
                 };
                 if !ran {
                     due.push(script);

@@ -165,7 +165,7 @@ pub(super) fn swap(raw: Option<raw::Swap>, spans: &Spans, found: &mut Diagnostic
     else {
         return;
     };
-    if !size.text.is_empty() && size.text.trim_start_matches('0') != "" {
+    if !size.text.trim_start_matches('0').is_empty() {
         let message = "a swap file is not supported: Kubernetes requires swap to be off";
         let help = Some("write `size: 0`, or remove the key".to_owned());
         found.push_unless_known(spans.error_at("swap.size", message, help));
