@@ -91,20 +91,20 @@ fn keys_that_are_not_done_are_refused_by_name() {
     for (text, place) in [
         ("wifis: {w0: {}}", "2:1: error: `wifis` is not supported"),
         (
-            "tunnels: {t0: {}}",
-            "2:1: error: `tunnels` is not supported",
+            "tunnels: {t0: {mode: wireguard}}",
+            "2:22: error: tunnels of the mode `wireguard` are not supported",
         ),
         (
-            "vrfs: {v0: {table: 1}}",
-            "2:1: error: `vrfs` is not supported",
+            "ethernets: {e0: {macaddress: random}}",
+            "2:30: error: this policy for the MAC address is not supported",
         ),
         (
             "ethernets: {e0: {wakeonwlan: [any]}}",
             "2:18: error: `wakeonwlan` is not supported",
         ),
         (
-            "ethernets: {e0: {routes: [{to: 10.0.0.0/8, via: 10.0.0.1, advertised-mss: 1400}]}}",
-            "2:59: error: `advertised-mss` is not supported",
+            "ethernets: {e0: {link: e1}, e1: {virtual-function-count: 2}}",
+            "2:34: error: `virtual-function-count` is not supported",
         ),
         (
             "ethernets: {e0: {dhcp5: true}}",

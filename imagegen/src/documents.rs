@@ -268,13 +268,7 @@ fn network(plan: &ClusterPlan, host: &HostPlan, mac: &MacAddress) -> network::Ne
     let default = |gateway: &std::net::IpAddr| Route {
         to: Destination::Default,
         via: Some(*gateway),
-        from: None,
-        metric: None,
-        on_link: false,
-        table: None,
-        mtu: None,
-        kind: None,
-        scope: None,
+        ..Route::default()
     };
     let servers = &plan.network.nameservers;
     let card = Device {

@@ -3,6 +3,7 @@
 
 mod parameters;
 mod routes;
+mod virtual_devices;
 
 use std::collections::BTreeMap;
 
@@ -44,7 +45,12 @@ pub(super) fn devices(parsed: &Parsed<Network>, prefix: &str, found: &mut Diagno
         }
     }
     let mut masters: BTreeMap<&str, &str> = BTreeMap::new();
-    for (kind, devices) in [("bonds", &network.bonds), ("bridges", &network.bridges)] {
+    let joining = [
+        ("bonds", &network.bonds),
+        ("bridges", &network.bridges),
+        ("vrfs", &network.vrfs),
+    ];
+    for (kind, devices) in joining {
         for (id, device) in devices {
             for (i, member) in device.interfaces.iter().enumerate() {
                 let at = format!("{prefix}{kind}[\"{id}\"].interfaces[{i}]");
@@ -69,12 +75,16 @@ pub(super) fn devices(parsed: &Parsed<Network>, prefix: &str, found: &mut Diagno
     }
 }
 
-pub(super) fn kinds_of(network: &Network) -> [(&'static str, &BTreeMap<String, Device>); 4] {
+pub(super) fn kinds_of(network: &Network) -> [(&'static str, &BTreeMap<String, Device>); 8] {
     [
         ("ethernets", &network.ethernets),
         ("bonds", &network.bonds),
         ("bridges", &network.bridges),
         ("vlans", &network.vlans),
+        ("dummy-devices", &network.dummy_devices),
+        ("virtual-ethernets", &network.virtual_ethernets),
+        ("tunnels", &network.tunnels),
+        ("vrfs", &network.vrfs),
     ]
 }
 
@@ -91,7 +101,10 @@ impl Checker<'_> {
     }
 
     fn renderer(&mut self, renderer: Option<&str>, at: &str) {
-        if renderer.is_some_and(|renderer| renderer != "networkd") {
+        if renderer == Some("sriov") {
+            let message = "`renderer: sriov` is not supported";
+            self.found.push(self.spans.error_at_key(at, message, None));
+        } else if renderer.is_some_and(|renderer| renderer != "networkd") {
             let message = "`renderer` is ignored: the network is configured by systemd-networkd";
             self.found
                 .push(self.spans.warning_at_key(at, message, None));
@@ -99,7 +112,7 @@ impl Checker<'_> {
     }
 
     fn device(&mut self, kind: &str, id: &str, device: &Device, at: &str) {
-        self.keys(kind, device, at);
+        self.keys(kind, id, device, at);
         let named_by_id = device.matching.is_none();
         if !is_file_name(id) || (named_by_id && !is_interface_name(id)) {
             self.error(
@@ -177,22 +190,21 @@ impl Checker<'_> {
                 );
             }
         }
+        if !matches!(
+            device.infiniband_mode.as_deref(),
+            None | Some("datagram" | "connected" | "kernel")
+        ) {
+            let message = "expected `datagram`, `connected` or `kernel`";
+            self.error(at, "infiniband-mode", message, "");
+        }
+        let ra = device.ra_overrides.as_ref();
+        self.domains(ra.and_then(|ra| ra.use_domains.as_deref()), at, "ra");
         for (key, overrides) in [
             ("dhcp4", &device.dhcp4_overrides),
             ("dhcp6", &device.dhcp6_overrides),
         ] {
             let Some(overrides) = overrides else { continue };
-            if !matches!(
-                overrides.use_domains.as_deref(),
-                None | Some("true" | "false" | "yes" | "no" | "route")
-            ) {
-                self.error(
-                    at,
-                    &format!("{key}-overrides.use-domains"),
-                    "expected `true`, `false` or `route`",
-                    "",
-                );
-            }
+            self.domains(overrides.use_domains.as_deref(), at, key);
             if overrides
                 .hostname
                 .as_deref()
@@ -223,9 +235,20 @@ impl Checker<'_> {
         self.routes(device, at);
     }
 
+    fn domains(&mut self, given: Option<&str>, at: &str, of: &str) {
+        if !matches!(
+            given,
+            None | Some("true" | "false" | "yes" | "no" | "route")
+        ) {
+            let key = format!("{of}-overrides.use-domains");
+            self.error(at, &key, "expected `true`, `false` or `route`", "");
+        }
+    }
+
     /// Keys that belong to another kind of device.
-    fn keys(&mut self, kind: &str, device: &Device, at: &str) {
+    fn keys(&mut self, kind: &str, id: &str, device: &Device, at: &str) {
         let joins = kind == "bonds" || kind == "bridges";
+        let has_link = kind == "vlans" || kind == "tunnels";
         let offloads = [
             ("receive-checksum-offload", device.receive_checksum_offload),
             (
@@ -264,19 +287,37 @@ impl Checker<'_> {
                 "`ethernets`",
             ),
             (
-                !device.interfaces.is_empty() && !joins,
+                !device.interfaces.is_empty() && !joins && kind != "vrfs",
                 "interfaces",
-                "`bonds` and `bridges`",
+                "`bonds`, `bridges` and `vrfs`",
             ),
             (
                 device.parameters.is_some() && !joins,
                 "parameters",
                 "`bonds` and `bridges`",
             ),
-            (device.id.is_some() && kind != "vlans", "id", "`vlans`"),
-            (device.link.is_some() && kind != "vlans", "link", "`vlans`"),
+            (
+                device.id.is_some() && !has_link,
+                "id",
+                "`vlans` and `tunnels`",
+            ),
+            (
+                device.link.is_some() && !has_link && kind != "ethernets",
+                "link",
+                "`vlans` and `tunnels`",
+            ),
+            (device.table.is_some() && kind != "vrfs", "table", "`vrfs`"),
+            (
+                device.peer.is_some() && kind != "virtual-ethernets",
+                "peer",
+                "`virtual-ethernets`",
+            ),
         ];
-        for (wrong, key, home) in misplaced.into_iter().chain(offloads) {
+        let of_tunnels = virtual_devices::tunnel_keys(device)
+            .into_iter()
+            .map(|(key, given)| (given && kind != "tunnels", key, "`tunnels`"));
+        let all = misplaced.into_iter().chain(offloads).chain(of_tunnels);
+        for (wrong, key, home) in all {
             if wrong {
                 let path = format!("{at}.{key}");
                 let message = format!("`{key}` belongs to {home}, not to `{kind}`");
@@ -284,33 +325,19 @@ impl Checker<'_> {
                     .push(self.spans.error_at_key(&path, message, None));
             }
         }
+        if device.link.is_some() && kind == "ethernets" {
+            let message = "`link` of an ethernet (SR-IOV) is not supported";
+            self.error(at, "link", message, "remove the key");
+        }
         if let Some(parameters) = &device.parameters {
             self.parameters(kind, device, parameters, at);
         }
-        if kind == "vlans" {
-            match device.id {
-                None => self.error(at, "", "the key `id` is missing", ""),
-                Some(id) if id > 4094 => self.error(at, "id", "not a VLAN id", "0 to 4094"),
-                Some(_) => {}
-            }
-            let network = self.network;
-            let all = || {
-                kinds_of(network)
-                    .into_iter()
-                    .flat_map(|(_, devices)| devices.keys())
-            };
-            match &device.link {
-                None => self.error(at, "", "the key `link` is missing", ""),
-                Some(link) if !all().any(|id| id == link) => {
-                    self.error(
-                        at,
-                        "link",
-                        format!("no device has the id `{link}`"),
-                        "list it under `ethernets`",
-                    );
-                }
-                Some(_) => {}
-            }
+        match kind {
+            "vlans" => self.vlan(device, at),
+            "vrfs" => self.vrf(device, at),
+            "virtual-ethernets" => self.virtual_ethernet(id, device, at),
+            "tunnels" => self.tunnel(device, at),
+            _ => {}
         }
     }
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::tunnel::TunnelKeys;
 use super::values::{Destination, MacAddress};
 use super::{Network, Parameters};
 use yaml::{Diagnostics, Parsed};
@@ -110,18 +111,68 @@ pub struct Device {
     pub neigh_suppress: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port_mac_learning: Option<bool>,
-    /// Bonds and bridges only.
+    /// Bonds, bridges and VRFs only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
     /// Bonds and bridges only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Parameters>,
-    /// VLANs only, 0 to 4094.
+    /// Of a VLAN, 0 to 4094, or of a VXLAN, 1 to 16777215.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<u16>,
-    /// VLANs only.
+    pub id: Option<u32>,
+    /// VLANs and VXLANs only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ra_overrides: Option<RaOverrides>,
+    /// `datagram`, `connected` or `kernel`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub infiniband_mode: Option<String>,
+    /// VRFs only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// Virtual ethernets only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Tunnels only, as all that follow; which modes take which key is checked after reading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u8>,
+    #[serde(alias = "key", skip_serializing_if = "Option::is_none")]
+    pub keys: Option<TunnelKeys>,
+    /// VXLANs only, as all that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac_learning: Option<bool>,
+    #[serde(alias = "aging", skip_serializing_if = "Option::is_none")]
+    pub ageing: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arp_proxy: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub short_circuit: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub type_of_service: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow_label: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub do_not_fragment: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The first and the last source port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port_range: Vec<u16>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notifications: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checksums: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,7 +229,20 @@ pub struct Overrides {
     pub route_metric: Option<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What to take from router advertisements; over the values of DHCP's overrides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RaOverrides {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_dns: Option<bool>,
+    /// `true`, `false` or `route`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_domains: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Route {
     pub to: Destination,
@@ -194,6 +258,15 @@ pub struct Route {
     pub table: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// In segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion_window: Option<u32>,
+    /// In segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertised_receive_window: Option<u32>,
+    /// In bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertised_mss: Option<u32>,
     /// `unicast`, `blackhole`, `unreachable`, `prohibit`, `local`, …
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,

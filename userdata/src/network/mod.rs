@@ -1,13 +1,15 @@
 //! `network-config`, version 2: netplan's format, the part that servers use; and version 1, which is
 //! read as the version 2 that it means.
 //!
-//! The devices of laptops (Wi-Fi, modems, tunnels) are refused with a specific error.
+//! The devices of laptops (Wi-Fi, modems), Open vSwitch and WireGuard are refused with a specific
+//! error.
 
 mod check;
 mod device;
 mod networkd;
 mod not_done;
 mod parameters;
+mod tunnel;
 mod v1;
 mod values;
 
@@ -19,8 +21,9 @@ use std::collections::BTreeMap;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-pub use device::{AddressOptions, Device, Match, Nameservers, Overrides, Route, Rule};
+pub use device::{AddressOptions, Device, Match, Nameservers, Overrides, RaOverrides, Route, Rule};
 pub use parameters::{Parameters, Time};
+pub use tunnel::TunnelKeys;
 pub use values::{Destination, MacAddress};
 
 use yaml::{self, Diagnostic, Diagnostics, Parsed};
@@ -59,6 +62,32 @@ pub struct Network {
         skip_serializing_if = "BTreeMap::is_empty"
     )]
     pub vlans: BTreeMap<String, Device>,
+    #[serde(
+        default,
+        rename = "dummy-devices",
+        deserialize_with = "values::devices",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub dummy_devices: BTreeMap<String, Device>,
+    #[serde(
+        default,
+        rename = "virtual-ethernets",
+        deserialize_with = "values::devices",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub virtual_ethernets: BTreeMap<String, Device>,
+    #[serde(
+        default,
+        deserialize_with = "values::devices",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub tunnels: BTreeMap<String, Device>,
+    #[serde(
+        default,
+        deserialize_with = "values::devices",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub vrfs: BTreeMap<String, Device>,
 }
 
 impl Default for Network {
@@ -71,6 +100,10 @@ impl Default for Network {
             bonds: none(),
             bridges: none(),
             vlans: none(),
+            dummy_devices: none(),
+            virtual_ethernets: none(),
+            tunnels: none(),
+            vrfs: none(),
         }
     }
 }
@@ -143,8 +176,8 @@ impl Network {
 
     /// Of every kind.
     pub fn devices(&self) -> impl Iterator<Item = &Device> {
-        let kinds = [&self.ethernets, &self.bonds, &self.bridges, &self.vlans];
-        kinds.into_iter().flat_map(BTreeMap::values)
+        let kinds = check::kinds_of(self).into_iter();
+        kinds.flat_map(|(_, devices)| devices.values())
     }
 
     /// Files for `/etc/systemd/network`, by name; the same network gives the same files.

@@ -6,15 +6,19 @@
 //! marked in its `.network` file; and a device with `set-name` is matched under its old name too,
 //! which it has on the first boot until udev renames it.
 
-mod netdev;
+mod dynamic;
+pub(super) mod netdev;
+mod routes;
 
 use std::fmt::Display;
 
 use ipnet::IpNet;
 
 use super::check::kinds_of;
-use super::{Destination, Device, Network, Overrides};
+use super::{Device, Network};
+use dynamic::{dhcp, router_advertisements};
 use netdev::netdev;
+use routes::routes;
 
 /// An ini file, section by section; empty sections are not written.
 #[derive(Default)]
@@ -71,7 +75,10 @@ pub(super) fn files(network: &Network) -> Vec<(String, String)> {
         for (id, device) in devices {
             let name = format!("10-firstlight-{id}");
             if kind != "ethernets" {
-                files.push((format!("{name}.netdev"), netdev(kind, id, device)));
+                // One file makes both ends of a pair.
+                if device.peer.as_ref().is_none_or(|peer| id < peer) {
+                    files.push((format!("{name}.netdev"), netdev(kind, id, device)));
+                }
             } else if needs_link(device) {
                 files.push((format!("{name}.link"), link(id, device)));
             }
@@ -209,6 +216,12 @@ fn interface(network: &Network, kind: &str, id: &str, device: &Device) -> String
     {
         unit.set("VLAN", vlan);
     }
+    let of_vrf = |(_, vrf): &(&String, &Device)| vrf.interfaces.iter().any(|member| member == id);
+    unit.maybe("VRF", network.vrfs.iter().find(of_vrf).map(|(id, _)| id));
+    let vxlans = network.tunnels.iter();
+    for (vxlan, _) in vxlans.filter(|(_, tunnel)| tunnel.link.as_deref() == Some(id)) {
+        unit.set("VXLAN", vxlan);
+    }
     if let Some((_, bridge)) = bridge {
         port(&mut unit, id, device, bridge);
     }
@@ -219,24 +232,18 @@ fn interface(network: &Network, kind: &str, id: &str, device: &Device) -> String
             unit.set("PreferredLifetime", 0);
         }
     }
-    routes(&mut unit, device);
+    routes(&mut unit, device, device.table);
     if device.dhcp4 {
         dhcp(&mut unit, "DHCPv4", device, device.dhcp4_overrides.as_ref());
     }
     if device.dhcp6 {
         dhcp(&mut unit, "DHCPv6", device, device.dhcp6_overrides.as_ref());
     }
-    if device.dhcp4 || device.dhcp6 {
-        router_advertisements(&mut unit, device);
-    } else if device.ipv6_address_token.is_some() {
-        unit.section("IPv6AcceptRA");
-    }
-    unit.maybe(
-        "Token",
-        device
-            .ipv6_address_token
-            .map(|token| format!("static:{token}")),
-    );
+    router_advertisements(&mut unit, device);
+    // `kernel` leaves the mode as it is.
+    let infiniband = device.infiniband_mode.as_ref();
+    unit.section("IPoIB")
+        .maybe("Mode", infiniband.filter(|mode| *mode != "kernel"));
     unit.text
 }
 
@@ -300,97 +307,4 @@ fn link_local(device: &Device, enslaved: bool) -> &'static str {
             (false, false) => "no",
         },
     }
-}
-
-fn routes(unit: &mut Unit, device: &Device) {
-    for gateway in device
-        .gateway4
-        .iter()
-        .map(ToString::to_string)
-        .chain(device.gateway6.iter().map(ToString::to_string))
-    {
-        unit.section("Route").set("Gateway", gateway);
-    }
-    for route in &device.routes {
-        unit.section("Route");
-        match route.to {
-            Destination::Net(net) => drop(unit.set("Destination", net)),
-            Destination::Default if route.via.is_some_and(|via| via.is_ipv6()) => {
-                unit.set("Destination", "::/0");
-            }
-            Destination::Default => drop(unit.set("Destination", "0.0.0.0/0")),
-        }
-        unit.maybe("Gateway", route.via);
-        if route.on_link {
-            unit.set("GatewayOnLink", "true");
-        }
-        unit.maybe("PreferredSource", route.from)
-            .maybe("Metric", route.metric)
-            .maybe("Table", route.table)
-            .maybe("Scope", route.scope.as_ref())
-            .maybe(
-                "Type",
-                route.kind.as_ref().filter(|kind| *kind != "unicast"),
-            )
-            .maybe("MTUBytes", route.mtu);
-    }
-    for rule in &device.routing_policy {
-        let net = |end: Option<Destination>| match end {
-            Some(Destination::Net(net)) => Some(net.to_string()),
-            Some(Destination::Default) => Some(IpNet::default().to_string()),
-            None => None,
-        };
-        unit.section("RoutingPolicyRule");
-        unit.maybe("Priority", rule.priority)
-            .maybe("Table", rule.table)
-            .maybe("FirewallMark", rule.mark)
-            .maybe("TypeOfService", rule.type_of_service)
-            .maybe("From", net(rule.from))
-            .maybe("To", net(rule.to));
-    }
-}
-
-/// IPv6 default routes come from router advertisements, never from DHCPv6, so overrides of routes
-/// belong here.
-fn router_advertisements(unit: &mut Unit, device: &Device) {
-    let (v4, v6) = (
-        device.dhcp4_overrides.as_ref(),
-        device.dhcp6_overrides.as_ref(),
-    );
-    let overrides = v6.filter(|_| device.dhcp6).or(v4);
-    unit.section("IPv6AcceptRA")
-        .set(
-            "RouteMetric",
-            overrides.and_then(|o| o.route_metric).unwrap_or(100),
-        )
-        .maybe("UseDNS", overrides.and_then(|o| o.use_dns))
-        .maybe("UseDomains", overrides.and_then(|o| o.use_domains.as_ref()));
-    if device.dhcp6 {
-        unit.set("UseMTU", v6.and_then(|o| o.use_mtu).unwrap_or(true));
-    }
-    if device.dhcp6 && v6.and_then(|o| o.use_routes) == Some(false) {
-        unit.set("UseGateway", "false")
-            .set("UseRoutePrefix", "false");
-    }
-}
-
-fn dhcp(unit: &mut Unit, section: &'static str, device: &Device, overrides: Option<&Overrides>) {
-    let none = Overrides::default();
-    let o = overrides.unwrap_or(&none);
-    let ipv4 = section == "DHCPv4";
-    unit.section(section);
-    if ipv4 {
-        unit.maybe("ClientIdentifier", device.dhcp_identifier.as_ref());
-        // netplan's own default, so that a DHCP route loses to a static one without metric.
-        unit.set("RouteMetric", o.route_metric.unwrap_or(100));
-        unit.set("UseMTU", o.use_mtu.unwrap_or(true));
-        unit.maybe("UseRoutes", o.use_routes);
-    }
-    unit.maybe("UseDNS", o.use_dns)
-        .maybe("UseDomains", o.use_domains.as_ref())
-        .maybe("UseNTP", o.use_ntp)
-        // The node's name is Kubernetes' name for it: a lease must not change it.
-        .set("UseHostname", o.use_hostname.unwrap_or(false))
-        .maybe("SendHostname", o.send_hostname)
-        .maybe("Hostname", o.hostname.as_ref());
 }

@@ -6,32 +6,24 @@ use yaml::Diagnostics;
 /// Of netplan 1.1.2, without those that a type of this module has where it stands.
 const KEYS: &[&str] = &[
     // Kinds of devices.
-    "dummy-devices",
     "modems",
     "nm-devices",
     "openvswitch",
-    "tunnels",
-    "virtual-ethernets",
-    "vrfs",
     "wifis",
     // Of devices.
     "access-points",
     "auth",
     "delay-virtual-functions-rebind",
     "embedded-switch-mode",
-    "infiniband-mode",
     "networkmanager",
-    "ra-overrides",
     "regulatory-domain",
     "virtual-function-count",
     "wakeonwlan",
-    // Of matches, routes and rules.
-    "advertised-mss",
-    "advertised-receive-window",
-    "congestion-window",
+    // Of WireGuard.
+    "mark",
+    "peers",
     // Of overrides.
     "use-gateway",
-    "table",
 ];
 
 /// Says of each unknown key that netplan knows that it is not supported.

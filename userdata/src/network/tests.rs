@@ -22,6 +22,30 @@ fn errors(text: &str) -> String {
         .to_string()
 }
 
+/// `line` with the spellings of booleans and addresses that we write. networkd clears host bits of
+/// destinations as we do.
+fn canonical(line: &str) -> String {
+    let Some((key, value)) = line.split_once('=') else {
+        return line.to_owned();
+    };
+    let value = match (key, value) {
+        (_, "yes") | ("AllSlavesActive", "1") => "true".to_owned(),
+        (_, "no") => "false".to_owned(),
+        ("Destination", net) => net
+            .parse::<ipnet::IpNet>()
+            .map_or(net.to_owned(), |net| net.trunc().to_string()),
+        (_, text) => match (
+            text.parse::<ipnet::IpNet>(),
+            text.parse::<std::net::IpAddr>(),
+        ) {
+            (Ok(net), _) => net.to_string(),
+            (_, Ok(address)) => address.to_string(),
+            _ => text.to_owned(),
+        },
+    };
+    format!("{key}={value}")
+}
+
 /// A file as a set of `section: settings`, with the differences we intend (`networkd`) and the
 /// spellings that mean the same taken out.
 fn settings(file: &str, text: &str) -> BTreeSet<String> {
@@ -36,12 +60,17 @@ fn settings(file: &str, text: &str) -> BTreeSet<String> {
         let by_address = name == "Match" && body.contains("PermanentMACAddress=");
         let mut lines: Vec<String> = Vec::new();
         for line in body.lines().filter(|line| !line.is_empty()) {
-            let line = line.replace("=yes", "=true").replace("=no", "=false");
+            let line = canonical(line);
             match (name, line.as_str()) {
                 ("Match", line) if by_address && !line.starts_with("PermanentMACAddress=") => {}
                 (
                     _,
-                    "UseHostname=false"
+                    // The default of networkd.
+                    "ClientIdentifier=duid"
+                    // Ours for addresses of the link, beside the one for advertised ones.
+                    | "IPv6LinkLocalAddressGenerationMode=eui64"
+                    | "IPv6LinkLocalAddressGenerationMode=stable-privacy"
+                    | "UseHostname=false"
                     | "RequiredForOnline=false"
                     | "UseGateway=false"
                     | "UseRoutePrefix=false"
@@ -55,6 +84,10 @@ fn settings(file: &str, text: &str) -> BTreeSet<String> {
                         .strip_suffix("/32")
                         .or_else(|| line.strip_suffix("/128"));
                     lines.push(host.unwrap_or(line).to_owned());
+                }
+                // The older name of `Token` in another section.
+                ("Network", line) if line.starts_with("IPv6Token=") => {
+                    all.insert(format!("{file} DHCP: {}", line.trim_start_matches("IPv6")));
                 }
                 // netplan writes the old section, which systemd reads into all three.
                 ("DHCP" | "DHCPv4" | "DHCPv6" | "IPv6AcceptRA", line) => {
@@ -76,7 +109,7 @@ fn settings(file: &str, text: &str) -> BTreeSet<String> {
 /// `<case>.networkd` beside `<case>.yaml` is what `/usr/libexec/netplan/generate --root-dir` of
 /// Debian 13 (netplan 1.1.2) makes of it, each file behind a line `### <name>`.
 /// FIRSTLIGHT_NETPLAN_CASES names a folder of more such pairs, for those whose licence keeps them
-/// out of this tree.
+/// out of this tree; `netplan_pairs.sh` makes it.
 #[test]
 fn networkd_units_match_netplan_generator() {
     let ours = PathBuf::from(concat!(
@@ -121,7 +154,7 @@ fn networkd_units_match_netplan_generator() {
             compared += 1;
         }
     }
-    assert!(compared >= 4, "only {compared} cases");
+    assert!(compared >= 5, "only {compared} cases");
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
@@ -186,7 +219,13 @@ ethernets:
 #[test]
 fn written_network_round_trips() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/netplan");
-    for case in ["everything", "firstlight-static", "lima", "policy"] {
+    for case in [
+        "everything",
+        "firstlight-static",
+        "lima",
+        "policy",
+        "virtual",
+    ] {
         let text = std::fs::read_to_string(format!("{folder}/{case}.yaml")).expect("the case");
         let network = read(&text);
         assert_eq!(read(&yaml::to_string(&network)), network, "{case}");
@@ -212,4 +251,33 @@ fn links_with_static_addresses_take_no_router_advertisements() {
             .find_map(|line| line.strip_prefix("IPv6AcceptRA="));
         assert_eq!(line, accepts, "{device}");
     }
+}
+
+#[test]
+fn invalid_virtual_devices_are_reported() {
+    insta::assert_snapshot!(errors(
+        "network:
+  version: 2
+  ethernets:
+    e0: {table: 5, peer: e1, mode: gre, link: e1, ra-overrides: {use-domains: maybe}}
+    e1: {infiniband-mode: fast}
+  dummy-devices:
+    d0: {interfaces: [e0], port: 1}
+  virtual-ethernets:
+    v0: {}
+    v1: {peer: v2}
+    v2: {peer: v3}
+  tunnels:
+    t0: {}
+    t1: {mode: wireguard, keys: {private: c2VjcmV0}, peers: []}
+    t2: {mode: gre, remote: fd00::1, id: 5, port: 6}
+    t3: {mode: ipip, key: 7}
+    t4: {mode: vxlan, id: 0, link: nowhere, port-range: [9, 3], checksums: [tcp]}
+    t5: {mode: grre, key: c2VjcmV0}
+    t6: {mode: isatap}
+  vrfs:
+    r0: {interfaces: [e0]}
+    r1: {table: 7, interfaces: [e0], routes: [{to: default, via: 10.0.0.1, table: 8}]}
+"
+    ));
 }

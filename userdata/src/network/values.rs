@@ -33,11 +33,16 @@ impl FromStr for MacAddress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // netplan's words for `macaddress` of a device.
+        if ["permanent", "preserve", "random", "stable", "stable-ssid"].contains(&text) {
+            return Err("this policy for the MAC address is not supported; write an address");
+        }
         let invalid =
             "not a MAC address, which is six pairs of hexadecimal digits: `52:54:00:12:34:56`";
         let parts: Vec<&str> = text.split([':', '-']).collect();
         let pair = |part: &&str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
-        if parts.len() != 6 || !parts.iter().all(pair) {
+        // An address of InfiniBand has twenty.
+        if ![6, 20].contains(&parts.len()) || !parts.iter().all(pair) {
             return Err(invalid);
         }
         Ok(MacAddress(parts.join(":").to_ascii_lowercase()))
@@ -59,9 +64,10 @@ impl<'de> Deserialize<'de> for MacAddress {
 }
 
 /// Where a route leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Destination {
     /// `default`: its family is that of the gateway.
+    #[default]
     Default,
     Net(IpNet),
 }

@@ -47,12 +47,9 @@ impl Checker<'_> {
                 Destination::Default => None,
             }) && net.addr() != net.network()
             {
-                self.error(
-                    &at,
-                    "to",
-                    "the range has host bits set",
-                    &format!("write `{}`", net.trunc()),
-                );
+                let message = format!("the range has host bits set; it is `{}`", net.trunc());
+                let warning = self.spans.warning_at(&format!("{at}.to"), message, None);
+                self.found.push_unless_known(warning);
             }
             match route.via {
                 Some(via) if family.is_some_and(|ipv4| ipv4 != via.is_ipv4()) => {

@@ -1,7 +1,24 @@
-//! Virtual devices: bonds, bridges and VLANs.
+//! Virtual devices.
 
 use super::Unit;
 use crate::network::{Device, Parameters, Time};
+
+/// netplan's words, and networkd's keys for them.
+pub(in crate::network) const NOTIFICATIONS: &[(&str, &str)] = &[
+    ("l2-miss", "L2MissNotification"),
+    ("l3-miss", "L3MissNotification"),
+];
+pub(in crate::network) const CHECKSUMS: &[(&str, &str)] = &[
+    ("udp", "UDPChecksum"),
+    ("zero-udp6-tx", "UDP6ZeroChecksumTx"),
+    ("zero-udp6-rx", "UDP6ZeroChecksumRx"),
+    ("remote-tx", "RemoteChecksumTx"),
+    ("remote-rx", "RemoteChecksumRx"),
+];
+pub(in crate::network) const EXTENSIONS: &[(&str, &str)] = &[
+    ("group-policy", "GroupPolicyExtension"),
+    ("generic-protocol", "GenericProtocolExtension"),
+];
 
 pub(super) fn netdev(kind: &str, id: &str, device: &Device) -> String {
     let mut unit = Unit::default();
@@ -50,11 +67,90 @@ pub(super) fn netdev(kind: &str, id: &str, device: &Device) -> String {
                 unit.set("STP", p.stp.unwrap_or(true));
             }
         }
-        _ => {
+        "vlans" => {
             unit.set("Kind", "vlan")
                 .section("VLAN")
                 .maybe("Id", device.id);
         }
+        "vrfs" => {
+            unit.set("Kind", "vrf")
+                .section("VRF")
+                .maybe("Table", device.table);
+        }
+        "virtual-ethernets" => {
+            unit.set("Kind", "veth")
+                .section("Peer")
+                .maybe("Name", device.peer.as_ref());
+        }
+        "tunnels" => tunnel(&mut unit, device),
+        _ => {
+            unit.set("Kind", "dummy");
+        }
     }
     unit.text
+}
+
+fn tunnel(unit: &mut Unit, device: &Device) {
+    let mode = device.mode.as_deref().unwrap_or_default();
+    if mode == "vxlan" {
+        return vxlan(unit, device);
+    }
+    let over_ipv6 = mode == "ipip6" || mode == "ip6ip6";
+    unit.set("Kind", if over_ipv6 { "ip6tnl" } else { mode });
+    // The tunnel is up without another device under it.
+    unit.section("Tunnel").set("Independent", "true");
+    if over_ipv6 {
+        unit.set("Mode", mode);
+    }
+    let keys = device.keys.as_ref();
+    unit.maybe("Local", device.local)
+        .maybe("Remote", device.remote)
+        .maybe("TTL", device.ttl)
+        .maybe("InputKey", keys.and_then(|keys| keys.input.as_ref()))
+        .maybe("OutputKey", keys.and_then(|keys| keys.output.as_ref()));
+}
+
+fn vxlan(unit: &mut Unit, device: &Device) {
+    unit.set("Kind", "vxlan").section("VXLAN");
+    unit.maybe("VNI", device.id);
+    if let Some(remote) = device.remote {
+        let key = if remote.is_multicast() {
+            "Group"
+        } else {
+            "Remote"
+        };
+        unit.set(key, remote);
+    }
+    unit.maybe("Local", device.local)
+        .maybe("TOS", device.type_of_service)
+        .maybe("TTL", device.ttl)
+        .maybe("MacLearning", device.mac_learning)
+        .maybe("FDBAgeingSec", device.ageing)
+        .maybe("MaximumFDBEntries", device.limit)
+        .maybe("ReduceARPProxy", device.arp_proxy)
+        .maybe("RouteShortCircuit", device.short_circuit);
+    let switches = [
+        (&device.notifications, NOTIFICATIONS),
+        (&device.checksums, CHECKSUMS),
+        (&device.extensions, EXTENSIONS),
+    ];
+    for (given, known) in switches {
+        for (word, key) in known {
+            if given.iter().any(|one| one == word) {
+                unit.set(key, "true");
+            }
+        }
+    }
+    unit.maybe("DestinationPort", device.port);
+    if let [first, last] = device.port_range[..] {
+        unit.set(
+            "PortRange",
+            format!("{}-{}", first.min(last), first.max(last)),
+        );
+    }
+    unit.maybe("FlowLabel", device.flow_label)
+        .maybe("IPDoNotFragment", device.do_not_fragment);
+    if device.link.is_none() {
+        unit.set("Independent", "true");
+    }
 }
