@@ -271,6 +271,7 @@ fn network(plan: &ClusterPlan, host: &HostPlan, mac: &MacAddress) -> network::Ne
         ..Route::default()
     };
     let servers = &plan.network.nameservers;
+    let has_v6 = host.addresses.iter().any(|net| net.addr().is_ipv6());
     let card = Device {
         matching: Some(network::Match {
             macaddress: Some(mac.clone()),
@@ -282,6 +283,9 @@ fn network(plan: &ClusterPlan, host: &HostPlan, mac: &MacAddress) -> network::Ne
             addresses: servers.clone(),
             ..Nameservers::default()
         }),
+        // Addresses and gateway are the topology's. With a second address of the same network the
+        // kernel may choose it as source, and no certificate names it.
+        accept_ra: has_v6.then_some(false),
         ..Device::default()
     };
     network::Network {

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use userdata::node_config::Role;
 
 use super::findings::{Findings, Unique};
-use super::network::{Network, is_v4};
+use super::network::{self, Network, is_v4};
 use super::value;
 use super::{HostTopology, Topology};
 use crate::plan::HostPlan;
@@ -161,11 +161,10 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
 fn taken(network: &Network, addresses: &Unique<IpAddr>, f: &mut Findings<'_>) {
     let vip = network.apiserver.vip;
     if let Some(host) = addresses.owner(&vip) {
-        let help = "write an address that no host, pod or service has, `10.103.97.2`";
         f.error(
             "apiserver.vip",
             format!("the VIP `{vip}` is the address of the host `{host}`"),
-            help,
+            network::free_address(&vip),
         );
     }
     for gateway in &network.plan.gateways {
@@ -247,7 +246,7 @@ fn reach(topology: &Topology, network: &Network, plans: &[HostPlan], f: &mut Fin
         }
         for range in &network.plan.services {
             if !host.addresses.iter().any(|net| is_v4(net) == is_v4(range)) {
-                let family = if is_v4(range) { "IPv4" } else { "IPv6" };
+                let family = network::family(is_v4(range));
                 let message = format!(
                     "`{}` has no {family} address, but the service range `{range}` needs one",
                     host.name
@@ -263,6 +262,7 @@ fn reach(topology: &Topology, network: &Network, plans: &[HostPlan], f: &mut Fin
                 );
             }
         }
+        own_family(host, network, &path, f);
         if let (true, Some(first)) = (network.plan.gateways.is_empty(), first)
             && !holds(&first.addr())
         {
@@ -277,5 +277,23 @@ fn reach(topology: &Topology, network: &Network, plans: &[HostPlan], f: &mut Fin
                 "write addresses of one network, or a `network.gateway`",
             );
         }
+    }
+}
+
+/// The node's address must be of the cluster's first family: kube-apiserver refuses to advertise
+/// another one, and IPVS does not translate between families.
+fn own_family(host: &HostPlan, network: &Network, path: &str, f: &mut Findings<'_>) {
+    let (Some(first), Some(range)) = (host.addresses.first(), network.plan.services.first()) else {
+        return;
+    };
+    let other = host.addresses.iter().find(|net| is_v4(net) == is_v4(range));
+    if let Some(other) = other.filter(|_| is_v4(first) != is_v4(range)) {
+        let message = format!(
+            "the first address of `{}` is not of the cluster's first address family, {}",
+            host.name,
+            network::family(is_v4(range))
+        );
+        let help = format!("write `{other}` first, or the ranges in the other order");
+        f.error(path, message, help);
     }
 }

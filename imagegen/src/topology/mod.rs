@@ -71,16 +71,19 @@ pub struct ApiserverTopology {
     /// More names and addresses of the apiserver, of a load balancer: `k8s.example.com`. They are
     /// in every apiserver's certificate, like `apiServer.certSANs` of the package's kubeadm.yaml.
     pub names: Vec<String>,
-    /// The virtual IP to which workers resolve the domain; default `10.103.97.2`.
+    /// The virtual IP to which workers resolve the domain, of the first address family; default
+    /// `10.103.97.2` or `fd10:103:97::2`.
     pub vip: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkTopology {
-    /// Pod range, or a list of one IPv4 and one IPv6 range; default `10.244.0.0/16`.
+    /// Pod range, or a list of one IPv4 and one IPv6 range; default `10.244.0.0/16`. The first range
+    /// decides the cluster's first address family.
     pub pods: OneOrMany,
-    /// Service range, or a list of one IPv4 and one IPv6 range; default `10.96.0.0/16`.
+    /// Service range, or a list of one IPv4 and one IPv6 range in the order of `pods`; default
+    /// `10.96.0.0/16`.
     pub services: OneOrMany,
     /// The default gateway, one address per family; optional for an air-gapped cluster.
     pub gateway: OneOrMany,
@@ -158,7 +161,9 @@ pub struct HostTopology {
     /// `master` for a control-plane host, `node` for a worker.
     #[schemars(required, with = "String", extend("enum" = ["master", "node"]))]
     pub role: Option<String>,
-    /// Address with prefix length, `192.168.7.10/24`, or a list; the first is the node's address.
+    /// Address with prefix length, `192.168.7.10/24`, or a list; the first is the node's address, of
+    /// the cluster's first address family. A host with an IPv6 address takes neither addresses nor
+    /// routes from router advertisements.
     #[schemars(required)]
     pub address: OneOrMany,
     /// MAC address of the network card with the address. A machine finds its document by it.

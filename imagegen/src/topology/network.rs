@@ -1,6 +1,6 @@
 //! Rules for the cluster's ranges, gateway and VIP.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use userdata::contract::STATUS_PORT;
@@ -14,6 +14,8 @@ use crate::plan::NetworkPlan;
 const DOMAIN: &str = "apiserver.cluster.local";
 const PORT: u16 = 6443;
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 103, 97, 2);
+/// Unique local (RFC 4193), with the digits of the other one.
+const VIP_V6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0x103, 0x97, 0, 0, 0, 0, 2);
 const PODS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
 /// kubeadm's default, a `/12`, contains the VIP.
 const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
@@ -152,16 +154,27 @@ fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -
         );
     }
     let path = "apiserver.vip";
+    let default = default_vip(network);
     let vip = match given.vip.as_deref() {
-        None => IpAddr::V4(VIP),
+        None => default,
         Some(text) => f
             .take(
                 path,
                 value::ip(text).and_then(|ip| value::vip(ip).map(|()| ip)),
             )
-            .unwrap_or(IpAddr::V4(VIP)),
+            .unwrap_or(default),
     };
-    let free = "write an address that no host, pod or service has, `10.103.97.2`";
+    let free = free_address(&vip);
+    if vip.is_ipv4() != default.is_ipv4() {
+        f.error(
+            path,
+            format!(
+                "the VIP `{vip}` is not of the cluster's first address family, {}",
+                family(default.is_ipv4())
+            ),
+            format!("write an address of that family, or remove the key for `{default}`"),
+        );
+    }
     if network.pods.iter().any(|range| range.contains(&vip)) {
         f.error(
             path,
@@ -199,6 +212,27 @@ fn apiserver(topology: &Topology, network: &NetworkPlan, f: &mut Findings<'_>) -
         port,
         vip,
     }
+}
+
+/// Of the cluster's first address family, in which the apiservers advertise themselves.
+fn default_vip(network: &NetworkPlan) -> IpAddr {
+    match network.services.first() {
+        Some(IpNet::V6(_)) => IpAddr::V6(VIP_V6),
+        _ => IpAddr::V4(VIP),
+    }
+}
+
+/// The cure for a VIP that is taken.
+pub(super) fn free_address(vip: &IpAddr) -> String {
+    let example = match vip {
+        IpAddr::V4(_) => IpAddr::V4(VIP),
+        IpAddr::V6(_) => IpAddr::V6(VIP_V6),
+    };
+    format!("write an address that no host, pod or service has, `{example}`")
+}
+
+pub(super) fn family(v4: bool) -> &'static str {
+    if v4 { "IPv4" } else { "IPv6" }
 }
 
 fn ranges(

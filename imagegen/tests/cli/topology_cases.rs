@@ -1,6 +1,9 @@
 //! Topologies that look right and cannot work, and the classes that they stand for.
 
+use imagegen::documents::Writer;
+use imagegen::pki::{issue, store::Pki};
 use imagegen::topology::check;
+use userdata::network::Network;
 
 use crate::work::PROD;
 
@@ -140,4 +143,78 @@ fn no_host_has_a_name_of_the_apiserver() {
     );
     let fine = domain("names: [k8s.example.com, '*.k8s.example.com', m1.prod.internal, 'fd00::1']");
     assert!(findings(&fine).is_empty(), "{:#?}", findings(&fine));
+}
+
+#[test]
+fn the_first_address_family_decides_vip_and_node_addresses() {
+    let dual = include_str!("../../../examples/dual-stack.yaml");
+    let six = include_str!("../../../examples/ipv6.yaml");
+    let vip = |text: &str| {
+        check::read("cluster.yaml", text)
+            .unwrap()
+            .plan
+            .apiserver
+            .vip
+    };
+    assert_eq!(vip(dual).to_string(), "10.103.97.2");
+    assert_eq!(vip(six).to_string(), "fd10:103:97::2");
+    let six_first = dual
+        .replace(
+            "[10.244.0.0/16, \"fd00:244::/48\"]",
+            "[\"fd00:244::/48\", 10.244.0.0/16]",
+        )
+        .replace(
+            "[10.96.0.0/16, \"fd00:96::/112\"]",
+            "[\"fd00:96::/112\", 10.96.0.0/16]",
+        );
+    let found = findings(&six_first);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    for (finding, name) in found.iter().zip(["m0", "n0"]) {
+        let part = format!(
+            "error: the first address of `{name}` is not of the cluster's first address family, \
+             IPv6; write `fd00:7::"
+        );
+        assert!(finding.contains(&part), "{finding}");
+    }
+    let hosts_too = six_first
+        .replace(
+            "[192.168.7.10/24, \"fd00:7::10/64\"]",
+            "[\"fd00:7::10/64\", 192.168.7.10/24]",
+        )
+        .replace(
+            "[192.168.7.20/24, \"fd00:7::20/64\"]",
+            "[\"fd00:7::20/64\", 192.168.7.20/24]",
+        );
+    assert_eq!(vip(&hosts_too).to_string(), "fd10:103:97::2");
+    only_error(
+        &six.replace("name: six", "name: six\napiserver: { vip: 10.103.97.2 }"),
+        "5:19: error: the VIP `10.103.97.2` is not of the cluster's first address family, IPv6; \
+         write an address of that family, or remove the key for `fd10:103:97::2`",
+    );
+    only_error(
+        &six.replace("name: six", "name: six\napiserver: { vip: \"fd00:7::20\" }"),
+        "is the address of the host `n0`; write an address that no host, pod or service has, \
+         `fd10:103:97::2`",
+    );
+}
+
+#[test]
+fn host_with_an_ipv6_address_ignores_router_advertisements() {
+    for (text, accepts) in [
+        (include_str!("../../../examples/ipv6.yaml"), Some(false)),
+        (
+            include_str!("../../../examples/dual-stack.yaml"),
+            Some(false),
+        ),
+        (PROD, None),
+    ] {
+        let plan = check::read("cluster.yaml", text).unwrap().plan;
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::prepare(folder.path(), &plan, issue::NOT_BEFORE).unwrap();
+        let writer = Writer::new(&plan, &pki).unwrap();
+        let document = writer.document(&plan.hosts[0]).unwrap();
+        let (network, _) = Network::parse("network-config", &document.network_config).unwrap();
+        let network = network.unwrap();
+        assert_eq!(network.ethernets["node"].accept_ra, accepts, "{text}");
+    }
 }
