@@ -183,6 +183,34 @@ fn documents_bring_encryption_and_kubelets_certificates() {
 }
 
 #[test]
+fn kube_proxy_in_ipvs_mode_leaves_the_server_of_lvscare_alone() {
+    let proxy = |fields: serde_json::Value| {
+        let mut node = node();
+        node.kubernetes.kube_proxy = fields.as_object().unwrap().clone();
+        let text = configuration(&node, "1.33.1", "v1beta4");
+        let documents = documents::parse("x", &text).unwrap();
+        let mut found = documents
+            .into_iter()
+            .filter(|one| one["kind"] == "KubeProxyConfiguration");
+        found.next().unwrap()
+    };
+    let none = proxy(serde_json::json!({}));
+    assert_eq!(none["mode"], "iptables", "the package's own");
+    assert!(none.get("ipvs").is_none(), "{none}");
+    let nftables = proxy(serde_json::json!({ "mode": "nftables" }));
+    assert_eq!(nftables["mode"], "nftables");
+    let ipvs = serde_json::json!({ "mode": "ipvs", "ipvs": { "excludeCIDRs": ["192.0.2.0/24"] } });
+    assert_eq!(
+        proxy(ipvs)["ipvs"]["excludeCIDRs"],
+        serde_json::json!(["192.0.2.0/24", "10.103.97.2/32"])
+    );
+    assert_eq!(
+        proxy(serde_json::json!({ "mode": "ipvs" }))["ipvs"]["excludeCIDRs"],
+        serde_json::json!(["10.103.97.2/32"])
+    );
+}
+
+#[test]
 fn unknown_version_is_named() {
     let error = config::kubeadm(&node(), &image("1.40.0", "v1"), Vec::new())
         .unwrap_err()

@@ -123,6 +123,9 @@ pub struct Kubernetes {
     /// Fields of `KubeletConfiguration`.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     pub kubelet: serde_json::Map<String, serde_json::Value>,
+    /// Fields of `KubeProxyConfiguration`.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    pub kube_proxy: serde_json::Map<String, serde_json::Value>,
     /// How long kubeadm waits for the control plane, in seconds; kubeadm's default is 240.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_plane_timeout_seconds: Option<u32>,

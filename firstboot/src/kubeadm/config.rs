@@ -47,6 +47,7 @@ pub fn kubeadm(node: &NodeConfig, image: &ImageInfo, base: Vec<Value>) -> Result
         init(&mut documents, node, image)?;
         cluster(&mut documents, node, image)?;
         kubelet(&mut documents, node)?;
+        kube_proxy(&mut documents, node)?;
         documents.remove("JoinConfiguration");
     } else {
         join(&mut documents, node, image)?;
@@ -176,6 +177,41 @@ fn kubelet(documents: &mut Documents, node: &NodeConfig) -> Result<()> {
     security::kubelet(document, node.security);
     for (key, value) in &node.kubernetes.kubelet {
         document.insert(key.clone(), value.clone());
+    }
+    Ok(())
+}
+
+/// In IPVS mode kube-proxy removes every virtual server that is not of a Service, but not those in
+/// `excludeCIDRs`: lvscare's stays.
+fn kube_proxy(documents: &mut Documents, node: &NodeConfig) -> Result<()> {
+    const KIND: &str = "KubeProxyConfiguration";
+    let fields = &node.kubernetes.kube_proxy;
+    if fields.is_empty()
+        && !documents
+            .all
+            .iter()
+            .any(|document| document["kind"] == KIND)
+    {
+        return Ok(());
+    }
+    let document = documents.get(KIND, "kubeproxy.config.k8s.io/v1alpha1")?;
+    for (key, value) in fields {
+        document.insert(key.clone(), value.clone());
+    }
+    if document.get("mode").is_some_and(|mode| mode == "ipvs") {
+        let vip = json!(IpNet::from(node.apiserver.vip));
+        let excluded = section(document, "ipvs")?
+            .entry("excludeCIDRs")
+            .or_insert_with(|| json!([]));
+        if excluded.is_null() {
+            *excluded = json!([]);
+        }
+        let excluded = excluded
+            .as_array_mut()
+            .context("`ipvs.excludeCIDRs` of KubeProxyConfiguration is not a list")?;
+        if !excluded.contains(&vip) {
+            excluded.push(vip);
+        }
     }
     Ok(())
 }

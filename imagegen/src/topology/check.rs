@@ -199,11 +199,27 @@ fn kubernetes(given: &KubernetesTopology, f: &mut Findings<'_>) -> Kubernetes {
             );
         }
     }
-    for reserved in ["apiVersion", "kind"] {
-        if given.kubelet.contains_key(reserved) {
-            let path = format!("kubernetes.kubelet.{reserved}");
-            f.error_at_key(&path, "set by the version of kubeadm", "remove this line");
+    for (section, fields) in [
+        ("kubelet", &given.kubelet),
+        ("kube_proxy", &given.kube_proxy),
+    ] {
+        for reserved in ["apiVersion", "kind"] {
+            if fields.contains_key(reserved) {
+                let path = format!("kubernetes.{section}.{reserved}");
+                f.error_at_key(&path, "set by the version of kubeadm", "remove this line");
+            }
         }
+    }
+    if let Some(mode) = given.kube_proxy.get("mode")
+        && !["iptables", "nftables", "ipvs"]
+            .iter()
+            .any(|known| mode == known)
+    {
+        f.error(
+            "kubernetes.kube_proxy.mode",
+            "not a mode of kube-proxy on Linux",
+            "write `iptables`, `nftables` or `ipvs`",
+        );
     }
     let timeout = given.control_plane_timeout.as_deref();
     let timeout =
@@ -214,6 +230,7 @@ fn kubernetes(given: &KubernetesTopology, f: &mut Findings<'_>) -> Kubernetes {
         scheduler_args: given.scheduler_args.clone(),
         etcd_args: given.etcd_args.clone(),
         kubelet: given.kubelet.clone(),
+        kube_proxy: given.kube_proxy.clone(),
         control_plane_timeout_seconds: timeout
             .map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
     }

@@ -116,6 +116,9 @@ pub struct KubernetesTopology {
     pub etcd_args: BTreeMap<String, String>,
     /// Fields of KubeletConfiguration.
     pub kubelet: serde_json::Map<String, serde_json::Value>,
+    /// Fields of KubeProxyConfiguration, `mode: nftables`. The mode `ipvs` needs a package whose
+    /// kube-proxy has ipset; the VIP is added to `excludeCIDRs`.
+    pub kube_proxy: serde_json::Map<String, serde_json::Value>,
     /// How long kubeadm waits for the control plane, `20m`; default 4 minutes.
     pub control_plane_timeout: Option<String>,
 }

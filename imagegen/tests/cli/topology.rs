@@ -203,6 +203,20 @@ const MISTAKES: &[(&str, &str, &str, &str, &str)] = &[
         "12:12",
         "is the address of the host `m0`",
     ),
+    (
+        "mode of kube-proxy",
+        "ntp: []",
+        "kubernetes: {kube_proxy: {mode: iptable}}",
+        "16:33",
+        "not a mode of kube-proxy on Linux",
+    ),
+    (
+        "version of kube-proxy's configuration",
+        "ntp: []",
+        "kubernetes: {kube_proxy: {kind: X}}",
+        "16:27",
+        "set by the version of kubeadm",
+    ),
     ("validity", "100y", "never", "14:27", "not a validity"),
     (
         "a private key",
