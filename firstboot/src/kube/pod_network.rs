@@ -26,6 +26,9 @@ pub fn complete(objects: &mut [Value], pods: &[IpNet], apiserver: &Apiserver) ->
         }
         if object["kind"] == "DaemonSet" {
             calico(object, v4, v6);
+            if pods.first().is_some_and(|range| range.addr().is_ipv6()) {
+                flannel_v6_address(object);
+            }
             apiserver_of_host_network(object, apiserver);
         }
     }
@@ -65,6 +68,27 @@ fn calico(object: &mut Value, v4: Option<&IpNet>, v6: Option<&IpNet>) {
         };
         if let Some(range) = range {
             variable["value"] = json!(range);
+        }
+    }
+}
+
+/// Where IPv6 comes first, the node's address that `--iface` names is an IPv6 one. flannel of both
+/// families looks for an interface only by an IPv4 address or by this flag.
+fn flannel_v6_address(object: &mut Value) {
+    const IFACE: &str = "--iface=$(";
+    let Some(containers) = object["spec"]["template"]["spec"]["containers"].as_array_mut() else {
+        return;
+    };
+    for arguments in containers
+        .iter_mut()
+        .filter_map(|container| container["args"].as_array_mut())
+    {
+        let texts = || arguments.iter().filter_map(Value::as_str);
+        let is_given = texts().any(|text| text.starts_with("--public-ipv6"));
+        let variable = texts().find_map(|text| text.strip_prefix(IFACE));
+        if let Some(variable) = variable.filter(|_| !is_given) {
+            let flag = format!("--public-ipv6=$({variable}");
+            arguments.push(flag.into());
         }
     }
 }
@@ -116,6 +140,33 @@ mod tests {
             let env = &objects[0]["spec"]["template"]["spec"]["containers"][0]["env"];
             assert_eq!(env[0]["value"], host);
             assert_eq!(env[1]["value"], "kept");
+        }
+    }
+
+    #[test]
+    fn flannel_gets_its_ipv6_address_where_that_family_comes_first() {
+        for (pods, arguments) in [
+            (
+                &["10.9.0.0/16", "fd00:9::/56"][..],
+                json!(["--iface=$(HOST_IP)"]),
+            ),
+            (
+                &["fd00:9::/56", "10.9.0.0/16"][..],
+                json!(["--iface=$(HOST_IP)", "--public-ipv6=$(HOST_IP)"]),
+            ),
+        ] {
+            let mut objects = [json!({
+                "kind": "DaemonSet",
+                "spec": { "template": { "spec": { "hostNetwork": true, "containers": [
+                    { "args": ["--iface=$(HOST_IP)"] },
+                ] } } },
+            })];
+            // Twice: the flag is added once.
+            for _ in 0..2 {
+                complete(&mut objects, &ranges(pods), &apiserver()).unwrap();
+            }
+            let container = &objects[0]["spec"]["template"]["spec"]["containers"][0];
+            assert_eq!(container["args"], arguments);
         }
     }
 
