@@ -35,7 +35,7 @@ struct Cli {
     /// Number of workers.
     #[arg(long, value_name = "N", default_value_t = 1)]
     nodes: u32,
-    /// Use your own topology, with addresses in 192.168.7.0/24.
+    /// Use your own topology, with addresses in 192.168.7.0/24 and fd00:7::/64.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["masters", "nodes"])]
     topology: Option<PathBuf>,
     /// Exit after the tables. By default the cluster runs until Ctrl-C.

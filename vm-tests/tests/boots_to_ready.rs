@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 use anyhow::Result;
 use firstboot::journal::{KUBEADM_STARTED, field};
@@ -89,7 +89,7 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
     assert!(keys.contains("operator@example"), "{keys}");
     let ssh = cluster
         .port_forward
-        .forward(0, SocketAddrV4::new(cluster.first().address, 22))?;
+        .forward(0, SocketAddr::new(cluster.first().address, 22))?;
     let mut greeting = [0; 4];
     TcpStream::connect(ssh)?.read_exact(&mut greeting)?;
     assert_eq!(&greeting, b"SSH-");

@@ -96,7 +96,7 @@ fn check_apiserver_restart(testbed: &Testbed) -> Result<()> {
     let victim = testbed.member("m1")?;
     let requests = RequestMonitor::start(testbed.vm("n0")?, DOMAIN)?;
     testbed.vm("m1")?.shell("pkill -KILL -x kube-apiserver")?;
-    let server = format!("{}:6443", victim.address);
+    let server = victim.endpoint(6443);
     requests.wait_for_table(Duration::from_secs(120), &server, false)?;
     requests.wait_for_table(Duration::from_secs(360), &server, true)?;
     let report = requests.stop()?;

@@ -103,7 +103,7 @@ fn cluster_without_master0_serves_through_the_vip() -> Result<()> {
         return Ok(());
     };
     testbed.assert_healthy()?;
-    let server = format!("{}:6443", testbed.member("m0")?.address);
+    let server = testbed.member("m0")?.endpoint(6443);
     testbed.power_cut("m0")?;
     let node = testbed.vm("n0")?;
     let requests = RequestMonitor::start(node, DOMAIN)?;

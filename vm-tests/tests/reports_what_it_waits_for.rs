@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn waiting_master_reports_target_and_last_answer() -> Result<()> {
     check_status_of_all_hosts(&vm, &endpoint)?;
     let local = cluster
         .port_forward
-        .forward(0, SocketAddrV4::new(member.address, STATUS_PORT))?
+        .forward(0, SocketAddr::new(member.address, STATUS_PORT))?
         .to_string();
     write_credentials(&output, run_dir.folder())?;
     check_status_server(run_dir.folder(), &local, &endpoint)?;

@@ -4,7 +4,7 @@
 //! independent of Firstlight's own etcd client.
 
 use std::fs;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -93,7 +93,7 @@ impl Etcd {
         // The server's certificate is valid for 127.0.0.1 too.
         let address = cluster
             .port_forward
-            .forward(0, SocketAddrV4::new(member.address, CLIENT_PORT))?;
+            .forward(0, SocketAddr::new(member.address, CLIENT_PORT))?;
         Ok(Self {
             kubectl: kubectl(host)?,
             folder,

@@ -53,7 +53,7 @@ impl Testbed {
         let expected: BTreeSet<_> = self
             .cluster
             .control_plane()
-            .map(|master| format!("https://{}:2379", master.address))
+            .map(|master| format!("https://{}", master.endpoint(2379)))
             .collect();
         ensure!(
             found == expected,
@@ -109,7 +109,7 @@ impl Testbed {
             .map(|master| {
                 (
                     master.name.clone(),
-                    vec![format!("https://{}:2380", master.address)],
+                    vec![format!("https://{}", master.endpoint(2380))],
                 )
             })
             .collect();

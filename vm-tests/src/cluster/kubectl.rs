@@ -29,7 +29,7 @@ pub fn forwarded_kubeconfig(admin: &str, local: SocketAddr, name: &str) -> Resul
         };
         // The certificate is not valid for 127.0.0.1, so the name to verify is given.
         text.push_str(&format!(
-            "{indent}server: https://{local}\n{indent}tls-server-name: {name}\n"
+            "{indent}server: https://{local}\n{indent}tls-server-name: \"{name}\"\n"
         ));
         found += 1;
     }
@@ -59,7 +59,9 @@ pub fn kubeconfig(
     output: &Output,
     folder: &Path,
 ) -> Result<PathBuf> {
-    let path = folder.join(format!("admin-{}-{}.conf", member.name, member.address));
+    // kubectl takes a colon for the end of a path.
+    let address = member.address.to_string().replace(':', "-");
+    let path = folder.join(format!("admin-{}-{address}.conf", member.name));
     if !path.exists() {
         let text = forwarded_kubeconfig(
             &fs::read_to_string(output.admin())?,
@@ -72,7 +74,27 @@ pub fn kubeconfig(
     Ok(path)
 }
 
-/// Runs kubectl as administrator against the apiserver of `member`.
+/// kubectl as administrator of the apiserver of `member`.
+pub fn command(
+    host: &Host,
+    cluster: &Cluster,
+    member: &Member,
+    output: &Output,
+    folder: &Path,
+) -> Result<Command> {
+    let kubeconfig = kubeconfig(cluster, member, output, folder)?;
+    let mut command = Command::new(kubectl(host)?);
+    command
+        // Long enough for watches. A server that is gone closes the connection before.
+        .arg("--request-timeout=3600s")
+        // The default cache is the user's, and its key is the port, which another cluster may
+        // have had.
+        .arg(format!("--cache-dir={}", folder.join("kubectl").display()))
+        .env("KUBECONFIG", &kubeconfig);
+    Ok(command)
+}
+
+/// Runs [`command`] with `arguments`, and returns what it prints.
 pub fn run(
     host: &Host,
     cluster: &Cluster,
@@ -81,17 +103,8 @@ pub fn run(
     folder: &Path,
     arguments: &[&str],
 ) -> Result<String> {
-    let kubeconfig = kubeconfig(cluster, member, output, folder)?;
-    let mut command = Command::new(kubectl(host)?);
-    command
-        .args(arguments)
-        // Long enough for watches. A server that is gone closes the connection before.
-        .arg("--request-timeout=3600s")
-        // The default cache is the user's, and its key is the port, which another cluster may
-        // have had.
-        .arg(format!("--cache-dir={}", folder.join("kubectl").display()))
-        .env("KUBECONFIG", &kubeconfig);
-    let stdout = process::run(&mut command)?;
+    let mut command = command(host, cluster, member, output, folder)?;
+    let stdout = process::run(command.args(arguments))?;
     Ok(String::from_utf8_lossy(&stdout).into_owned())
 }
 
@@ -103,7 +116,7 @@ mod tests {
     fn every_context_uses_the_forwarded_port() -> Result<()> {
         let admin = "- cluster:\n    server: https://192.168.7.10:6443\n  name: x\n- cluster:\n    server: https://192.168.7.11:6443\n  name: y\n";
         let local = "127.0.0.1:40000".parse()?;
-        let server = "    server: https://127.0.0.1:40000\n    tls-server-name: 192.168.7.11\n";
+        let server = "    server: https://127.0.0.1:40000\n    tls-server-name: \"192.168.7.11\"\n";
         assert_eq!(
             forwarded_kubeconfig(admin, local, "192.168.7.11")?,
             format!("- cluster:\n{server}  name: x\n- cluster:\n{server}  name: y\n")

@@ -11,14 +11,15 @@ pub mod testbed;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use firstboot::journal::{DOCUMENT_REFUSED, FAILED, READY};
-use ipnet::Ipv4Net;
-use serde::Deserialize;
+use imagegen::plan::{ClusterPlan, HostPlan};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use userdata::node_config::Role;
 
 use crate::host::Host;
 use crate::host::artifacts::Output;
@@ -33,14 +34,17 @@ use crate::net::switch::{Port, Switch};
 /// The deadline from power-on to ready on a machine with KVM.
 pub const READY_DEADLINE: Duration = Duration::from_secs(360);
 
-/// The address of the test host in the virtual network.
-pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
+/// The addresses of the test host in the virtual network. Topologies may name them as gateways.
+pub const HOST_ADDRESSES: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 7, 1), 24)),
+    IpNet::V6(Ipv6Net::new_assert(
+        Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 1),
+        64,
+    )),
+];
 
 /// The size of every machine's disk.
 const DISK_SIZE: u64 = 12 << 30;
-
-/// The default of imagegen.
-const DEFAULT_PODS: &str = "10.244.0.0/16";
 
 /// A worker runs neither etcd nor kube-apiserver.
 const WORKER_MEMORY_MIB: u32 = 2048;
@@ -51,9 +55,8 @@ pub struct Cluster {
     pub switch: Switch,
     pub port_forward: PortForward,
     pub members: Vec<Member>,
-    /// The ranges of pod addresses. They are seen on the network, because the package's pod network
-    /// routes between hosts.
-    pods: Vec<Ipv4Net>,
+    /// The topology with every default.
+    pub plan: ClusterPlan,
 }
 
 /// One host of the topology and the parts of its machine.
@@ -62,7 +65,8 @@ pub struct Member {
     pub name: String,
     /// Whether the host has the role `master`, and not `node`.
     pub is_control_plane: bool,
-    pub address: Ipv4Addr,
+    /// The node's address: the first of the topology.
+    pub address: IpAddr,
     pub port: Port,
     /// The configuration for the next start; a test may change it.
     pub machine: Machine,
@@ -72,13 +76,13 @@ impl Cluster {
     /// Creates a machine with a new disk for every host of `output`.
     pub fn new(host: &Host, run_dir: &RunDir, output: &Output) -> Result<Self> {
         let switch = Switch::start(run_dir)?;
-        let port_forward = PortForward::start(&switch, HOST_ADDRESS, 24)?;
-        let topology = Topology::read(output.topology())?;
-        let machines = topology.hosts.len();
+        let port_forward = PortForward::start(&switch, &HOST_ADDRESSES)?;
+        let plan = plan(output.topology())?;
+        let machines = plan.hosts.len();
         let time_scale = host.time_scale(machines);
         let cpus = host.cpus(machines);
         let mut members = Vec::new();
-        for wanted in &topology.hosts {
+        for wanted in &plan.hosts {
             let mut member = member(host, run_dir, output, &switch, wanted, time_scale)?;
             member.machine.cpus = cpus;
             members.push(member);
@@ -87,15 +91,16 @@ impl Cluster {
             switch,
             port_forward,
             members,
-            pods: topology.network.pods(),
+            plan,
         })
     }
 
     /// Gives every machine its document of `output` for the next boot.
     pub fn take_documents(&mut self, output: &Output) -> Result<()> {
-        for wanted in &Topology::read(output.topology())?.hosts {
+        self.plan = plan(output.topology())?;
+        for wanted in self.plan.hosts.clone() {
             let member = self.member_mut(&wanted.name)?;
-            member.address = wanted.address()?;
+            member.address = wanted.address();
             let seed = disk::seed(&output.seed(&wanted.name));
             member.machine.disks.retain(|disk| !disk.read_only);
             member.machine.disks.push(seed);
@@ -126,7 +131,7 @@ impl Cluster {
     pub fn apiservers(&self, without: &[&str]) -> BTreeSet<String> {
         self.control_plane()
             .filter(|master| !without.contains(&master.name.as_str()))
-            .map(|master| format!("{}:6443", master.address))
+            .map(|master| master.endpoint(6443))
             .collect()
     }
 
@@ -138,25 +143,24 @@ impl Cluster {
     /// Forwards a port of the host to the apiserver of `member`, and returns its address.
     pub fn apiserver(&self, member: &Member) -> Result<SocketAddr> {
         self.port_forward
-            .forward(0, SocketAddrV4::new(member.address, 6443))
+            .forward(0, SocketAddr::new(member.address, 6443))
     }
 
     /// Fails if a packet was sent to an address that belongs neither to the machines' network nor
     /// to a pod. Addresses of Services and the VIP must not be seen either: each host translates
     /// them.
     pub fn assert_no_packet_left(&self) -> Result<()> {
-        let own = Ipv4Net::new(HOST_ADDRESS, 24)?;
+        let networks = self.plan.hosts.iter().flat_map(|host| &host.addresses);
+        // Addresses of pods are seen, because the package's pod network routes between hosts.
+        let known: Vec<&IpNet> = networks.chain(&self.plan.network.pods).collect();
         for address in self.switch.destinations() {
-            let inside = match address {
-                IpAddr::V4(four) => {
-                    own.contains(&four)
-                        || self.pods.iter().any(|pods| pods.contains(&four))
-                        || four.is_multicast()
-                        || four.is_broadcast()
-                        || four.is_unspecified()
-                }
-                IpAddr::V6(six) => six.is_multicast() || six.is_unicast_link_local(),
-            };
+            let inside = address.is_multicast()
+                || address.is_unspecified()
+                || known.iter().any(|net| net.contains(&address))
+                || match address {
+                    IpAddr::V4(four) => four.is_broadcast(),
+                    IpAddr::V6(six) => six.is_unicast_link_local(),
+                };
             if !inside {
                 bail!("a packet was sent to {address}, outside the machines' network");
             }
@@ -166,6 +170,11 @@ impl Cluster {
 }
 
 impl Member {
+    /// `address:port`
+    pub fn endpoint(&self, port: u16) -> String {
+        SocketAddr::new(self.address, port).to_string()
+    }
+
     /// Starts the machine.
     pub fn start(&self, host: &Host, run_dir: &RunDir) -> Result<Vm> {
         Vm::start(host, run_dir, &self.connected())
@@ -215,12 +224,12 @@ fn member(
     run_dir: &RunDir,
     output: &Output,
     switch: &Switch,
-    wanted: &TopologyHost,
+    wanted: &HostPlan,
     time_scale: f64,
 ) -> Result<Member> {
     let port = switch.port()?;
     let disk = fresh_disk(host, run_dir, &wanted.name, output)?;
-    let is_control_plane = wanted.role == "master";
+    let is_control_plane = wanted.role != Role::Node;
     let mut machine = Machine {
         disks: vec![disk, disk::seed(&output.seed(&wanted.name))],
         nics: vec![port.nic(&wanted.mac)],
@@ -233,7 +242,7 @@ fn member(
     Ok(Member {
         name: wanted.name.clone(),
         is_control_plane,
-        address: wanted.address()?,
+        address: wanted.address(),
         port,
         machine,
     })
@@ -250,77 +259,11 @@ fn fresh_disk(host: &Host, run_dir: &RunDir, name: &str, output: &Output) -> Res
     )
 }
 
-/// The fields of a topology that the harness needs; imagegen validates the file.
-#[derive(Debug, Deserialize)]
-struct Topology {
-    #[serde(default)]
-    network: Network,
-    hosts: Vec<TopologyHost>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Network {
-    /// One range or a list of ranges.
-    pods: serde_json::Value,
-}
-
-#[derive(Debug, Deserialize)]
-struct TopologyHost {
-    name: String,
-    role: String,
-    address: String,
-    mac: String,
-}
-
-impl Topology {
-    fn read(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).with_context(|| format!("reading `{}`", path.display()))?;
-        // Leniently, because the fields that are not declared here count as unknown.
-        let (parsed, _) = yaml::parse_leniently::<Self>("topology", &text, false);
-        let parsed = parsed.with_context(|| format!("reading `{}`", path.display()))?;
-        Ok(parsed.value)
-    }
-}
-
-impl Network {
-    fn pods(&self) -> Vec<Ipv4Net> {
-        let texts = match &self.pods {
-            serde_json::Value::Array(list) => list.iter().filter_map(|one| one.as_str()).collect(),
-            one => vec![one.as_str().unwrap_or(DEFAULT_PODS)],
-        };
-        texts.iter().filter_map(|text| text.parse().ok()).collect()
-    }
-}
-
-impl TopologyHost {
-    fn address(&self) -> Result<Ipv4Addr> {
-        let text = self.address.split('/').next().unwrap_or_default();
-        text.parse()
-            .with_context(|| format!("host `{}`: address `{text}` is not IPv4", self.name))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pod_ranges_are_read_in_every_form() {
-        let pods = |text: &str| {
-            let (parsed, _) = yaml::parse_leniently::<Topology>("t", text, false);
-            parsed.map(|parsed| parsed.value.network.pods())
-        };
-        let net = |text: &str| text.parse::<Ipv4Net>().expect("a range");
-        assert_eq!(pods("hosts: []"), Some(vec![net(DEFAULT_PODS)]));
-        assert_eq!(
-            pods("network: { pods: 10.9.0.0/16 }\nhosts: []"),
-            Some(vec![net("10.9.0.0/16")])
-        );
-        assert_eq!(
-            pods("network: { pods: [10.9.0.0/16, \"fd00::/56\"] }\nhosts: []"),
-            Some(vec![net("10.9.0.0/16")])
-        );
+fn plan(topology: &Path) -> Result<ClusterPlan> {
+    let name = topology.display().to_string();
+    let text = fs::read_to_string(topology).with_context(|| format!("reading `{name}`"))?;
+    match imagegen::topology::check::read(&name, &text) {
+        Ok(checked) => Ok(checked.plan),
+        Err(found) => bail!("{found}"),
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -175,11 +176,10 @@ impl Testbed {
 
     /// Runs the package's kubectl as administrator against the apiserver of `master`.
     pub fn kubectl(&self, master: &str, arguments: &[&str]) -> Result<String> {
-        let member = self.member(master)?;
         kubectl::run(
             &self.host,
             &self.cluster,
-            member,
+            self.member(master)?,
             &self.output,
             self.run_dir.folder(),
             arguments,
@@ -192,6 +192,18 @@ impl Testbed {
     pub fn kubeconfig(&self, master: &str) -> Result<PathBuf> {
         let member = self.member(master)?;
         kubectl::kubeconfig(&self.cluster, member, &self.output, self.run_dir.folder())
+    }
+
+    /// The command of [`Testbed::kubectl`], for a test that does not wait for its end.
+    pub fn kubectl_command(&self, master: &str) -> Result<Command> {
+        let folder = self.run_dir.folder();
+        kubectl::command(
+            &self.host,
+            &self.cluster,
+            self.member(master)?,
+            &self.output,
+            folder,
+        )
     }
 
     /// The object at `path` of the apiserver of `master`.

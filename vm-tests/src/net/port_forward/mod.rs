@@ -4,7 +4,7 @@
 //! switch. Guests can reach nothing else of the host, and nothing is routed.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
+use smoltcp::wire::{EthernetAddress, IpCidr};
 
 use crate::net::switch::Switch;
 
@@ -36,13 +37,13 @@ pub struct PortForward {
 
 #[derive(Debug, Default)]
 struct Shared {
-    listeners: Mutex<Vec<(TcpListener, SocketAddrV4)>>,
+    listeners: Mutex<Vec<(TcpListener, SocketAddr)>>,
     end: AtomicBool,
 }
 
 impl PortForward {
-    /// Connects to the switch as `address`/`prefix`.
-    pub fn start(switch: &Switch, address: Ipv4Addr, prefix: u8) -> Result<Self> {
+    /// Connects to the switch with an address of each family.
+    pub fn start(switch: &Switch, addresses: &[IpNet]) -> Result<Self> {
         let cable = Cable(switch.plug()?);
         cable.0.set_nonblocking(true)?;
         let (wake, woken) = UnixDatagram::pair()?;
@@ -50,7 +51,7 @@ impl PortForward {
         woken.set_nonblocking(true)?;
         let shared = Arc::new(Shared::default());
         let state = shared.clone();
-        let mut stack = Stack::new(cable, address, prefix);
+        let mut stack = Stack::new(cable, addresses);
         let thread = std::thread::Builder::new()
             .name("port-forward".into())
             .spawn(move || {
@@ -66,7 +67,7 @@ impl PortForward {
     }
 
     /// Forwards `local_port` on 127.0.0.1 (0: any free port) to `guest`. Returns the local address.
-    pub fn forward(&self, local_port: u16, guest: SocketAddrV4) -> Result<SocketAddr> {
+    pub fn forward(&self, local_port: u16, guest: SocketAddr) -> Result<SocketAddr> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, local_port))
             .with_context(|| format!("listening on 127.0.0.1:{local_port}"))?;
         listener.set_nonblocking(true)?;
@@ -109,13 +110,15 @@ struct Connection {
 }
 
 impl Stack {
-    fn new(mut cable: Cable, address: Ipv4Addr, prefix: u8) -> Self {
+    fn new(mut cable: Cable, given: &[IpNet]) -> Self {
         let mut config = Config::new(EthernetAddress(MAC).into());
         config.random_seed = u64::from(std::process::id());
         let mut interface = Interface::new(config, &mut cable, Instant::now());
         interface.update_ip_addrs(|addresses| {
-            // The list has room for at least one address.
-            let _ = addresses.push(IpCidr::Ipv4(Ipv4Cidr::new(address, prefix)));
+            for net in given {
+                // The list has room for two addresses (`IFACE_MAX_ADDR_COUNT`).
+                let _ = addresses.push(IpCidr::new(net.addr().into(), net.prefix_len()));
+            }
         });
         Self {
             cable,
@@ -157,7 +160,7 @@ impl Stack {
             .poll(Instant::now(), &mut self.cable, &mut self.sockets);
     }
 
-    fn sleep(&mut self, listeners: &[(TcpListener, SocketAddrV4)], woken: &UnixDatagram) {
+    fn sleep(&mut self, listeners: &[(TcpListener, SocketAddr)], woken: &UnixDatagram) {
         let delay = self.interface.poll_delay(Instant::now(), &self.sockets);
         let timeout = delay
             .and_then(|delay| {
@@ -182,7 +185,7 @@ impl Stack {
         let _ = poll(&mut polled, timeout);
     }
 
-    fn connect(&mut self, outside: TcpStream, guest: SocketAddrV4) {
+    fn connect(&mut self, outside: TcpStream, guest: SocketAddr) {
         let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         // A guest that is off never answers; the client gets an error after this timeout.
@@ -195,7 +198,7 @@ impl Stack {
         };
         let connected = socket.connect(
             self.interface.context(),
-            (*guest.ip(), guest.port()),
+            (guest.ip(), guest.port()),
             self.next_port,
         );
         if connected.is_ok() && outside.set_nonblocking(true).is_ok() {

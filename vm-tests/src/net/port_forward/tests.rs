@@ -1,11 +1,13 @@
 use super::*;
 use crate::host::run_dir::RunDir;
 
-const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 10);
+fn net(text: &str) -> IpNet {
+    text.parse().expect("an address with prefix")
+}
 
 /// A guest with a server that echoes bytes until the client closes the connection, then closes it.
-fn echo(cable: UnixDatagram) {
-    let mut inside = Stack::new(Cable(cable), GUEST, 24);
+fn echo(cable: UnixDatagram, address: IpNet) {
+    let mut inside = Stack::new(Cable(cable), &[address]);
     inside
         .interface
         .set_hardware_addr(EthernetAddress([2, 0, 0, 0, 0, 10]).into());
@@ -39,13 +41,19 @@ fn echo(cable: UnixDatagram) {
 
 #[test]
 fn forwarded_port_carries_bytes_and_closes_both_ends() -> Result<()> {
+    forward_to(net("192.168.7.10/24"))?;
+    forward_to(net("fd00:7::10/64"))
+}
+
+fn forward_to(guest: IpNet) -> Result<()> {
     let run_dir = RunDir::new("port_forward")?;
     let switch = Switch::start(&run_dir)?;
     let cable = switch.plug()?;
     cable.set_nonblocking(true)?;
-    let guest = std::thread::spawn(move || echo(cable));
-    let port_forward = PortForward::start(&switch, Ipv4Addr::new(192, 168, 7, 1), 24)?;
-    let address = port_forward.forward(0, SocketAddrV4::new(GUEST, 6443))?;
+    let echoing = std::thread::spawn(move || echo(cable, guest));
+    let own = [net("192.168.7.1/24"), net("fd00:7::1/64")];
+    let port_forward = PortForward::start(&switch, &own)?;
+    let address = port_forward.forward(0, SocketAddr::new(guest.addr(), 6443))?;
 
     let sent: Vec<u8> = (0..300_000u32).map(|number| (number % 251) as u8).collect();
     let mut client = TcpStream::connect(address)?;
@@ -65,8 +73,8 @@ fn forwarded_port_carries_bytes_and_closes_both_ends() -> Result<()> {
         sent.len()
     );
     writing.join().expect("the writer ends")?;
-    guest.join().expect("the guest ends");
-    let inside = |address: &std::net::IpAddr| address.to_string().starts_with("192.168.7.");
+    echoing.join().expect("the guest ends");
+    let inside = |address: &std::net::IpAddr| guest.contains(address) || address.is_multicast();
     assert!(
         switch.destinations().iter().all(inside),
         "{:?}",
