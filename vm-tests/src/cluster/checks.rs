@@ -1,12 +1,14 @@
 //! What clients of a formed cluster expect of it, as checks that several tests use.
 
 mod pods;
+mod streams;
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 pub use pods::{Reach, pods_and_services};
+pub use streams::logs_exec_cp_and_port_forward;
 
 use crate::cluster::testbed::Testbed;
 use crate::observe::request_monitor::wait_for_servers;
