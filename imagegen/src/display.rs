@@ -22,8 +22,13 @@ fn steps(plan: &ClusterPlan, host: &HostPlan) -> Vec<StepInfo> {
     machine.chain(host.role.steps()).copied().collect()
 }
 
-/// As text.
-pub fn text(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> String {
+/// As text. `changes` are those of the package's files.
+pub fn text(
+    plan: &ClusterPlan,
+    package: Option<&Path>,
+    output: &Path,
+    changes: &[String],
+) -> String {
     let mut out = String::new();
     let masters = plan.masters().count();
     let nodes = plan.hosts.len() - masters;
@@ -94,6 +99,12 @@ pub fn text(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> String
     for (name, value) in facts {
         let _ = writeln!(out, "  {name:<13} {value}");
     }
+    if !changes.is_empty() {
+        let _ = writeln!(out, "\nchanges to the package's files");
+        for change in changes {
+            let _ = writeln!(out, "  {change}");
+        }
+    }
     for host in &plan.hosts {
         let _ = writeln!(out, "\nhost {} ({})", host.name, host.role.as_str());
         let _ = writeln!(
@@ -123,7 +134,12 @@ pub fn text(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> String
 }
 
 /// As JSON.
-pub fn json(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> Value {
+pub fn json(
+    plan: &ClusterPlan,
+    package: Option<&Path>,
+    output: &Path,
+    changes: &[String],
+) -> Value {
     let hosts: Vec<Value> = plan
         .hosts
         .iter()
@@ -145,6 +161,7 @@ pub fn json(plan: &ClusterPlan, package: Option<&Path>, output: &Path) -> Value 
     json!({
         "cluster": plan.name,
         "package": package,
+        "package_changes": changes,
         "output": output,
         "apiserver": plan.apiserver,
         "apiserver_names": apiserver_names(plan),
@@ -261,7 +278,7 @@ mod tests {
     fn plan_lists_the_steps_that_userdata_names() {
         let topology = include_str!("../tests/topologies/prod.yaml");
         let plan = check::read("prod.yaml", topology).unwrap().plan;
-        let json = json(&plan, None, Path::new("prod"));
+        let json = json(&plan, None, Path::new("prod"), &[]);
         for (host, shown) in plan.hosts.iter().zip(json["hosts"].as_array().unwrap()) {
             let shown = shown["steps"].as_array().unwrap().iter();
             let shown: Vec<_> = shown.filter_map(Value::as_str).collect();

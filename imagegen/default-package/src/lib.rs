@@ -14,6 +14,7 @@ mod output;
 mod parts;
 mod release;
 mod runtime;
+mod supply;
 mod tarball;
 mod versions;
 
@@ -23,6 +24,11 @@ use anyhow::Result;
 
 use build_tools::cache::{Cache, Key};
 use build_tools::progress::Progress;
+
+pub use supply::{
+    SUPPLIED_CRICTL, Supplies, is_own_script_line, supplied_plugins, supplied_version,
+    supply_recipe,
+};
 
 use parts::Parts;
 use release::Release;

@@ -217,6 +217,16 @@ impl Module {
         flags
     }
 
+    /// The files of its programs.
+    pub(super) fn program_names(&self) -> impl Iterator<Item = &'static str> {
+        self.programs.iter().map(|program| program.file)
+    }
+
+    /// What decides the bytes of its programs.
+    pub(super) fn recipe(&self) -> String {
+        format!("{TOOLCHAIN} {:?} {}", self.files, self.script())
+    }
+
     fn script(&self) -> String {
         let packages: Vec<_> = self
             .programs

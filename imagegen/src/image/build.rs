@@ -11,11 +11,14 @@ use anyhow::{Context as _, Result, ensure};
 use build_tools::cache::Cache;
 use build_tools::debian_tree::Tree;
 use build_tools::progress::Progress;
+use default_package::{SUPPLIED_CRICTL, Supplies};
 use serde::{Deserialize, Serialize};
 
 use super::containerd::store::{self, StoredImage, StoredLayer};
 use super::root_files::STATE;
-use super::{ImageRequest, debian, disk, facts, hooks, initrd, kubeadm, root, sbom, uki, verity};
+use super::{
+    ImageRequest, debian, disk, facts, hooks, initrd, kubeadm, releases, root, sbom, uki, verity,
+};
 use crate::package::oci::{Image, ImageArchive};
 use crate::package::{BUILD_HOOK, Package, State};
 
@@ -90,7 +93,15 @@ pub fn build(
     let tools = debian::tools(cache, request.plan.kernel, progress)?;
     let base = debian::root(cache, progress)?;
     let (release, modules) = kernel_modules(&tools)?;
+    let kubernetes = request.package.kubernetes_version()?;
+    releases::kubernetes(&tools, &package, &kubernetes)?;
     facts.kubeadm_phases = kubeadm::phases(&tools, &package)?;
+
+    let wants = |crictl: bool| {
+        let mut supplied = verdict.supplied.iter();
+        supplied.any(|own| (own.program == SUPPLIED_CRICTL) == crictl)
+    };
+    let supplies = Supplies::ensure(wants(true), wants(false), cache, progress)?;
 
     let stage = progress.stage("root");
     let mut composed = root::compose(&root::Inputs {
@@ -101,8 +112,10 @@ pub fn build(
         programs: request.programs,
         facts: &facts,
         verdict: &verdict,
+        supplies: &supplies,
         work,
     })?;
+    releases::containerd(&tools, &composed, &kubernetes, wants(true), work)?;
     if request.package.contains(BUILD_HOOK) {
         let stage = progress.stage("build hook");
         composed = hooks::run(&composed, &package, &|| tools.program("tar"), work, &stage)?;
@@ -188,7 +201,7 @@ pub fn build(
 }
 
 /// Every image of the package unpacked at `folder`, in the order of the archives' names.
-fn images(package: &Package, folder: &Path) -> Result<Vec<Image>> {
+pub(super) fn images(package: &Package, folder: &Path) -> Result<Vec<Image>> {
     let mut names: Vec<&str> = package.images().collect();
     names.sort_unstable();
     let mut images = Vec::new();
@@ -199,7 +212,7 @@ fn images(package: &Package, folder: &Path) -> Result<Vec<Image>> {
 }
 
 /// Uncompresses the layers into unnamed temporary files; a shared layer is written once.
-fn spool(images: &[Image], work: &Path) -> Result<Vec<StoredImage>> {
+pub(super) fn spool(images: &[Image], work: &Path) -> Result<Vec<StoredImage>> {
     let mut known: BTreeMap<String, StoredLayer> = BTreeMap::new();
     let mut stored = Vec::new();
     for image in images {

@@ -23,6 +23,20 @@ const CODE: &[&str] = &[
     include_str!("facts.rs"),
     include_str!("kubeadm.rs"),
     include_str!("root.rs"),
+    // What becomes of each part of a package.
+    include_str!("../package/cluster.rs"),
+    include_str!("../package/verdict/choose.rs"),
+    include_str!("../package/verdict/conf.rs"),
+    include_str!("../package/verdict/containerd.rs"),
+    include_str!("../package/verdict/files.rs"),
+    include_str!("../package/verdict/mod.rs"),
+    include_str!("../package/verdict/needs.rs"),
+    include_str!("../package/verdict/runtime.rs"),
+    include_str!("../package/verdict/scripts.rs"),
+    include_str!("../package/verdict/supply.rs"),
+    include_str!("../package/verdict/units.rs"),
+    include_str!("../package/manifest/complete.rs"),
+    include_str!("../package/manifest/mod.rs"),
 ];
 
 /// What an image is made from.
@@ -64,6 +78,7 @@ impl ImageRequest<'_> {
             text(name, digest_file(&self.programs.join(name))?);
         }
         text("code", CODE.concat());
+        text("supplies", default_package::supply_recipe());
         text("Debian trees", debian::recipe(self.plan.kernel));
         text("root", root_files::recipe());
         text("containerd", containerd::store::recipe());

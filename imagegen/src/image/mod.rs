@@ -6,6 +6,8 @@
 //! trees.
 
 pub mod archive;
+#[cfg(test)]
+mod bake_tests;
 mod build;
 pub mod containerd;
 pub mod debian;
@@ -17,6 +19,7 @@ pub mod key;
 pub mod kubeadm;
 pub mod programs;
 pub mod qcow2;
+mod releases;
 pub mod root;
 mod root_files;
 mod sbom;

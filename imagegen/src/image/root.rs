@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use default_package::Supplies;
 use userdata::image_info::ImageInfo;
 
 use super::archive::{Archive, Content, Entry, Placed};
@@ -28,6 +29,8 @@ pub struct Inputs<'a> {
     pub facts: &'a ImageInfo,
     /// Where the parts of the package go.
     pub verdict: &'a Verdict,
+    /// What the package lacks and the image has.
+    pub supplies: &'a Supplies,
     /// For unpacked archives.
     pub work: &'a Path,
 }
@@ -41,6 +44,7 @@ pub fn compose(inputs: &Inputs<'_>) -> Result<Archive> {
         inputs.modules,
     )?;
     runtime(&mut root, inputs)?;
+    supplies(&mut root, inputs)?;
     package(&mut root, inputs)?;
     for program in super::programs::NAMES {
         root.host_file(
@@ -62,7 +66,7 @@ fn base(root: &mut Archive, tar: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Adds the container runtime: programs to /usr/bin and CNI plug-ins to /usr/lib/cni, as the
+/// Adds the container runtime: programs to /usr/bin and CNI plugins to /opt/cni/bin, as the
 /// verdict places them.
 fn runtime(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
     let placed = &inputs.verdict.runtime;
@@ -93,6 +97,17 @@ fn runtime(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
                 root.add(to, Entry::new(entry.content.clone(), 0o755));
             }
         }
+    }
+    Ok(())
+}
+
+/// Adds what the package lacks.
+fn supplies(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
+    for supplied in &inputs.verdict.supplied {
+        let file = inputs.supplies.file(supplied.program);
+        let file =
+            file.with_context(|| format!("`{}` was not built for the image", supplied.program))?;
+        root.host_file(&supplied.to, 0o755, &file)?;
     }
     Ok(())
 }
@@ -232,6 +247,7 @@ mod tests {
             programs: dir.path(),
             facts: &facts,
             verdict: &verdict,
+            supplies: &Supplies::of(dir.path()),
             work: dir.path(),
         };
         let mut root = Archive::default();
@@ -240,7 +256,7 @@ mod tests {
         for path in [
             "usr/bin/containerd",
             "usr/bin/runc",
-            "usr/lib/cni/bridge",
+            "opt/cni/bin/bridge",
             "usr/bin/kubelet",
             "usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf",
             "etc/containerd/config.toml",

@@ -81,6 +81,16 @@ const FILES: &[(&str, u32, &str)] = &[
         0o644,
         include_str!("../../assets/root/resolv.conf"),
     ),
+    (
+        "usr/lib/systemd/system/opt.mount",
+        0o644,
+        include_str!("../../assets/root/opt.mount"),
+    ),
+    (
+        "usr/lib/systemd/system/usr-libexec-kubernetes.mount",
+        0o644,
+        include_str!("../../assets/root/usr-libexec-kubernetes.mount"),
+    ),
     ("etc/hosts", 0o644, include_str!("../../assets/root/hosts")),
     ("etc/hostname", 0o644, "firstlight\n"),
     // Empty instead of absent: systemd generates an id, but does not take this boot for a first
@@ -188,7 +198,8 @@ const FOLDERS: &[(&str, u32)] = &[
     ("tmp", 0o1777),
     ("var", 0o755),
     ("boot", 0o755),
-    ("opt/cni", 0o755),
+    ("opt/cni/bin", 0o755),
+    ("usr/libexec/kubernetes", 0o755),
     ("etc/cni/net.d", 0o755),
     ("etc/kubernetes/manifests", 0o755),
     ("etc/sudoers.d", 0o750),
@@ -211,7 +222,17 @@ const STATE_FOLDERS: &[(&str, u32)] = &[
 const SYMLINKS: &[(&str, &str)] = &[
     ("root", "var/roothome"),
     ("home", "var/home"),
-    ("opt/cni/bin", "../../usr/lib/cni"),
+    // Without them pods could not install what they bring.
+    (
+        "usr/lib/systemd/system/firstboot.service.requires/opt.mount",
+        "../opt.mount",
+    ),
+    (
+        "usr/lib/systemd/system/firstboot.service.requires/usr-libexec-kubernetes.mount",
+        "../usr-libexec-kubernetes.mount",
+    ),
+    // Where Debian's programs look for CNI plugins.
+    ("usr/lib/cni", "../../opt/cni/bin"),
     // The generator opens sshd to local sockets and to the hypervisor, even if a document has no
     // keys.
     (
@@ -259,6 +280,29 @@ pub(super) fn recipe() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The upper layer of each mount is made before it, and its lower one is in the image.
+    #[test]
+    fn folders_that_pods_write_to_have_both_layers() {
+        let text = |path: &str| {
+            let file = FILES.iter().find(|(own, _, _)| *own == path);
+            file.map_or("", |(_, _, text)| *text)
+        };
+        let tmpfiles = text("usr/lib/tmpfiles.d/firstlight.conf");
+        for (unit, folder) in [
+            ("opt.mount", "opt/cni/bin"),
+            ("usr-libexec-kubernetes.mount", "usr/libexec/kubernetes"),
+        ] {
+            let unit = text(&format!("usr/lib/systemd/system/{unit}"));
+            let options = unit.lines().find_map(|line| line.strip_prefix("Options="));
+            let options = options.expect("a mount has options");
+            for part in options.split(',').skip(1) {
+                let path = part.split_once('=').expect("a layer").1;
+                assert!(tmpfiles.contains(&format!("d {path} ")), "{path}");
+            }
+            assert!(FOLDERS.iter().any(|(own, _)| *own == folder), "{folder}");
+        }
+    }
 
     /// A masked unit cannot be enabled or started.
     #[test]

@@ -44,8 +44,8 @@ impl Package {
         fs::create_dir(&root).with_context(|| format!("creating `{}`", root.display()))?;
         if self.path.is_dir() {
             for (name, kind) in self.listing.iter() {
-                if matches!(kind, Kind::File { .. }) {
-                    let from = self.path.join(&self.top).join(name);
+                if matches!(kind, Kind::File { .. }) && !self.made.contains_key(name) {
+                    let from = self.path.join(&self.top).join(self.real_name(name));
                     self.place(
                         &root,
                         name,
@@ -59,7 +59,8 @@ impl Package {
                 let name = self.name_of(entry)?;
                 if entry.header().entry_type() == EntryType::Link {
                     let source = scan::link_name(entry)?;
-                    let source = root.join(source.strip_prefix(&self.top).unwrap_or(&source));
+                    let source = source.strip_prefix(&self.top).unwrap_or(&source);
+                    let source = root.join(self.layout_name(source));
                     self.place(
                         &root,
                         &name,
@@ -71,6 +72,9 @@ impl Package {
                 }
                 Ok(())
             })?;
+        }
+        for (name, bytes) in &self.made {
+            self.place(&root, name, bytes.as_slice())?;
         }
         for (name, kind) in self.listing.iter() {
             if let Kind::Symlink { target } = kind {

@@ -115,6 +115,19 @@ impl Listing {
         }
     }
 
+    /// The same entries with other names.
+    pub(super) fn renamed(self, names: &BTreeMap<String, String>) -> Result<Self> {
+        let mut renamed = Self {
+            entries: BTreeMap::new(),
+            macos: self.macos,
+        };
+        for (name, kind) in self.entries {
+            let name = names.get(&name).cloned().unwrap_or(name);
+            renamed.add(name, kind)?;
+        }
+        Ok(renamed)
+    }
+
     /// Checks rules over all entries: nothing lies below a file or a symlink, and every symlink
     /// leads to an entry of the package.
     pub(super) fn check(&self) -> Result<()> {

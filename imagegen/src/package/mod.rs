@@ -4,8 +4,10 @@
 //! builds the default one. [`crate::image`] decides where the files of a package go in a node
 //! image.
 
+mod cluster;
 mod elf;
 mod extract;
+mod folders;
 mod framing;
 mod listing;
 mod manifest;
@@ -21,5 +23,5 @@ pub use oci as images;
 use reader::HOOKS;
 pub use reader::{BUILD_HOOK, Package};
 pub(crate) use stream::unpacked;
-pub(crate) use verdict::MANIFESTS;
+pub(crate) use verdict::{MANIFESTS, Places};
 pub use verdict::{PackedImage, Part, State, Verdict};

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::listing::{Kind, Listing};
 use super::probe::Contents;
-use super::{Verdict, scan, stream};
+use super::{Verdict, cluster, scan, stream};
 
 /// Runs inside the root while an image is built.
 pub const BUILD_HOOK: &str = "hooks/build";
@@ -32,6 +32,10 @@ pub struct Package {
     small: BTreeMap<String, Vec<u8>>,
     /// What each file is.
     pub(super) contents: BTreeMap<String, Contents>,
+    /// Names in a cluster image by names in the layout.
+    real: BTreeMap<String, String>,
+    /// Files that a cluster image does not have.
+    pub(super) made: BTreeMap<String, Vec<u8>>,
 }
 
 impl Package {
@@ -71,13 +75,69 @@ impl Package {
         let below = |name: String| name.strip_prefix(&top).map(str::to_owned).unwrap_or(name);
         let small = found.small.into_iter();
         let contents = found.contents.into_iter();
-        Ok(Self {
+        let package = Self {
             path: path.to_owned(),
             small: small.map(|(name, bytes)| (below(name), bytes)).collect(),
             contents: contents.map(|(name, found)| (below(name), found)).collect(),
             listing,
             top,
-        })
+            real: BTreeMap::new(),
+            made: BTreeMap::new(),
+        };
+        if cluster::is_tree(&package.listing) {
+            return package
+                .translated()
+                .context("reading it as a cluster image of sealos");
+        }
+        Ok(package)
+    }
+
+    /// A cluster image of sealos 4 with the names of the layout.
+    fn translated(mut self) -> Result<Self> {
+        let read = |name: &str| -> Result<Vec<u8>> { Ok(self.file(name)?.unwrap_or_default()) };
+        let found = cluster::translate(&self.listing, &self.contents, &read)?;
+        self.listing = self.listing.renamed(&found.names)?;
+        let new = |name: String| found.names.get(&name).cloned().unwrap_or(name);
+        let small = std::mem::take(&mut self.small).into_iter();
+        self.small = small.map(|(name, bytes)| (new(name), bytes)).collect();
+        let contents = std::mem::take(&mut self.contents).into_iter();
+        self.contents = contents.map(|(name, what)| (new(name), what)).collect();
+        for (name, bytes) in &found.made {
+            let (size, sha256) = scan::digest(bytes.as_slice(), |_| Ok(()))?;
+            let executable = false;
+            self.listing.add(
+                name.clone(),
+                Kind::File {
+                    size,
+                    sha256,
+                    executable,
+                },
+            )?;
+            self.small.insert(name.clone(), bytes.clone());
+        }
+        self.real = found
+            .names
+            .into_iter()
+            .map(|(tree, name)| (name, tree))
+            .collect();
+        self.made = found.made;
+        Ok(self)
+    }
+
+    /// Whether the package is a cluster image of sealos 4.
+    pub(super) fn is_cluster_image(&self) -> bool {
+        !self.made.is_empty()
+    }
+
+    /// The name in the folder or archive, below its top.
+    pub(super) fn real_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.real.get(name).map_or(name, String::as_str)
+    }
+
+    /// The name in the layout of a name in the archive.
+    pub(super) fn layout_name(&self, real: &str) -> String {
+        let found = self.real.iter().find(|(_, tree)| *tree == real);
+        found.map_or(real, |(name, _)| name).to_owned()
     }
 
     fn require(&self) -> Result<()> {
@@ -154,18 +214,6 @@ impl Package {
         self.listing.iter().map(|(name, _)| name)
     }
 
-    /// Names of the image archives: files of `images/` that hold images, whatever their names.
-    pub fn images(&self) -> impl Iterator<Item = &str> {
-        self.names().filter(|name| {
-            let contents = self.contents_of(name);
-            let images = matches!(
-                contents,
-                Some(Contents::Archive(inside)) if inside.images.is_some()
-            );
-            images && name.starts_with("images/")
-        })
-    }
-
     /// The contents of a file, if it exists. A large file of an archive takes one pass over the
     /// archive.
     pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -176,7 +224,7 @@ impl Package {
             return Ok(None);
         }
         if self.path.is_dir() {
-            let path = self.path.join(&self.top).join(name);
+            let path = self.path.join(&self.top).join(self.real_name(name));
             return fs::read(&path)
                 .map(Some)
                 .with_context(|| format!("reading `{}`", path.display()));
@@ -228,10 +276,7 @@ impl Package {
     /// The name of an archive entry below the top folder.
     pub(super) fn name_of(&self, entry: &tar::Entry<'_, impl Read>) -> Result<String> {
         let name = scan::entry_name(entry)?;
-        Ok(name
-            .strip_prefix(&self.top)
-            .map(str::to_owned)
-            .unwrap_or(name))
+        Ok(self.layout_name(name.strip_prefix(&self.top).unwrap_or(&name)))
     }
 }
 

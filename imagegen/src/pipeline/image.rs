@@ -34,6 +34,7 @@ impl ImageInputs {
         qcow2: bool,
     ) -> Result<Self> {
         image::check_privilege()?;
+        input.agree()?;
         Ok(Self {
             programs: image::programs::folder(programs)?,
             package: input.open_package()?,

@@ -1,18 +1,19 @@
 //! Reading and checking what the user gives.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use yaml::{Diagnostic, Diagnostics};
 
 use super::base;
 use crate::digest::digest;
-use crate::package::Package;
+use crate::package::{Package, Places, Verdict};
 use crate::plan::ClusterPlan;
 use crate::topology::check;
 use crate::topology::value::Invalid;
@@ -39,6 +40,10 @@ pub struct Input {
     pub(super) digest: String,
     /// The path of the package; `None` for the default package.
     package_path: Option<PathBuf>,
+    /// The topology's name and text.
+    source: (String, String),
+    /// Line and column of the topology's values that a package may contradict.
+    places: Vec<(&'static str, (usize, usize))>,
     /// Position of the package in the topology, `cluster.yaml:4:10`, if it is the topology's.
     package_place: Option<String>,
     /// The opened package: reading it takes seconds, and documents and image both need it.
@@ -97,17 +102,42 @@ fn read_with(request: &Request, package: &dyn Fn(&str) -> Result<(), Invalid>) -
             path.display()
         )
     })?;
-    let checked = check::read_with(&path.display().to_string(), text, package).map_err(Refused)?;
+    let name = path.display().to_string();
+    let mut checked = check::read_with(&name, text, package, &BTreeMap::new());
+    if checked.is_err() {
+        // Parts of the pod range for each node may be those of the package.
+        let named = request.package.clone().or_else(|| {
+            let named = check::package_of(text)?;
+            Some(beside(request, &named))
+        });
+        let opened = named
+            .filter(|path| path.exists())
+            .map(|path| Package::read(&path));
+        if let Some(Ok(opened)) = opened {
+            let args = node_ranges(&opened.verdict());
+            checked = check::read_with(&name, text, package, &args);
+        }
+    }
+    let checked = checked.map_err(Refused)?;
     let place = |(line, column)| format!("{}:{line}:{column}", path.display());
     let own = request.package.is_none();
     Ok(Input {
         package_path: self::package(request, &checked.plan),
         package_place: checked.package_place.filter(|_| own).map(place),
         opened: OnceCell::new(),
+        source: (name, text.to_owned()),
+        places: checked.places,
         plan: checked.plan,
         warnings: checked.warnings,
         digest: digest(&bytes),
     })
+}
+
+/// The package's flags that decide the part of the pod range of each node.
+fn node_ranges(verdict: &Verdict) -> BTreeMap<String, String> {
+    let mut args = verdict.controller_manager_args();
+    args.retain(|name, _| name.starts_with("node-cidr-mask-size") || name == "allocate-node-cidrs");
+    args
 }
 
 /// The bytes of a topology. One that is too large is not read to its end.
@@ -158,6 +188,34 @@ impl Input {
         )))
     }
 
+    /// What imagegen and firstboot change of the package's files for this cluster. A contradiction
+    /// between package and topology is an error with both places. A package that is not there yet
+    /// is none: documents need no package otherwise.
+    pub fn agree(&self) -> Result<Vec<String>> {
+        if self
+            .package_path
+            .as_ref()
+            .is_some_and(|path| !path.exists())
+        {
+            return Ok(Vec::new());
+        }
+        let Some(package) = self.open_package()? else {
+            return Ok(Vec::new());
+        };
+        let verdict = package.verdict();
+        let args = node_ranges(&verdict);
+        if !args.is_empty() {
+            let (name, text) = &self.source;
+            check::read_with(name, text, &|_| Ok(()), &args).map_err(Refused)?;
+        }
+        let mut changes = verdict.image_changes();
+        match verdict.agree(&self.plan, self) {
+            Ok(more) => changes.extend(more),
+            Err(errors) => bail!("package and topology differ:\n  {}", errors.join("\n  ")),
+        }
+        Ok(changes)
+    }
+
     /// The plan with the names that the package's kubeadm configuration adds to the certificates.
     /// Documents need no package otherwise: one that is not there yet is a warning.
     pub(super) fn plan_with_base(&self) -> Result<ClusterPlan> {
@@ -170,11 +228,23 @@ impl Input {
             ),
             _ => {
                 if let Some(package) = self.open_package()? {
+                    self.agree()?;
                     base::add_names(&mut plan, &package)?;
                 }
             }
         }
         Ok(plan)
+    }
+}
+
+impl Places for Input {
+    fn place(&self, key: &str) -> Option<String> {
+        let (_, (line, column)) = self.places.iter().find(|(known, _)| *known == key)?;
+        Some(format!("{}:{line}:{column}", self.source.0))
+    }
+
+    fn file(&self) -> &str {
+        &self.source.0
     }
 }
 

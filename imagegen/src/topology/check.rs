@@ -3,6 +3,8 @@
 //! One run reports all findings, each with its position. Rules for single values are in [`value`],
 //! rules for ranges in `network`, rules for hosts in `hosts`.
 
+use std::collections::BTreeMap;
+
 use userdata::contract::API_VERSION;
 use userdata::node_config::{Kubernetes, SeedPolicy};
 use yaml::{self, Diagnostic, Diagnostics, Parsed};
@@ -21,23 +23,44 @@ pub struct Checked {
     pub warnings: Vec<Diagnostic>,
     /// Line and column of the package's path, if the topology has one.
     pub package_place: Option<(usize, usize)>,
+    /// Line and column of the values that a package may contradict, by key.
+    pub places: Vec<(&'static str, (usize, usize))>,
 }
+
+/// What a package says too.
+const SHARED: [&str; 6] = [
+    "apiserver",
+    "network.pods",
+    "network.services",
+    "kubernetes.apiserver_args",
+    "kubernetes.controller_manager_args",
+    "kubernetes.scheduler_args",
+];
 
 /// Reads a topology; findings call it `name`.
 pub fn read(name: &str, text: &str) -> Result<Checked, Diagnostics> {
-    read_with(name, text, &|_| Ok(()))
+    read_with(name, text, &|_| Ok(()), &BTreeMap::new())
 }
 
-/// [`read`] with an additional rule for the value of `package`, for callers that look at the disk.
+/// The package that a topology names, however wrong the rest of it is.
+pub fn package_of(text: &str) -> Option<String> {
+    let (parsed, _) = yaml::parse_leniently::<Topology>("", text, false);
+    parsed?.value.package
+}
+
+/// [`read`] with an additional rule for the value of `package`, for callers that look at the disk,
+/// and with the package's flags of kube-controller-manager.
 pub fn read_with(
     name: &str,
     text: &str,
     package: &dyn Fn(&str) -> Result<(), Invalid>,
+    package_args: &BTreeMap<String, String>,
 ) -> Result<Checked, Diagnostics> {
     let (parsed, mut found) = yaml::parse_leniently::<Topology>(name, text, false);
-    let Some(parsed) = parsed else {
+    let Some(mut parsed) = parsed else {
         return Err(found);
     };
+    parsed.value.kubernetes.package_args = package_args.clone();
     let checked = check(&parsed, package);
     if found.0.is_empty() {
         return checked;
@@ -124,12 +147,16 @@ fn check(
         image,
         hosts,
     };
-    let package = parsed.spans.get("package").map(|span| span.value);
-    let package_place = package.map(|region| (region.line, region.column));
+    let place = |key: &str| {
+        let region = parsed.spans.get(key).map(|span| span.value);
+        region.map(|region| (region.line, region.column))
+    };
+    let places = SHARED.iter().filter_map(|key| Some((*key, place(key)?)));
     Ok(Checked {
         plan,
         warnings,
-        package_place,
+        package_place: place("package"),
+        places: places.collect(),
     })
 }
 

@@ -119,6 +119,10 @@ pub struct KubernetesTopology {
     /// Fields of KubeProxyConfiguration, `mode: nftables`. The mode `ipvs` needs a package whose
     /// kube-proxy has ipset; the VIP is added to `excludeCIDRs`.
     pub kube_proxy: serde_json::Map<String, serde_json::Value>,
+    /// Flags of kube-controller-manager in the package, which hold where the topology has none.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub package_args: BTreeMap<String, String>,
     /// How long kubeadm waits for the control plane, `20m`; default 4 minutes.
     pub control_plane_timeout: Option<String>,
 }

@@ -21,7 +21,8 @@ const IPV4: &str = "node-cidr-mask-size-ipv4";
 const IPV6: &str = "node-cidr-mask-size-ipv6";
 
 pub(super) fn check(ranges: &[(String, IpNet)], topology: &Topology, f: &mut Findings<'_>) {
-    let args = &topology.kubernetes.controller_manager_args;
+    let kubernetes = &topology.kubernetes;
+    let args = &kubernetes.controller_manager_args;
     let dual = ranges.len() > 1;
     let unused: &[&str] = if dual { &[SINGLE] } else { &[IPV4, IPV6] };
     for flag in unused.iter().filter(|flag| args.contains_key(**flag)) {
@@ -43,6 +44,11 @@ pub(super) fn check(ranges: &[(String, IpNet)], topology: &Topology, f: &mut Fin
             (false, _) => SINGLE,
             (true, true) => IPV4,
             (true, false) => IPV6,
+        };
+        let args = if args.contains_key(flag) {
+            args
+        } else {
+            &kubernetes.package_args
         };
         if let Some(size) = node_prefix(range, flag, args, f) {
             one(path, range, size, flag, topology, f);
@@ -128,9 +134,9 @@ fn bits(hosts: usize) -> u8 {
 
 /// Network plugins with their own address management need no parts: Calico, Cilium.
 fn allocates(topology: &Topology) -> bool {
-    topology
-        .kubernetes
-        .controller_manager_args
-        .get("allocate-node-cidrs")
+    let kubernetes = &topology.kubernetes;
+    let flag = "allocate-node-cidrs";
+    let own = kubernetes.controller_manager_args.get(flag);
+    own.or_else(|| kubernetes.package_args.get(flag))
         .is_none_or(|value| value != "false")
 }

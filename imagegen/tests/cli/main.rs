@@ -5,13 +5,16 @@
 mod certificate_life;
 mod certificate_names;
 mod certificates_of_kubelets;
+mod cluster_image;
 mod commands;
 mod docs;
 mod flash;
 mod foreign_folders;
 mod interrupted;
 mod package;
+mod package_agrees;
 mod package_images;
+mod package_scripts;
 mod package_verdict;
 mod pki;
 mod pki_status;

@@ -149,3 +149,39 @@ pub(crate) fn saved(names: &[&str], architecture: &str) -> Vec<u8> {
     );
     raw.bytes()
 }
+
+/// The files of an OCI layout with one image.
+pub(crate) fn layout(name: &str, architecture: &str) -> Vec<(String, Vec<u8>)> {
+    let layer = Raw::new().bytes();
+    let blob = |bytes: &[u8]| {
+        let digest = Sha256::digest(bytes);
+        digest
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>()
+    };
+    let config = serde_json::json!({"architecture": architecture, "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", blob(&layer))]}});
+    let config = config.to_string().into_bytes();
+    let descriptor = |bytes: &[u8]| {
+        serde_json::json!({"mediaType": "x", "digest": format!("sha256:{}", blob(bytes)),
+            "size": bytes.len()})
+    };
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": descriptor(&config),
+        "layers": [descriptor(&layer)]});
+    let manifest = manifest.to_string().into_bytes();
+    let mut entry = descriptor(&manifest);
+    entry["annotations"] = serde_json::json!({"io.containerd.image.name": name});
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
+    let mut files = vec![
+        (
+            "oci-layout".to_owned(),
+            b"{\"imageLayoutVersion\": \"1.0.0\"}".to_vec(),
+        ),
+        ("index.json".to_owned(), index.to_string().into_bytes()),
+    ];
+    for bytes in [layer, config, manifest] {
+        files.push((format!("blobs/sha256/{}", blob(&bytes)), bytes));
+    }
+    files
+}

@@ -156,3 +156,66 @@ fn sandbox_image_must_be_in_the_package() {
         );
     }
 }
+
+/// An archive that somebody unpacked, as `skopeo copy … oci:` and `buildah push … dir` leave it.
+#[test]
+fn folders_of_images_are_read() {
+    let unpack = |at: &str, archive: &[u8]| -> Vec<(String, Vec<u8>)> {
+        let mut archive = tar::Archive::new(archive);
+        let entries = archive.entries().expect("an archive");
+        let mut files = Vec::new();
+        for entry in entries {
+            let mut entry = entry.expect("an entry");
+            let name = entry.path().expect("a name").display().to_string();
+            let mut bytes = Vec::new();
+            std::io::copy(&mut entry, &mut bytes).expect("in memory");
+            files.push((format!("{at}/{name}"), bytes));
+        }
+        files
+    };
+    let docker = unpack(
+        "images/docker",
+        &package::saved(&["example.org/d:1"], "amd64"),
+    );
+    let oci = package::layout("example.org/o:1", "amd64");
+    let oci: Vec<_> = oci
+        .into_iter()
+        .map(|(name, bytes)| (format!("images/sub/oci/{name}"), bytes))
+        .collect();
+    let files: Vec<(&str, &[u8])> = docker
+        .iter()
+        .chain(&oci)
+        .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+        .collect();
+    let found = accepted(&files);
+    let names: Vec<_> = found["images"].as_array().expect("a list").iter().collect();
+    for name in ["example.org/d:1", "example.org/o:1"] {
+        assert!(names.iter().any(|image| image["name"] == name), "{name}");
+    }
+    for folder in ["images/docker/", "images/sub/oci/"] {
+        assert_eq!(part(&found, folder).0, "used", "{folder}");
+    }
+    // A layer that is not there.
+    let (missing, rest): (Vec<_>, Vec<_>) = files
+        .iter()
+        .partition(|(name, _)| name.ends_with("layer.tar"));
+    assert_eq!(missing.len(), 1);
+    refused(
+        &rest,
+        &["the folder `images/docker` of the package, an unpacked image archive: layer"],
+    );
+    let arm = package::layout("example.org/o:1", "arm64");
+    let arm: Vec<_> = arm
+        .iter()
+        .map(|(name, bytes)| (format!("images/{name}"), bytes))
+        .collect();
+    let files: Vec<(&str, &[u8])> = arm
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+        .collect();
+    let printed = lines(&crate::package_verdict::verdict(&files), "errors");
+    assert!(
+        printed.contains("image `example.org/o:1` is for arm64"),
+        "{printed}"
+    );
+}

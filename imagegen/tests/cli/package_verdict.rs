@@ -11,7 +11,7 @@ use crate::package::{self, Raw};
 use crate::work::{Work, stderr};
 
 /// The verdict on a valid package with `changed` files.
-fn verdict(changed: &[(&str, &[u8])]) -> Value {
+pub(crate) fn verdict(changed: &[(&str, &[u8])]) -> Value {
     let work = Work::new();
     package::folder(&work.path("kube"), changed);
     inspect(&work, "kube")
@@ -187,9 +187,10 @@ fn cgroup_drivers_are_made_equal_or_refused() {
     ];
     let found = accepted(&files);
     assert_eq!(part(&found, "conf/containerd-config.toml").0, "changed");
-    assert_eq!(
-        part(&found, "conf/kubeadm.yaml").1,
-        "cgroupDriver is systemd, as containerd's"
+    let detail = part(&found, "conf/kubeadm.yaml").1;
+    assert!(
+        detail.ends_with("cgroupDriver is systemd, as containerd's"),
+        "{detail}"
     );
     let found = accepted(&[("conf/kubeadm.yaml", kubeadm("cgroupfs").as_bytes())]);
     assert_eq!(part(&found, "conf/kubeadm.yaml").0, "changed");
@@ -268,6 +269,7 @@ fn image_supplies_what_the_package_lacks() {
     fs::write(work.path("package.zip"), xz(&raw.bytes())).expect("writing");
     let found = inspect(&work, "package.zip");
     assert_eq!(lines(&found, "errors"), "");
+    assert_eq!(part(&found, "/opt/cni/bin/").0, "supplied");
     for name in [
         "10-kubeadm.conf",
         "kubelet.service",
@@ -282,7 +284,7 @@ fn image_supplies_what_the_package_lacks() {
     }
     let of = |entry: &str| part(&found, &format!("{}: {entry}", &name[9..]));
     assert_eq!(of("usr/local/sbin/runc"), ("used", "/usr/bin/runc"));
-    assert_eq!(of("opt/cni/bin/bridge"), ("used", "/usr/lib/cni/bridge"));
+    assert_eq!(of("opt/cni/bin/bridge"), ("used", "/opt/cni/bin/bridge"));
     assert_eq!(of("etc/systemd/system/containerd.service").0, "not-used");
     let table = work.run(&["package", "inspect", "package.zip"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
@@ -333,16 +335,6 @@ fn package_of_cloud_kernel_is_used_or_named() {
 }
 
 #[test]
-fn release_before_1_15_is_refused() {
-    let kubeadm = b"kind: ClusterConfiguration\nkubernetesVersion: v1.14.1\n";
-    let printed = lines(&verdict(&[("conf/kubeadm.yaml", kubeadm)]), "errors");
-    assert!(
-        printed.contains("Kubernetes 1.14.1 is older than 1.15"),
-        "{printed}"
-    );
-}
-
-#[test]
 fn package_without_a_runtime_is_refused() {
     for bytes in [gzip(b"<html>404</html>"), package::runtime(&["bin/ctr"])] {
         refused(
@@ -354,24 +346,34 @@ fn package_without_a_runtime_is_refused() {
     let found = accepted(&[("containerd/more.tgz", &more)]);
     let of = |entry: &str| part(&found, &format!("containerd/more.tgz: {entry}"));
     assert_eq!(of("bin/crictl").1, "`bin/crictl` takes its place");
-    assert_eq!(of("bridge"), ("used", "/usr/lib/cni/bridge"));
+    assert_eq!(of("bridge"), ("used", "/opt/cni/bin/bridge"));
 }
 
 #[test]
-fn unit_that_cannot_start_the_kubelet_is_refused() {
+fn unit_that_cannot_start_the_kubelet_is_changed() {
     let unit = b"[Service]\nExecStartPre=/usr/bin/kubelet-pre-start.sh\n";
-    refused(
-        &[("conf/kubelet.service", unit)],
-        &["conf/kubelet.service:2: it runs kubelet-pre-start.sh, which `bin/` lacks"],
+    let found = accepted(&[("conf/kubelet.service", unit)]);
+    assert_eq!(
+        part(&found, "conf/kubelet.service"),
+        (
+            "changed",
+            "line 2: `bin/` has no kubelet-pre-start.sh, which is no failure now"
+        )
     );
-    accepted(&[
+    let found = accepted(&[
         ("conf/kubelet.service", unit),
-        ("bin/kubelet-pre-start.sh", b"#!/bin/sh\n"),
+        ("bin/kubelet-pre-start.sh", b"#!/bin/sh\nmount /data\n"),
     ]);
+    assert_eq!(part(&found, "conf/kubelet.service").0, "used");
+    assert!(lines(&found, "warnings").contains("bin/kubelet-pre-start.sh:2: `mount /data`"));
     let drop_in = b"[Service]\nEnvironment=\"A=--cgroup-driver=\"\n";
-    refused(
-        &[("conf/10-kubeadm.conf", drop_in)],
-        &["conf/10-kubeadm.conf:2: `--cgroup-driver=` has no value"],
+    let found = accepted(&[("conf/10-kubeadm.conf", drop_in)]);
+    assert_eq!(
+        part(&found, "conf/10-kubeadm.conf"),
+        (
+            "changed",
+            "line 2: without `--cgroup-driver=`, which has no value"
+        )
     );
 }
 

@@ -13,10 +13,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tar::EntryType;
 
 use super::super::{listing, stream};
+use super::DESCRIPTION;
 use super::describe::Entries;
-
-/// The size limit of a description.
-const DESCRIPTION: u64 = 8 << 20;
 
 /// A part of the archive.
 #[derive(Debug, Clone, Copy)]

@@ -5,22 +5,27 @@
 //! registry.
 
 pub(crate) mod describe;
+mod folder;
 pub(super) mod index;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
+use self::describe::Entries;
 use self::index::Slice;
 use super::stream;
 use crate::digest;
 
-/// The images of one archive.
+/// The size limit of a description.
+const DESCRIPTION: u64 = 8 << 20;
+
+/// The images of one archive, or of one that was unpacked into a folder.
 #[derive(Debug)]
 pub struct ImageArchive {
     pub images: Vec<Image>,
@@ -46,8 +51,14 @@ pub struct Layer {
     pub digest: Option<String>,
     /// Size in the archive in bytes, possibly compressed.
     pub size: u64,
-    archive: Arc<File>,
-    slice: Slice,
+    bytes: Bytes,
+}
+
+/// Where the bytes of a layer are. Files are opened when they are read: a folder has hundreds.
+#[derive(Debug, Clone)]
+enum Bytes {
+    Part(Arc<File>, Slice),
+    File(PathBuf),
 }
 
 impl ImageArchive {
@@ -64,17 +75,27 @@ impl ImageArchive {
     }
 
     fn read(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            let folder = folder::Folder(path);
+            return Self::of(&folder, |entry| Ok(Bytes::File(folder.path(entry)?)));
+        }
         let index = index::Index::open(path)?;
+        Self::of(&index, |entry| {
+            let slice = index.get(entry).context("seen above")?;
+            Ok(Bytes::Part(Arc::clone(&index.file), slice))
+        })
+    }
+
+    fn of(entries: &impl Entries, bytes: impl Fn(&str) -> Result<Bytes>) -> Result<Self> {
         let mut images = Vec::new();
-        for image in describe::images(&index)? {
+        for image in describe::images(entries)? {
             let mut layers = Vec::new();
             for layer in image.layers {
                 layers.push(Layer {
+                    bytes: bytes(&layer.entry)?,
                     diff_id: layer.diff_id,
                     digest: layer.digest,
                     size: layer.size,
-                    archive: Arc::clone(&index.file),
-                    slice: index.get(&layer.entry).context("seen above")?,
                 });
             }
             images.push(Image {
@@ -91,9 +112,13 @@ impl ImageArchive {
 impl Layer {
     /// The uncompressed tar. A layer whose digest differs ends with an error.
     pub fn open(&self) -> Result<Box<dyn Read + Send>> {
-        let bytes = io::BufReader::with_capacity(1 << 18, self.slice.reader(&self.archive));
-        let inner = stream::decompress(bytes)
-            .with_context(|| format!("reading layer `{}`", self.diff_id))?;
+        let reading = || format!("reading layer `{}`", self.diff_id);
+        let bytes: Box<dyn Read + Send> = match &self.bytes {
+            Bytes::Part(archive, slice) => Box::new(slice.reader(archive)),
+            Bytes::File(path) => Box::new(File::open(path).with_context(reading)?),
+        };
+        let inner = stream::decompress(io::BufReader::with_capacity(1 << 18, bytes))
+            .with_context(reading)?;
         Ok(Box::new(Checked {
             inner,
             hash: Some(Sha256::new()),

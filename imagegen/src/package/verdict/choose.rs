@@ -74,6 +74,12 @@ pub(super) fn choose(
         None => repository.clone(),
     };
     let etcd_tag = asked.newest(&etcd_repository, "etcd", kubeadm.etcd_tag.as_ref());
+    if let Some(why) = etcd_tag.as_deref().and_then(|tag| unfit_etcd(tag, version)) {
+        asked.verdict.errors.push(format!(
+            "`{etcd_repository}/etcd:{}`: {why}",
+            etcd_tag.as_deref().unwrap_or_default()
+        ));
+    }
     let pause = match sandbox {
         Some(own) => {
             let name = full_name(&own.value);
@@ -93,6 +99,26 @@ pub(super) fn choose(
         missing_addons,
     });
     asked.finish(choice);
+}
+
+/// Why this etcd does not start with the flags that kubeadm of this release gives it: before 1.36
+/// those named `--experimental-…`, which etcd 3.7 has no more, and from then on those of 3.6.
+fn unfit_etcd(tag: &str, version: &Version) -> Option<String> {
+    let mut numbers = tag
+        .trim_start_matches('v')
+        .split('.')
+        .map(str::parse::<u64>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        return None;
+    };
+    let needed = match ((major, minor), version.minor) {
+        ((3, 7..) | (4.., _), ..36) => "etcd 3.6 or older",
+        ((..=2, _) | (3, ..=5), 36..) => "etcd 3.6 or newer",
+        _ => return None,
+    };
+    Some(format!(
+        "kubeadm {version} gives etcd flags that it does not know; take {needed}"
+    ))
 }
 
 /// The repository of a kube-apiserver of this release; that of kubeadm's configuration or one of
@@ -217,6 +243,26 @@ impl Asked<'_> {
                 archive: String::new(),
                 named_by: vec![by],
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etcd_must_know_the_flags_of_kubeadm() {
+        for (tag, minor, fits) in [
+            ("3.4.13-0", 20, true),
+            ("3.6.16-0", 35, true),
+            ("3.7.3-0", 35, false),
+            ("3.7.3-0", 36, true),
+            ("3.5.16-0", 36, false),
+            ("latest", 36, true),
+        ] {
+            let found = unfit_etcd(tag, &Version::new(1, minor, 0));
+            assert_eq!(found.is_none(), fits, "{tag} {minor}: {found:?}");
         }
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use toml::Table;
 
 use super::super::Package;
-use super::conf::{Kubeadm, Setting};
+use super::conf::{KUBEADM, Kubeadm, Setting};
 use super::{State, Verdict};
 
 /// Our configuration in version 2, which every containerd from 1.3 on reads.
@@ -146,8 +146,14 @@ fn place(file: &str, text: &str, key: &str, value: &str) -> String {
     }
 }
 
-/// Completes both configurations: one cgroup driver, the sandbox image of the package.
-pub(super) fn complete(own: Option<Own>, mut kubeadm: Kubeadm, verdict: &mut Verdict) {
+/// Completes both configurations: one cgroup driver, the sandbox image of the package. `changes`
+/// are those of kubeadm's configuration so far.
+pub(super) fn complete(
+    own: Option<Own>,
+    mut kubeadm: Kubeadm,
+    mut changes: Vec<String>,
+    verdict: &mut Verdict,
+) {
     let kubelet = kubeadm.cgroup_driver.take();
     if let Some(other) = kubelet
         .as_ref()
@@ -195,18 +201,18 @@ pub(super) fn complete(own: Option<Own>, mut kubeadm: Kubeadm, verdict: &mut Ver
         && (given.is_some() || kubelet.is_some() || driver != "systemd");
     if changed {
         set_driver(&mut kubeadm.documents, &driver);
-        verdict.part(
-            "conf/kubeadm.yaml",
-            State::Changed,
-            format!("cgroupDriver is {driver}, as containerd's"),
-        );
-    } else {
-        verdict.part(
-            "conf/kubeadm.yaml",
-            State::Used,
-            "the base of kubeadm's configuration",
-        );
+        changes.push(format!("cgroupDriver is {driver}, as containerd's"));
     }
+    let (state, detail) = if changes.is_empty() {
+        (
+            State::Used,
+            "the base of kubeadm's configuration".to_owned(),
+        )
+    } else {
+        (State::Changed, changes.join("; "))
+    };
+    verdict.part(KUBEADM, state, detail);
+    verdict.base = kubeadm.base;
     let texts: Vec<String> = kubeadm
         .documents
         .iter()

@@ -21,11 +21,11 @@ pub(super) fn judge(package: &Package, verdict: &mut Verdict) {
         match folder {
             "bin" => bin(package, name, rest, verdict),
             "hooks" => hook(package, name, rest, verdict),
+            "shell" if super::scripts::is_sealos(rest) => script(package, name, verdict),
             "shell" => verdict.part(
                 name,
                 State::NotUsed,
-                "scripts of sealos prepare a running host, which the image replaces; what yours \
-                 does besides belongs to a hook",
+                "none of sealos's scripts, and no node runs it; what it does belongs to a hook",
             ),
             "lib64" => verdict.part(
                 name,
@@ -34,13 +34,20 @@ pub(super) fn judge(package: &Package, verdict: &mut Verdict) {
             ),
             "conf" | "images" | "containerd" | "docker" => {}
             _ if name == "Metadata" => metadata(package, verdict),
-            _ => verdict.part(name, State::NotUsed, "no part of the layout"),
+            _ => {
+                let of_cluster = super::super::cluster::reason(name);
+                let why = of_cluster.filter(|_| package.is_cluster_image());
+                verdict.part(name, State::NotUsed, why.unwrap_or("no part of the layout"));
+            }
         }
     }
 }
 
 /// Packages of sealos 4 and of sealer have another layout.
 pub(in crate::package) fn cluster_image(package: &Package) -> Option<String> {
+    if package.is_cluster_image() {
+        return None;
+    }
     let has = |start: &str| package.names().any(|name| name.starts_with(start));
     let signs = [
         "registry/docker/registry/v2/",
@@ -50,8 +57,9 @@ pub(in crate::package) fn cluster_image(package: &Package) -> Option<String> {
     ];
     let sign = signs.into_iter().find(|sign| has(sign))?;
     Some(format!(
-        "`{sign}` marks a cluster image of sealos 4 or sealer; imagegen reads packages in the \
-         layout of sealos 3: copy its `bin/`, its runtime and the images of its registry into one"
+        "`{sign}` marks a cluster image of sealos 4 or sealer whose files imagegen cannot read so; \
+         give it as a folder or a tar archive of its files (`buildah mount`, `sealos create \
+         --short`), with `bin/`, `cri/` and `registry/`"
     ))
 }
 
@@ -74,6 +82,10 @@ fn bin(package: &Package, name: &str, rest: &str, verdict: &mut Verdict) {
         }
         Some(Contents::Script(line)) => match interpreter(line) {
             Err(why) => why,
+            Ok(()) if rest == PRE_START && is_done_by_image(package, name, verdict) => {
+                let why = "the image does what it does: modules, settings, no swap";
+                return verdict.part(name, State::NotUsed, why);
+            }
             Ok(()) => return used(name, rest, verdict),
         },
         Some(Contents::Html) => {
@@ -95,12 +107,52 @@ fn bin(package: &Package, name: &str, rest: &str, verdict: &mut Verdict) {
     verdict.errors.push(format!("{name}: {fault}"));
 }
 
+const PRE_START: &str = "kubelet-pre-start.sh";
+
+/// A script of sealos: done by the image, or refused with each line that it does not do.
+fn script(package: &Package, name: &str, verdict: &mut Verdict) {
+    let bytes = package.file(name).ok().flatten().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    verdict.part(
+        name,
+        State::NotUsed,
+        "it prepares a running host, which the image does itself",
+    );
+    for (line, text) in super::scripts::unknown(package, &text) {
+        verdict.errors.push(format!(
+            "{name}:{line}: `{text}`: nothing on a node does this; put the line into a hook, such \
+             as `hooks/before-role`, or into the file `hooks/waived` if no node needs it"
+        ));
+    }
+}
+
+/// Whether the script before each start of the kubelet does only what the image has done.
+fn is_done_by_image(package: &Package, name: &str, verdict: &mut Verdict) -> bool {
+    let bytes = package.file(name).ok().flatten().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let unknown = super::scripts::unknown(package, &text);
+    for (line, text) in &unknown {
+        verdict.warnings.push(format!(
+            "{name}:{line}: `{text}`: this is none of sealos's lines; the script runs as it is, \
+             before each start of the kubelet"
+        ));
+    }
+    unknown.is_empty()
+}
+
 fn used(name: &str, rest: &str, verdict: &mut Verdict) {
     if rest.contains('/') {
         return verdict.part(
             name,
             State::NotUsed,
             "a folder below `bin/` is not installed",
+        );
+    }
+    if rest == "conntrack" {
+        return verdict.part(
+            name,
+            State::NotUsed,
+            "the image has Debian's, with the libraries that it loads",
         );
     }
     verdict.programs.push(rest.to_owned());

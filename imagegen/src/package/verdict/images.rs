@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::super::Package;
+use super::super::folders::is_below;
 use super::super::manifest::ImageUse;
-use super::super::oci::describe::full_name;
+use super::super::oci::describe::{Described, full_name};
 use super::super::probe::{Contents, Inside};
 use super::{PackedImage, State, Verdict};
 
@@ -30,20 +31,17 @@ pub(super) fn read(package: &Package, verdict: &mut Verdict) -> Archives {
         .names()
         .filter(|name| name.starts_with("images/"))
         .collect();
-    let layouts: Vec<&str> = names
-        .iter()
-        .filter_map(|name| name.strip_suffix("/oci-layout"))
-        .collect();
-    for layout in &layouts {
-        verdict.errors.push(format!(
-            "{layout}: an OCI layout as a folder; pack it: `tar -C {layout} -cf {layout}.tar .`"
-        ));
+    let folders = package.image_folders();
+    for folder in &folders {
+        match package.images_of_folder(folder) {
+            Ok(images) => archives.used(&format!("{folder}/"), &images, verdict),
+            Err(why) => verdict.errors.push(format!(
+                "opening the folder `{folder}` of the package, an unpacked image archive: {why:#}"
+            )),
+        }
     }
     for name in names {
-        if layouts
-            .iter()
-            .any(|layout| name.starts_with(&format!("{layout}/")))
-        {
+        if is_below(name, &folders) {
             continue;
         }
         match package.contents_of(name) {
@@ -51,17 +49,7 @@ pub(super) fn read(package: &Package, verdict: &mut Verdict) -> Archives {
                 images: Some(Ok(images)),
                 ..
             })) => {
-                for image in images {
-                    for reference in &image.references {
-                        archives.add(reference, name, &image.config_digest, verdict);
-                    }
-                }
-                let count: usize = images.iter().map(|image| image.references.len()).sum();
-                verdict.part(
-                    name,
-                    State::Used,
-                    format!("{count} image(s) in containerd's store"),
-                );
+                archives.used(name, images, verdict);
             }
             Some(
                 Contents::Archive(Inside {
@@ -127,6 +115,19 @@ pub(super) fn split(reference: &str) -> (&str, &str) {
 }
 
 impl Archives {
+    /// Adds the images of one archive, or of the folder of one.
+    fn used(&mut self, name: &str, images: &[Described], verdict: &mut Verdict) {
+        let mut count = 0;
+        for image in images {
+            for reference in &image.references {
+                self.add(reference, name, &image.config_digest, verdict);
+                count += 1;
+            }
+        }
+        let detail = format!("{count} image(s) in containerd's store");
+        verdict.part(name, State::Used, detail);
+    }
+
     fn add(&mut self, reference: &str, archive: &str, digest: &str, verdict: &mut Verdict) {
         if let Some(before) = self.images.get(reference) {
             if before.digest != digest {

@@ -1,13 +1,19 @@
 //! The verdict on a package: what each part becomes in a node image, what the image supplies, and
 //! all that is wrong. It needs no root, writes nothing and reads only what opening kept.
 
+mod agree;
+mod base;
 mod choose;
 mod conf;
 mod containerd;
 mod files;
 mod images;
+mod needs;
 mod report;
 mod runtime;
+mod scripts;
+mod supply;
+mod units;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +22,9 @@ use serde::Serialize;
 use super::Package;
 use super::manifest::Manifests;
 
+pub(crate) use self::agree::Places;
+use self::agree::PodRange;
+use self::base::Base;
 use self::choose::Choice;
 pub(super) use self::files::cluster_image;
 
@@ -40,9 +49,20 @@ pub struct Verdict {
     pub(crate) conf: BTreeMap<String, Vec<u8>>,
     #[serde(skip)]
     pub(crate) runtime: Vec<Placed>,
+    /// kubeadm's configuration as the package has it.
+    #[serde(skip)]
+    pub(crate) base: Base,
+    /// Values that were completed in manifests.
+    #[serde(skip)]
+    pub(crate) manifest_changes: Vec<String>,
+    #[serde(skip)]
+    pub(crate) pod_ranges: Vec<PodRange>,
     /// Files of `bin/` that are programs.
     #[serde(skip)]
     pub(crate) programs: Vec<String>,
+    /// Programs of the default package, by their places in the root.
+    #[serde(skip)]
+    pub(crate) supplied: Vec<Supplied>,
 }
 
 /// A part of the package, or one that it lacks.
@@ -86,6 +106,14 @@ pub(crate) struct Placed {
     pub(crate) to: String,
 }
 
+/// A program of the default package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Supplied {
+    pub(crate) program: &'static str,
+    /// `usr/bin/crictl`
+    pub(crate) to: String,
+}
+
 impl Verdict {
     /// Judges a package whose entries are valid.
     pub(super) fn of(package: &Package) -> Self {
@@ -109,9 +137,10 @@ impl Verdict {
         verdict.kubernetes = version.as_ref().map(ToString::to_string);
         files::judge(package, &mut verdict);
         runtime::judge(package, &mut verdict);
+        supply::judge(&mut verdict);
         let archives = images::read(package, &mut verdict);
-        let kubeadm = conf::kubeadm(package, &mut verdict);
-        conf::units(package, version.as_ref(), &mut verdict);
+        let mut kubeadm = conf::kubeadm(package, &mut verdict);
+        units::judge(package, version.as_ref(), &mut verdict);
         let own = containerd::read(package, &mut verdict);
         let manifests = manifests(package, version.as_ref(), &mut verdict);
         if let Some(version) = version.as_ref().filter(|_| !archives.broken) {
@@ -120,7 +149,16 @@ impl Verdict {
         }
         images::manifests(&archives, &manifests.images, &mut verdict);
         images::list(archives, &mut verdict);
-        containerd::complete(own, kubeadm, &mut verdict);
+        verdict.pod_ranges = agree::pod_ranges(&manifests.objects);
+        let mounts = agree::mounts_flex_volumes(&manifests.objects);
+        let changes = needs::complete(
+            &kubeadm.base,
+            &mut kubeadm.documents,
+            version.as_ref(),
+            mounts,
+            &mut verdict,
+        );
+        containerd::complete(own, kubeadm, changes, &mut verdict);
         verdict.parts.sort_by(|a, b| a.name.cmp(&b.name));
         verdict
     }
@@ -209,6 +247,7 @@ fn manifests(
     }
     for change in &manifests.changes {
         verdict.warnings.push(change.clone());
+        verdict.manifest_changes.push(change.clone());
     }
     verdict.errors.extend(manifests.errors.iter().cloned());
     verdict.warnings.extend(manifests.warnings.iter().cloned());

@@ -71,11 +71,9 @@ pub(super) fn judge(package: &Package, verdict: &mut Verdict) {
         verdict.runtime.iter().any(|placed| placed.to == program)
             || package.contains(&program.replace("usr/", ""))
     };
-    // kubeadm before 1.32 asks containerd by crictl; docker's packages have it in `bin/`.
-    let crictl = folder.iter().any(|name| name.starts_with("containerd/"));
-    let missing: Vec<&str> = ["usr/bin/containerd", "usr/bin/runc", "usr/bin/crictl"]
+    let missing: Vec<&str> = ["usr/bin/containerd", "usr/bin/runc"]
         .into_iter()
-        .filter(|program| !has(program) && (crictl || !program.ends_with("crictl")))
+        .filter(|program| !has(program))
         .map(|program| program.trim_start_matches("usr/bin/"))
         .collect();
     if !missing.is_empty() && verdict.errors.len() == before {
@@ -128,6 +126,9 @@ fn archive(name: &str, inside: &Inside, verdict: &mut Verdict) {
                     }
                     "crictl.yaml" => "the image has its own, or that of `conf/crictl.yaml`",
                     _ if entry.link => "a link outside of `bin/`",
+                    _ if entry.name.contains("opt/containerd/cluster/") => {
+                        "a script or file for clusters of GCE"
+                    }
                     _ if folder.ends_with("cni/net.d") => {
                         "the pod network of `conf/net/` writes the node's CNI configuration"
                     }
@@ -163,7 +164,7 @@ fn place(file: &str, entry: Option<&str>, base: &str, folder: &str, verdict: &mu
     let plugin = folder.ends_with("cni/bin")
         || PLUGINS.contains(&base) && !folder.ends_with("/bin") && folder != "bin";
     let to = if plugin {
-        format!("usr/lib/cni/{base}")
+        format!("{}/{base}", super::supply::PLUGINS)
     } else {
         format!("usr/bin/{base}")
     };
