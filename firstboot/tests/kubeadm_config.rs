@@ -233,3 +233,38 @@ fn serde_yaml_reads_every_version_alike() {
         assert_eq!(documents::parse("x", &text).unwrap(), foreign, "{api}");
     }
 }
+
+/// The base of a package for Kubernetes 1.19 by another maker, under a newer kubeadm.
+#[test]
+fn foreign_base_gets_what_nodes_need() {
+    let base = "apiVersion: kubeadm.k8s.io/v1beta1\nkind: ClusterConfiguration\n\
+                networking: {podSubnet: 100.64.0.0/10}\nuseHyperKubeImage: false\n\
+                dns: {type: CoreDNS}\n\
+                controllerManager: {extraArgs: {cluster-cidr: 100.64.0.0/10, v: '2'}}\n---\n\
+                kind: KubeProxyConfiguration\nmode: ipvs\nclusterCIDR: 100.64.0.0/10\n\
+                ipvs: {excludeCIDRs: [192.0.2.1/32]}\n";
+    let base = documents::parse("kubeadm.yaml", base).unwrap();
+    let node = node();
+    let made = config::kubeadm(&node, &image("1.31.0", "v1beta4"), base).unwrap();
+    let of = |kind: &str| {
+        made.iter()
+            .find(|document| document["kind"] == kind)
+            .unwrap()
+    };
+    let pods = node.network.pods[0].to_string();
+    let cluster = of("ClusterConfiguration");
+    assert_eq!(cluster["apiVersion"], "kubeadm.k8s.io/v1beta4");
+    assert_eq!(cluster["networking"]["podSubnet"], pods);
+    assert!(cluster["useHyperKubeImage"].is_null() && cluster["dns"]["type"].is_null());
+    let flags = cluster["controllerManager"]["extraArgs"]
+        .as_array()
+        .unwrap();
+    let flag = |name: &str| flags.iter().find(|flag| flag["name"] == name).unwrap();
+    assert_eq!(flag("cluster-cidr")["value"], pods);
+    assert_eq!(flag("v")["value"], "2");
+    let proxy = of("KubeProxyConfiguration");
+    assert_eq!(proxy["clusterCIDR"], pods);
+    let vip = format!("{}/32", node.apiserver.vip);
+    let excluded = serde_json::json!(["192.0.2.1/32", vip]);
+    assert_eq!(proxy["ipvs"]["excludeCIDRs"], excluded);
+}

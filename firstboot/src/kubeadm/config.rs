@@ -136,18 +136,29 @@ fn cluster(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> R
         }
     }
 
+    // A base of an older format has keys that this one does not know.
+    if api >= Api::V1Beta3 {
+        document.remove("useHyperKubeImage");
+        if let Some(dns) = document.get_mut("dns").and_then(Value::as_object_mut) {
+            dns.remove("type");
+        }
+    }
+    let pods = ranges(&node.network.pods);
+    let services = ranges(&node.network.services);
     let apiserver = section(document, "apiServer")?;
+    replace(apiserver, "service-cluster-ip-range", &services);
+    if api >= Api::V1Beta4 {
+        apiserver.remove("timeoutForControlPlane");
+    }
     arguments(apiserver, "extraArgs", &settings.apiserver_args, api)?;
     security::apiserver(apiserver, node.security, api)?;
     if api < Api::V1Beta4 {
         apiserver.insert("timeoutForControlPlane".into(), seconds(timeout(node)));
     }
-    arguments(
-        section(document, "controllerManager")?,
-        "extraArgs",
-        &settings.controller_manager_args,
-        api,
-    )?;
+    let manager = section(document, "controllerManager")?;
+    replace(manager, "service-cluster-ip-range", &services);
+    replace(manager, "cluster-cidr", &pods);
+    arguments(manager, "extraArgs", &settings.controller_manager_args, api)?;
     arguments(
         section(document, "scheduler")?,
         "extraArgs",
@@ -181,8 +192,8 @@ fn kubelet(documents: &mut Documents, node: &NodeConfig) -> Result<()> {
     Ok(())
 }
 
-/// In IPVS mode kube-proxy removes every virtual server that is not of a Service, but not those in
-/// `excludeCIDRs`: lvscare's stays.
+/// The topology's fields, and its pod range where the base names one. In IPVS mode kube-proxy removes
+/// every virtual server that is not of a Service, but not those in `excludeCIDRs`: lvscare's stays.
 fn kube_proxy(documents: &mut Documents, node: &NodeConfig) -> Result<()> {
     const KIND: &str = "KubeProxyConfiguration";
     let fields = &node.kubernetes.kube_proxy;
@@ -198,22 +209,41 @@ fn kube_proxy(documents: &mut Documents, node: &NodeConfig) -> Result<()> {
     for (key, value) in fields {
         document.insert(key.clone(), value.clone());
     }
-    if document.get("mode").is_some_and(|mode| mode == "ipvs") {
-        let vip = json!(IpNet::from(node.apiserver.vip));
-        let excluded = section(document, "ipvs")?
-            .entry("excludeCIDRs")
-            .or_insert_with(|| json!([]));
-        if excluded.is_null() {
-            *excluded = json!([]);
-        }
-        let excluded = excluded
-            .as_array_mut()
-            .context("`ipvs.excludeCIDRs` of KubeProxyConfiguration is not a list")?;
-        if !excluded.contains(&vip) {
-            excluded.push(vip);
-        }
+    let names_pods = document.get("clusterCIDR").and_then(Value::as_str);
+    if names_pods.is_some_and(|range| !range.is_empty()) {
+        document.insert("clusterCIDR".into(), ranges(&node.network.pods).into());
+    }
+    if document.get("mode").and_then(Value::as_str) != Some("ipvs") {
+        return Ok(());
+    }
+    let vip = Value::from(IpNet::from(node.apiserver.vip).to_string());
+    let excluded = section(document, "ipvs")?
+        .entry("excludeCIDRs")
+        .or_insert(Value::Null);
+    match excluded {
+        Value::Array(list) if list.contains(&vip) => {}
+        Value::Array(list) => list.push(vip),
+        Value::Null => *excluded = json!([vip]),
+        _ => bail!("`ipvs.excludeCIDRs` of `{KIND}` in `kubeadm.yaml` is not a list"),
     }
     Ok(())
+}
+
+/// Replaces the value of a flag that the base gives, in the shape of any version.
+fn replace(section: &mut Map<String, Value>, flag: &str, value: &str) {
+    match section.get_mut("extraArgs") {
+        Some(Value::Object(map)) => {
+            if let Some(own) = map.get_mut(flag) {
+                *own = value.into();
+            }
+        }
+        Some(Value::Array(list)) => {
+            for item in list.iter_mut().filter(|item| item["name"] == flag) {
+                item["value"] = value.into();
+            }
+        }
+        _ => {}
+    }
 }
 
 fn register(
