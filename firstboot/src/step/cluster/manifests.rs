@@ -18,6 +18,9 @@ use crate::wait::{endpoint, until_apiserver_ready};
 /// Digest of what was applied last. Later changes by hand are the administrator's and stay.
 const APPLIED_MARK: &str = "/var/lib/firstlight/manifests-applied";
 
+/// The same in the cluster, for a host that becomes master0 later.
+const APPLIED: &str = "firstlight-manifests";
+
 #[derive(Debug)]
 pub struct Manifests {
     root: Root,
@@ -72,6 +75,31 @@ impl Manifests {
     }
 }
 
+impl Manifests {
+    /// Whether another host has applied the same.
+    fn is_applied(&self, client: &Client) -> Result<bool> {
+        let path = format!("/api/v1/namespaces/kube-system/configmaps/{APPLIED}");
+        let answer = client.get(&path)?;
+        // 403: a new apiserver has not made its default roles.
+        if matches!(answer.status, 403 | 404) {
+            return Ok(false);
+        }
+        let found = answer
+            .ok()
+            .context("asking the cluster for the manifests that it has")?;
+        Ok(found["data"]["digest"] == self.digest.trim_end())
+    }
+}
+
+fn applied(digest: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": APPLIED, "namespace": "kube-system" },
+        "data": { "digest": digest.trim_end() },
+    })
+}
+
 impl fmt::Display for Manifests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -96,10 +124,17 @@ impl Step for Manifests {
             Client::from_kubeconfig(&self.root, "/etc/kubernetes/admin.conf", &self.endpoint)?;
         until_apiserver_ready(&client, report);
         let target = format!("apiserver {}", client.base());
-        apply::apply(&client, &self.objects, |answer, wait| {
-            report.waiting(&target, answer, wait);
-        })?;
-        report.waited();
+        if self.is_applied(&client)? {
+            log::info!("the cluster has these manifests already, from another master0");
+        } else {
+            let mut objects = self.objects.clone();
+            // The last one: what a power cut interrupts has no mark.
+            objects.push(applied(&self.digest));
+            apply::apply(&client, &objects, |answer, wait| {
+                report.waiting(&target, answer, wait);
+            })?;
+            report.waited();
+        }
         self.root.write(
             APPLIED_MARK,
             self.digest.as_bytes(),
