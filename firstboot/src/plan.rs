@@ -61,13 +61,13 @@ pub fn steps(host: &Host, root: &Root) -> Result<Steps> {
             hostname::PATH
         );
         let image = image_file(root)?;
-        steps.extend(Hook::find(root, "before-role").map(boxed));
+        steps.extend(Hook::find(root, "before-role", node, &image)?.map(boxed));
         match node.role {
             Role::Master0 => steps.extend(first_control_plane(node, &image, root)?),
             Role::Master => steps.extend(joining_control_plane(host, node, &image, root)?),
             Role::Node => steps.extend(worker(node, &image, root)?),
         }
-        steps.extend(Hook::find(root, "after-role").map(boxed));
+        steps.extend(Hook::find(root, "after-role", node, &image)?.map(boxed));
     }
     steps.extend(extras(host, root).last());
     Ok(steps)

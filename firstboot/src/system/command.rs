@@ -1,16 +1,22 @@
 //! Runs a program: logs its arguments and each line of output, and returns its last lines in the
 //! error.
 //!
-//! No shell, no timeouts and no retries.
+//! No shell and no retries. Only hooks have a time limit.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 /// Number of output lines in an error.
 const KEPT_LINES: usize = 12;
@@ -34,8 +40,8 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<()> {
 /// secret too: a shell quotes the line that it does not understand. The journal has it, which only
 /// root reads; the error, which everybody on the machine can read, has not.
 pub fn run_script(shown: &str, path: &Path, variables: &[(&str, &str)]) -> Result<()> {
-    let program = "/bin/sh";
-    follow_child(shown, program, Quotes::No, None, |command| {
+    let how = How::SECRET;
+    follow_child(shown, "/bin/sh", how, |command| {
         let variables = variables.iter().copied();
         command.arg(path).envs(variables).current_dir("/");
     })
@@ -44,15 +50,38 @@ pub fn run_script(shown: &str, path: &Path, variables: &[(&str, &str)]) -> Resul
 /// As [`run_script`], for a file that names its own interpreter.
 pub fn run_file(shown: &str, path: &Path, variables: &[(&str, &str)]) -> Result<()> {
     let program = path.to_string_lossy();
-    follow_child(shown, &program, Quotes::No, None, |command| {
+    follow_child(shown, &program, How::SECRET, |command| {
         command.envs(variables.iter().copied()).current_dir("/");
     })
 }
 
 /// As [`run`], with `input` on standard input. Journal and errors show neither.
 pub fn run_with_input(program: &str, arguments: &[&str], input: &[u8]) -> Result<()> {
-    follow_child(program, program, Quotes::No, Some(input), |command| {
+    let how = How {
+        input: Some(input),
+        ..How::SECRET
+    };
+    follow_child(program, program, how, |command| {
         command.args(arguments);
+    })
+}
+
+/// As [`run`], for a program of another maker: with `variables`, in `/`, and for at most `limit`.
+/// Then it ends with all processes of its group.
+pub fn run_limited(
+    shown: &str,
+    path: &Path,
+    variables: &[(&str, String)],
+    limit: Duration,
+) -> Result<()> {
+    let program = path.to_string_lossy();
+    let how = How {
+        limit: Some(limit),
+        ..How::default()
+    };
+    follow_child(shown, &program, how, |command| {
+        let variables = variables.iter().map(|(name, value)| (*name, value));
+        command.envs(variables).current_dir("/").process_group(0);
     })
 }
 
@@ -74,23 +103,34 @@ pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
 
 /// As [`run`]; journal and errors have `shown` instead of the arguments.
 fn run_shown_as<S: AsRef<OsStr>>(shown: &str, program: &str, arguments: &[S]) -> Result<()> {
-    follow_child(shown, program, Quotes::Yes, None, |command| {
+    follow_child(shown, program, How::default(), |command| {
         command.args(arguments);
     })
 }
 
-/// Whether an error quotes what the program prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quotes {
-    Yes,
-    No,
+/// How a program runs.
+#[derive(Debug, Clone, Copy, Default)]
+struct How<'a> {
+    /// Its output may be a secret: no error quotes it.
+    is_secret: bool,
+    /// Its standard input.
+    input: Option<&'a [u8]>,
+    /// When it is killed, with all processes of its group.
+    limit: Option<Duration>,
+}
+
+impl How<'_> {
+    const SECRET: Self = Self {
+        is_secret: true,
+        input: None,
+        limit: None,
+    };
 }
 
 fn follow_child(
     shown: &str,
     program: &str,
-    quotes: Quotes,
-    input: Option<&[u8]>,
+    how: How<'_>,
     arrange: impl FnOnce(&mut Command),
 ) -> Result<()> {
     let shown = shown.trim_end();
@@ -102,7 +142,7 @@ fn follow_child(
     let mut command = Command::new(program);
     arrange(&mut command);
     let mut child = command
-        .stdin(if input.is_some() {
+        .stdin(if how.input.is_some() {
             Stdio::piped()
         } else {
             Stdio::null()
@@ -112,10 +152,25 @@ fn follow_child(
         .spawn()
         .with_context(|| format!("running `{program}`"))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let group = Pid::from_raw(child.id().try_into().context("a process number")?);
+    let (ended, wait) = mpsc::channel::<()>();
+    let expired = AtomicBool::new(false);
     let (status, last) = thread::scope(|scope| {
+        let expired = &expired;
+        if let Some(limit) = how.limit {
+            scope.spawn(move || {
+                if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                    expired.store(true, Ordering::Relaxed);
+                    // Its children may hold the output open after it.
+                    if let Err(error) = killpg(group, Signal::SIGKILL) {
+                        log::debug!("ending the process group {group}: {error}");
+                    }
+                }
+            });
+        }
         let out = scope.spawn(|| stdout.map(|pipe| follow(program, pipe)).unwrap_or_default());
         let err = scope.spawn(|| stderr.map(|pipe| follow(program, pipe)).unwrap_or_default());
-        if let (Some(mut pipe), Some(input)) = (stdin, input) {
+        if let (Some(mut pipe), Some(input)) = (stdin, how.input) {
             // A program that does not read its input says why in its output.
             let _ = pipe.write_all(input);
         }
@@ -124,13 +179,19 @@ fn follow_child(
             out.join().unwrap_or_default(),
             err.join().unwrap_or_default(),
         );
+        drop(ended);
         (status, if err.is_empty() { out } else { err })
     });
     let status = status.with_context(|| format!("waiting for `{program}`"))?;
-    if !status.success() {
+    let ran_out = expired.into_inner();
+    if ran_out || !status.success() {
         let last = Vec::from(last).join("\n");
+        let status = match how.limit {
+            Some(limit) if ran_out => format!("it did not end in {} s", limit.as_secs_f64()),
+            _ => status.to_string(),
+        };
         ensure!(
-            quotes == Quotes::Yes,
+            !how.is_secret,
             "running `{shown}`: {status}; `journalctl --unit firstboot` has its output"
         );
         bail!(
