@@ -66,7 +66,7 @@ pub fn run_with_input(program: &str, arguments: &[&str], input: &[u8]) -> Result
     })
 }
 
-/// As [`run`], for a program of another maker: with `variables`, in `/`, and for at most `limit`.
+/// As [`run`], for a program of the package: with `variables`, in `/`, and for at most `limit`.
 /// Then it ends with all processes of its group.
 pub fn run_limited(
     shown: &str,

@@ -157,7 +157,7 @@ fn sandbox_image_must_be_in_the_package() {
     }
 }
 
-/// An archive that somebody unpacked, as `skopeo copy … oci:` and `buildah push … dir` leave it.
+/// An unpacked archive, as `skopeo copy … oci:` and `buildah push … dir` leave it.
 #[test]
 fn folders_of_images_are_read() {
     let unpack = |at: &str, archive: &[u8]| -> Vec<(String, Vec<u8>)> {
