@@ -177,8 +177,8 @@ fn first_control_plane(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Res
     Ok(vec![
         boxed(Kernel::new(node)),
         boxed(Unit {
-            name: "containerd",
-            unit: "containerd.service",
+            name: "runtime",
+            unit: image.runtime.unit(),
         }),
         boxed(KubeadmConfig::new(root, node, image)?),
         boxed(NodeIp::new(root, node, image)?),
@@ -209,8 +209,8 @@ fn joining_control_plane(
     Ok(vec![
         boxed(Kernel::new(node)),
         boxed(Unit {
-            name: "containerd",
-            unit: "containerd.service",
+            name: "runtime",
+            unit: image.runtime.unit(),
         }),
         boxed(KubeadmConfig::new(root, node, image)?),
         boxed(NodeIp::new(root, node, image)?),
@@ -233,8 +233,8 @@ fn worker(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
     Ok(vec![
         boxed(Kernel::new(node)),
         boxed(Unit {
-            name: "containerd",
-            unit: "containerd.service",
+            name: "runtime",
+            unit: image.runtime.unit(),
         }),
         // At every boot, before anything that needs the apiserver: kubelet has no other route to
         // it.

@@ -10,6 +10,7 @@ use serde_json::Value;
 use userdata::contract;
 use userdata::image_info::ImageInfo;
 use userdata::node_config::{NodeConfig, Role, Security};
+use userdata::runtime::Runtime;
 
 use common::fixture;
 
@@ -267,4 +268,47 @@ fn foreign_base_gets_what_nodes_need() {
     let vip = format!("{}/32", node.apiserver.vip);
     let excluded = serde_json::json!(["192.0.2.1/32", vip]);
     assert_eq!(proxy["ipvs"]["excludeCIDRs"], excluded);
+}
+
+/// kubeadm knows docker by the bare path of dockershim's socket, in every release that has it.
+#[test]
+fn each_runtime_has_its_socket_and_sandbox_image() {
+    for (runtime, kubernetes, api, socket, sandbox) in [
+        (
+            Runtime::Dockershim,
+            "1.20.2",
+            "v1beta2",
+            "/var/run/dockershim.sock",
+            true,
+        ),
+        (
+            Runtime::Dockershim,
+            "1.23.17",
+            "v1beta3",
+            "/var/run/dockershim.sock",
+            true,
+        ),
+        (
+            Runtime::CriDockerd,
+            "1.24.17",
+            "v1beta3",
+            "unix:///run/cri-dockerd.sock",
+            false,
+        ),
+    ] {
+        let image = ImageInfo {
+            runtime,
+            ..image(kubernetes, api)
+        };
+        let documents = config::kubeadm(&node(), &image, Vec::new()).unwrap();
+        let init = documents
+            .iter()
+            .find(|document| document["kind"] == "InitConfiguration")
+            .unwrap();
+        let registration = &init["nodeRegistration"];
+        assert_eq!(registration["criSocket"], socket);
+        let flag = &registration["kubeletExtraArgs"]["pod-infra-container-image"];
+        let wanted = sandbox.then(|| image.pause_image.as_str());
+        assert_eq!(flag.as_str(), wanted, "{runtime}");
+    }
 }

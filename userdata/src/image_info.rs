@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::runtime::Runtime;
+
 /// `/usr/share/firstlight/image.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,8 +17,8 @@ pub struct ImageInfo {
     pub kubernetes_version: String,
     /// The group and version kubeadm of that release reads: `kubeadm.k8s.io/v1beta2`.
     pub kubeadm_api_version: String,
-    /// The container runtime's socket: `/run/containerd/containerd.sock`.
-    pub cri_socket: String,
+    /// `containerd`, `dockershim` or `cri-dockerd`; socket and unit follow from it.
+    pub runtime: Runtime,
     /// Where control plane images are named: `k8s.gcr.io`.
     pub image_repository: String,
     /// Tag of `<image_repository>/etcd` in the package: `3.5.16-0`.

@@ -16,6 +16,7 @@ pub mod image_info;
 pub mod network;
 pub mod node_config;
 pub mod role;
+pub mod runtime;
 pub mod secret;
 pub mod signature;
 pub mod validate;

@@ -88,7 +88,7 @@ pub const LAST_STEPS: &[StepInfo] = &[
 
 const MASTER0_STEPS: &[StepInfo] = &[
     step("kernel", "load kernel modules and set sysctls"),
-    step("containerd", "start containerd.service"),
+    step("runtime", "start the container runtime"),
     step("kubeadm-config", "write the kubeadm configuration"),
     step("node-ip", "update the node IP if it changed"),
     step(
@@ -113,7 +113,7 @@ const MASTER0_STEPS: &[StepInfo] = &[
 
 const MASTER_STEPS: &[StepInfo] = &[
     step("kernel", "load kernel modules and set sysctls"),
-    step("containerd", "start containerd.service"),
+    step("runtime", "start the container runtime"),
     step("kubeadm-config", "write the kubeadm configuration"),
     step("node-ip", "update the node IP if it changed"),
     step(
@@ -141,7 +141,7 @@ const MASTER_STEPS: &[StepInfo] = &[
 
 const NODE_STEPS: &[StepInfo] = &[
     step("kernel", "load kernel modules and set sysctls"),
-    step("containerd", "start containerd.service"),
+    step("runtime", "start the container runtime"),
     step("ipvs", "program the IPVS service for the virtual IP"),
     step("kubeadm-config", "write the kubeadm configuration"),
     step("lvscare", "install the lvscare static pod"),

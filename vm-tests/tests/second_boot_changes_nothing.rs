@@ -23,7 +23,7 @@ const TAKEOVER: &str = include_str!("takeover.yaml");
 /// Steps that every boot needs, because they start a service or wait for it.
 const EVERY_BOOT: &[&str] = &[
     "addresses",
-    "containerd",
+    "runtime",
     "kernel",
     "kubelet",
     "node-ready",

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use userdata::image_info::ImageInfo;
 use userdata::node_config::{NodeConfig, Role};
+use userdata::runtime::Runtime;
 
 use super::documents::{Api, Documents, arguments, section};
 use super::security;
@@ -253,13 +254,25 @@ fn register(
     api: Api,
 ) -> Result<()> {
     section.insert("name".into(), node.name.clone().into());
-    // Without a scheme kubeadm takes it for a path of its own making and warns.
-    let socket = match image.cri_socket.as_str() {
-        path if path.starts_with('/') && api >= Api::V1Beta3 => format!("unix://{path}"),
-        socket => socket.to_owned(),
+    let socket = image.runtime.socket();
+    // Without a scheme kubeadm takes it for a path of its own making and warns. It knows docker by
+    // the bare path.
+    let socket = match image.runtime {
+        Runtime::Containerd | Runtime::CriDockerd if api >= Api::V1Beta3 => {
+            format!("unix://{socket}")
+        }
+        _ => socket.to_owned(),
     };
     section.insert("criSocket".into(), socket.into());
     let mut flags = BTreeMap::from([("node-ip".to_owned(), node_ip(node)?)]);
+    if image.runtime == Runtime::Dockershim {
+        // kubelet itself starts the sandboxes; kubeadm names the image of its own release, which
+        // the package need not have.
+        flags.insert(
+            "pod-infra-container-image".into(),
+            image.pause_image.clone(),
+        );
+    }
     if !node.labels.is_empty() {
         let labels: Vec<_> = node
             .labels

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use semver::Version;
 use userdata::contract::API_VERSION;
 use userdata::image_info::{ImageInfo, ImpossibleKeys, KubeadmPhases};
+use userdata::runtime::Runtime;
 
 use crate::package::images::Image;
 use crate::package::{Package, Verdict};
@@ -24,7 +25,7 @@ pub fn image_file(package: &Package, verdict: &Verdict, images: &[Image]) -> Res
         kind: "Image".to_owned(),
         kubeadm_api_version: kubeadm_api_version(&version)?.to_owned(),
         kubernetes_version: version.to_string(),
-        cri_socket: "/run/containerd/containerd.sock".to_owned(),
+        runtime: Runtime::Containerd,
         image_repository: choice.repository,
         etcd_image_tag: choice.etcd_tag,
         pause_image: choice.pause,

@@ -167,6 +167,7 @@ mod tests {
     use std::fs;
 
     use userdata::image_info::KubeadmPhases;
+    use userdata::runtime::Runtime;
 
     use super::*;
     use crate::package::Package;
@@ -228,7 +229,7 @@ mod tests {
             kind: String::new(),
             kubernetes_version: String::new(),
             kubeadm_api_version: String::new(),
-            cri_socket: String::new(),
+            runtime: Runtime::Containerd,
             image_repository: String::new(),
             etcd_image_tag: String::new(),
             pause_image: String::new(),

@@ -20,7 +20,7 @@ pub struct NodeRegistered {
     root: Root,
     name: String,
     endpoint: String,
-    cri_socket: String,
+    cri_socket: &'static str,
     membership: Membership,
 }
 
@@ -39,7 +39,7 @@ impl NodeRegistered {
             root: root.clone(),
             name: node.name.clone(),
             endpoint: endpoint(address, node.apiserver.port),
-            cri_socket: image.cri_socket.clone(),
+            cri_socket: image.runtime.socket(),
             membership,
         })
     }
