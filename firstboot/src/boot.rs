@@ -8,6 +8,7 @@ use userdata::image_info::ImpossibleKeys;
 use userdata::node_config::SeedPolicy;
 
 use crate::document::{self, Host};
+use crate::live;
 use crate::plan;
 use crate::receipt::Receipt;
 use crate::report::Reporter;
@@ -71,6 +72,9 @@ pub fn run(
     is_given: bool,
     report: &mut Reporter,
 ) -> Result<()> {
+    if let Some(record) = live::Record::read(root)? {
+        report.note(record.note());
+    }
     let taken = if is_given {
         given(root, sources, report)
     } else {
@@ -85,6 +89,8 @@ pub fn run(
         copies,
         refused,
     } = taken;
+    live::check_role(root, host.node.as_ref().map(|node| node.role))
+        .map_err(|error| refuse(&source, error, report))?;
     report.document_found(
         &source,
         &seed,

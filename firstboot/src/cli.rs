@@ -67,4 +67,12 @@ pub enum Command {
     /// In the initrd: link `/run/firstlight/state` to the state partition of the boot disk.
     #[command(hide = true)]
     LinkState,
+
+    /// In the initrd: get the root from the server or medium of `firstlight.root=`.
+    #[command(hide = true)]
+    AttachRoot,
+
+    /// In the initrd: link `/run/firstlight/state` to state on a disk or in memory.
+    #[command(hide = true)]
+    PrepareState,
 }

@@ -15,6 +15,7 @@ mod extras;
 pub mod journal;
 pub mod kube;
 pub mod kubeadm;
+pub mod live;
 pub mod logger;
 pub mod plan;
 pub mod receipt;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use firstboot::boot::{self, Refused};
 use firstboot::cli::{Cli, Command};
+use firstboot::live;
 use firstboot::logger;
 use firstboot::report::Reporter;
 use firstboot::source::directory::Directory;
@@ -46,6 +47,8 @@ fn main() -> ExitCode {
         Some(Command::ResolvConf) => return exit(resolv_conf::update(&root), None),
         Some(Command::CheckBootDisk) => return exit(state_partition::check_boot_disk(&root), None),
         Some(Command::LinkState) => return exit(state_partition::link(&root), None),
+        Some(Command::AttachRoot) => return exit(live::root::attach(&root), None),
+        Some(Command::PrepareState) => return exit(live::state::prepare(&root), None),
         None => {}
     }
     logger::install();

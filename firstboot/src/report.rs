@@ -74,6 +74,14 @@ impl Reporter {
         }
     }
 
+    /// What a person must know about this boot, whatever happens in it.
+    pub fn note(&mut self, text: String) {
+        log::info!("{text}");
+        self.console(&text);
+        self.status.notes.push(text);
+        self.write_status();
+    }
+
     pub(crate) fn source_tried(&mut self, attempt: &Attempt) {
         let source = attempt.source;
         let (result, bytes, reason) = match &attempt.result {

@@ -6,6 +6,7 @@
 //! To add a source: a file with a type that implements [`Source`], a line in [`machine_sources`],
 //! and a directory under `tests/fixtures/sources` if it has a format of its own.
 
+pub mod boot;
 pub mod credentials;
 pub mod directory;
 pub mod disk;
@@ -59,8 +60,8 @@ pub struct Attempt {
     pub duration: Duration,
 }
 
-/// The sources of a running machine, first wins: what its start names, an attached disk, the image's
-/// own seed partition, and the service of a cloud that SMBIOS names.
+/// The sources of a running machine, first wins: what its start names, an attached disk, what it
+/// booted from, the image's own seed partition, and the service of a cloud that SMBIOS names.
 pub fn machine_sources() -> Vec<Box<dyn Source>> {
     let root = Root::new("/");
     let named = |place| Named {
@@ -73,6 +74,7 @@ pub fn machine_sources() -> Vec<Box<dyn Source>> {
         Box::new(named(Place::Serial)),
         Box::new(disk::LabelledDisk),
         Box::new(disk::ConfigDrive),
+        Box::new(boot::BootOrigin),
         Box::new(disk::SeedPartition),
         Box::new(Ec2::new(&root)),
         Box::new(OpenStack::new(&root)),

@@ -49,6 +49,9 @@ pub struct Status {
     /// not work although all steps are done.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub reasons: Vec<String>,
+    /// How this machine booted, if not from its own disk.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
     /// Start of firstboot, in seconds since 1970 by this machine's clock.
     pub since: u64,
     /// Each source in the order of asking, and what it had.

@@ -66,6 +66,9 @@ fn text(report: &StatusReport) -> String {
             waiting.answer
         );
     }
+    for note in &status.notes {
+        text += &format!("note: {note}\n");
+    }
     for reason in &status.reasons {
         text += &format!("  {reason}\n");
     }
