@@ -47,6 +47,9 @@ pub struct Common {
     /// Also write node.qcow2, the node image for hypervisors
     #[arg(long, global = true)]
     pub qcow2: bool,
+    /// Also write pxe/, for boots over the network and from media
+    #[arg(long, global = true)]
+    pub pxe: bool,
     /// Print more log messages to standard error
     #[arg(long, short, global = true)]
     pub verbose: bool,

@@ -71,6 +71,24 @@ pub struct ImagePlan {
     pub impossible_keys: ImpossibleKeys,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<SecureBootPlan>,
+    #[serde(skip_serializing_if = "DisklessPlan::is_default")]
+    pub diskless: DisklessPlan,
+}
+
+/// Where a machine that boots from the network or a medium keeps its state, besides a disk that has
+/// it already and memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DisklessPlan {
+    /// On the only disk that is blank.
+    pub blank_disks: bool,
+    /// In memory also for masters, whose etcd is lost with the power.
+    pub memory_masters: bool,
+}
+
+impl DisklessPlan {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Files that sign the kernel image, as the topology names them.

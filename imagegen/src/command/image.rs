@@ -4,7 +4,7 @@ use anyhow::Result;
 use build_tools::progress::Progress;
 use imagegen::cli::Common;
 use imagegen::output::Folder;
-use imagegen::pipeline::{self, ImageInputs};
+use imagegen::pipeline::{self, ImageInputs, Input};
 
 pub(super) const WHAT: &str = "node image";
 
@@ -15,5 +15,15 @@ pub(crate) fn run(common: &Common) -> Result<()> {
     let folder = Folder::open(&pipeline::output(&request, &input.plan))?;
     let outcome = pipeline::image(inputs, &input, &folder, &Progress::stderr())?;
     super::report(&outcome, WHAT);
+    pxe(common, &input, &folder)
+}
+
+/// The folder `pxe/`, where it is wanted.
+pub(super) fn pxe(common: &Common, input: &Input, folder: &Folder) -> Result<()> {
+    if common.pxe {
+        let programs = common.programs.as_deref();
+        let outcome = pipeline::pxe(input, folder, programs, &Progress::stderr())?;
+        super::report(&outcome, "files for network boot");
+    }
     Ok(())
 }

@@ -245,7 +245,7 @@ pub(super) fn spool(images: &[Image], work: &Path) -> Result<Vec<StoredImage>> {
 }
 
 /// Release and modules folder of the only kernel in the tools tree.
-fn kernel_modules(tools: &Tree) -> Result<(String, PathBuf)> {
+pub(crate) fn kernel_modules(tools: &Tree) -> Result<(String, PathBuf)> {
     let folder = tools.path().join("usr/lib/modules");
     let mut releases = Vec::new();
     for entry in

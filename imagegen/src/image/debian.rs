@@ -20,6 +20,8 @@ const TOOLS: &[&str] = &[
     "systemd-ukify",
     "systemd-boot-efi",
     "dracut-core",
+    // The initrd that gets its root over the network.
+    "dracut-network",
     "systemd",
     "systemd-repart",
     "systemd-cryptsetup",

@@ -2,6 +2,7 @@
 //! dracut builds it from the tools tree for any machine, not for the build host.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -51,17 +52,50 @@ const OPTIONS: &[&str] = &[
     "zstd -15 -T1",
 ];
 
+/// What an initrd has besides that of a machine's own disk.
+#[derive(Debug, Default)]
+pub(super) struct Additions<'a> {
+    pub(super) files: &'a [(&'a str, &'a str)],
+    /// Path and source of programs.
+    pub(super) programs: &'a [(&'a str, &'a Path)],
+    pub(super) modules: &'a str,
+    /// Programs of the tools tree.
+    pub(super) install: &'a str,
+    pub(super) drivers: &'a str,
+}
+
 /// Builds the initrd for kernel `release` as `work/initrd` and returns its path.
 pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
-    let extra = work.join("initrd-files");
+    build_with(tools, release, "initrd", &Additions::default(), work)
+}
+
+/// [`build`] as `work/name`, with additions.
+pub(super) fn build_with(
+    tools: &Tree,
+    release: &str,
+    name: &str,
+    more: &Additions<'_>,
+    work: &Path,
+) -> Result<PathBuf> {
+    let extra = work.join(format!("{name}-files"));
     let system = extra.join("usr/lib/systemd/system");
-    for (path, contents) in FILES {
+    let place = |path: &str| -> Result<PathBuf> {
         let file = extra.join(path);
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder)
                 .with_context(|| format!("creating `{}`", folder.display()))?;
         }
+        Ok(file)
+    };
+    for (path, contents) in FILES.iter().chain(more.files) {
+        let file = place(path)?;
         fs::write(&file, contents).with_context(|| format!("writing `{}`", file.display()))?;
+    }
+    for (path, source) in more.programs {
+        let file = place(path)?;
+        fs::copy(source, &file).with_context(|| format!("copying `{}`", source.display()))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("writing `{}`", file.display()))?;
     }
     let links = system.join("initrd-fs.target.requires");
     fs::create_dir_all(&links).with_context(|| format!("creating `{}`", links.display()))?;
@@ -79,14 +113,17 @@ pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
         "--kver",
         release,
         "--modules",
-        MODULES,
+        &format!("{MODULES} {}", more.modules),
         "--add-drivers",
-        DRIVERS,
+        &format!("{DRIVERS} {}", more.drivers),
     ]);
-    dracut.args(["--include", "/tmp/work/initrd-files", "/"]);
-    dracut.arg("/tmp/work/initrd");
+    if !more.install.is_empty() {
+        dracut.args(["--install", more.install]);
+    }
+    dracut.args(["--include", &format!("/tmp/work/{name}-files"), "/"]);
+    dracut.arg(format!("/tmp/work/{name}"));
     process::run(&mut dracut)?;
-    Ok(work.join("initrd"))
+    Ok(work.join(name))
 }
 
 /// The part of the image's key that this module decides.

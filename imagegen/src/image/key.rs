@@ -102,7 +102,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::plan::Kernel;
+    use crate::plan::{DisklessPlan, Kernel};
 
     /// The smallest package that opens, and empty programs beside it.
     fn package(dir: &Path, hook: bool) -> Result<Package> {
@@ -138,6 +138,7 @@ mod tests {
             cmdline: Vec::new(),
             console: Vec::new(),
             secure_boot: None,
+            diskless: DisklessPlan::default(),
         }
     }
 

@@ -59,7 +59,12 @@ const UNSAFE: &[&str] = &[
 /// The kernel command line. `extra`, from the topology, is last and so wins where options conflict.
 pub fn cmdline(root_hash: &str, console: &[String], extra: &[String]) -> String {
     // The ids of the partitions of root and hash tree are the two halves of this hash.
-    let mut words = vec![format!("roothash={root_hash}")];
+    words(&[format!("roothash={root_hash}")], console, extra)
+}
+
+/// [`cmdline`], with `first` in the place of the root hash alone.
+pub(super) fn words(first: &[String], console: &[String], extra: &[String]) -> String {
+    let mut words = first.to_vec();
     words.extend(CMDLINE.iter().map(|&words| words.to_owned()));
     words.extend(console.iter().map(|device| format!("console={device}")));
     words.extend(extra.iter().cloned());

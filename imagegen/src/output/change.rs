@@ -65,6 +65,15 @@ impl<'a> Change<'a> {
         self.staging.join(name)
     }
 
+    /// Stages the folder `name`, which the caller fills at the returned path before the commit. It
+    /// replaces the current one.
+    pub fn add_large_folder(&mut self, name: &str, mode: u32) -> Result<PathBuf> {
+        let staged = self.staging.join(name);
+        super::tree::make_dir(&staged, mode)?;
+        self.trees.push(name.to_owned());
+        Ok(staged)
+    }
+
     /// Removes the file `name` at the top of the folder.
     pub fn remove_file(&mut self, name: &str) {
         self.removed.push(name.to_owned());

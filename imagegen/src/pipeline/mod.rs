@@ -6,6 +6,7 @@
 mod base;
 mod image;
 mod input;
+pub mod pxe;
 mod reset_token;
 mod userdata;
 
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 pub use self::image::{ImageInputs, image};
 pub use self::input::{Input, Refused, Request, output, package, read, validate};
+pub use self::pxe::pxe;
 pub use self::reset_token::reset_token;
 pub use self::userdata::userdata;
 

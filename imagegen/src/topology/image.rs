@@ -3,7 +3,7 @@
 use userdata::image_info::ImpossibleKeys;
 
 use crate::image::uki;
-use crate::plan::{ImagePlan, Kernel, SecureBootPlan};
+use crate::plan::{DisklessPlan, ImagePlan, Kernel, SecureBootPlan};
 
 use super::ImageTopology;
 use super::findings::Findings;
@@ -52,7 +52,8 @@ pub(super) fn check(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
             ))
         } else if RESERVED
             .iter()
-            .any(|reserved| key == *reserved || key.starts_with(&format!("{reserved}_")))
+            .any(|name| key == *name || key.starts_with(&format!("{name}_")))
+            || key.starts_with("firstlight.") && key != "firstlight.seed"
         {
             Err(Invalid::new(
                 format!("`{key}` is set by imagegen for the verified root"),
@@ -84,6 +85,10 @@ pub(super) fn check(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
         cmdline,
         console,
         secure_boot: secure_boot(given, f),
+        diskless: DisklessPlan {
+            blank_disks: given.diskless.blank_disks,
+            memory_masters: given.diskless.memory_masters,
+        },
     }
 }
 

@@ -146,6 +146,9 @@ pub struct ImageTopology {
     /// without a passphrase, paths relative to this file. Enrol the certificate in the machines'
     /// firmware: imagegen writes `db.der` and `db.esl` beside the image.
     pub secure_boot: Option<SecureBootTopology>,
+    /// State of machines that boot from the network or a medium: `{ blank_disks: true }` makes it
+    /// on the only blank disk, `{ memory_masters: true }` lets masters have it in memory.
+    pub diskless: DisklessTopology,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -157,6 +160,16 @@ pub struct SecureBootTopology {
     /// Its certificate in PEM; a path relative to this file.
     #[schemars(required, with = "String")]
     pub certificate: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DisklessTopology {
+    /// Whether the state partition is made on the only blank disk. Without it, and without a disk
+    /// that has state already, state is in memory and lost at power-off.
+    pub blank_disks: bool,
+    /// Whether a master may have its state in memory, etcd's data with it.
+    pub memory_masters: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
