@@ -71,6 +71,43 @@ pub struct Flash {
     pub disk: PathBuf,
 }
 
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The output folder, with pxe/ and the hosts' documents [default: --output]
+    #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+    /// The card of this machine on the hosts' network: also serve DHCP and TFTP
+    /// there, by dnsmasq, for the hosts of the topology only
+    #[arg(long, value_name = "CARD")]
+    pub interface: Option<String>,
+    /// With --interface: `proxy` beside a DHCP server of the network, or `full`,
+    /// which gives each host its address of the topology
+    #[arg(long, value_enum, default_value_t = DhcpMode::Proxy, requires = "interface")]
+    pub dhcp: DhcpMode,
+    /// Listen on this IPv4 address [default: that of the card, else all]
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<std::net::Ipv4Addr>,
+    /// The TCP port of HTTP
+    #[arg(long, value_name = "PORT", default_value_t = 8069)]
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DhcpMode {
+    Proxy,
+    Full,
+}
+
+impl DhcpMode {
+    /// For people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy-DHCP and TFTP",
+            Self::Full => "DHCP and TFTP",
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check the topology and report every mistake with its position
@@ -90,6 +127,13 @@ pub enum Command {
     /// The disk must not be in use. Everything on it is lost. The command shows the
     /// disk and asks, writes, and reads everything back.
     Flash(Flash),
+    /// Serve machines that boot over the network: pxe/ to everybody, each document
+    /// only to its host
+    ///
+    /// HTTP, and with --interface DHCP and TFTP. Runs until Ctrl-C and shows what
+    /// each machine has fetched. A document travels unencrypted: use a network
+    /// that only the machines and you can reach.
+    Serve(Serve),
     /// Build the default offline package at --output [default: kube.tar.zst], or
     /// list the contents of --package
     Package {

@@ -7,7 +7,8 @@
 //!    each host its share; [`secret_scan`] checks the finished bytes.
 //! 3. [`package`] opens the offline package; [`image`] builds `node.raw` with it.
 //! 4. [`output`] publishes complete results in a folder; [`pipeline`] runs the stages in order.
-//! 5. [`flash`] writes the image and one host's seed to a disk.
+//! 5. [`flash`] writes the image and one host's seed to a disk; [`serve`] boots machines over the
+//!    network.
 //!
 //! [`cli`] and [`display`] are the user interface. Debian trees, subprocesses, the cache and
 //! progress output are in the crate `build-tools`; the crate `default-package` builds the default
@@ -28,6 +29,7 @@ pub mod pki;
 pub mod plan;
 pub mod secret_scan;
 pub mod seed;
+pub mod serve;
 pub mod topology;
 
 /// The former path of [`digest`], which other crates use.

@@ -9,10 +9,8 @@ use imagegen::cli::{Common, Flash};
 use imagegen::display;
 use imagegen::flash::{self, Disk, Kind, Source, System, Target, size_text};
 
-const NO_FOLDER: &str = "no output folder; give the one with the node image with `--output DIR`";
-
 pub(crate) fn run(common: &Common, args: &Flash) -> Result<()> {
-    let source = Source::open(&super::folder(common, NO_FOLDER)?, &args.host)?;
+    let source = Source::open(&super::folder(common, super::NO_IMAGE)?, &args.host)?;
     let mut target = Target::open(&args.disk, args.size, &source, &System::default())?;
     let progress = Progress::stderr();
     source.check_image(&progress)?;

@@ -9,6 +9,7 @@ pub(crate) mod pki;
 pub(crate) mod plan;
 pub(crate) mod reset_token;
 pub(crate) mod schema;
+pub(crate) mod serve;
 pub(crate) mod userdata;
 pub(crate) mod validate;
 
@@ -37,6 +38,9 @@ fn request(common: &Common) -> Request {
         output: common.output.clone(),
     }
 }
+
+/// What is wrong where a command needs the folder of an image.
+const NO_IMAGE: &str = "no output folder; give the one with the node image with `--output DIR`";
 
 /// `--output`, else the default folder of the topology's cluster. Without either, `message` is what
 /// was wrong.

@@ -23,6 +23,7 @@ mod refused_packages;
 mod secret_scan;
 mod secure_boot;
 mod signed_documents;
+mod serve;
 mod topology;
 mod topology_cases;
 mod work;
