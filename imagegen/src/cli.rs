@@ -72,6 +72,19 @@ pub struct Flash {
 }
 
 #[derive(Debug, Args)]
+pub struct Iso {
+    /// The host whose document is on the medium
+    #[arg(long, value_name = "NAME", required_unless_present = "all_hosts")]
+    pub host: Option<String>,
+    /// The documents of all hosts: each machine takes its own
+    #[arg(long, conflicts_with = "host")]
+    pub all_hosts: bool,
+    /// The file [default: NAME.iso, or hosts.iso]
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct Serve {
     /// The output folder, with pxe/ and the hosts' documents [default: --output]
     #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
@@ -127,6 +140,12 @@ pub enum Command {
     /// The disk must not be in use. Everything on it is lost. The command shows the
     /// disk and asks, writes, and reads everything back.
     Flash(Flash),
+    /// Write a boot medium (UEFI) for a BMC's virtual media, optical drives and
+    /// sticks, with one host's document or all
+    ///
+    /// Needs pxe/ in the output folder: `imagegen image --pxe`. The file has the
+    /// private keys of its hosts.
+    Iso(Iso),
     /// Serve machines that boot over the network: pxe/ to everybody, each document
     /// only to its host
     ///

@@ -20,6 +20,7 @@ pub mod display;
 pub mod documents;
 pub mod flash;
 pub mod image;
+pub mod iso;
 pub mod kubeconfig;
 pub mod output;
 pub mod package;

@@ -27,6 +27,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Userdata) => command::userdata::run(common),
         Some(Command::Image) => command::image::run(common),
         Some(Command::Flash(args)) => command::flash::run(common, args),
+        Some(Command::Iso(args)) => command::iso::run(common, args),
         Some(Command::Serve(args)) => command::serve::run(common, args),
         Some(Command::Package { kubernetes, action }) => match action {
             Some(PackageAction::Inspect { path, json }) => {

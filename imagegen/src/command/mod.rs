@@ -3,6 +3,7 @@
 pub(crate) mod all;
 pub(crate) mod flash;
 pub(crate) mod image;
+pub(crate) mod iso;
 pub(crate) mod man;
 pub(crate) mod package;
 pub(crate) mod pki;

@@ -11,6 +11,7 @@ mod docs;
 mod flash;
 mod foreign_folders;
 mod interrupted;
+mod iso;
 mod package;
 mod package_agrees;
 mod package_images;

@@ -1,4 +1,4 @@
-//! `imagegen serve` with a small `pxe/`: curl, TFTP and raw connections, on
+//! `imagegen serve` and `imagegen iso` with a small `pxe/`: curl, TFTP and raw connections, on
 //! loopback and in a network namespace of its own.
 
 use std::fs;
@@ -12,7 +12,7 @@ use imagegen::image::live;
 use crate::work::{Work, skip, stderr};
 
 /// The documents of all hosts, and small files in the place of kernel and root.
-fn work() -> Work {
+pub(crate) fn work() -> Work {
     let work = Work::new();
     work.userdata();
     let folder = work.path("prod/pxe");
@@ -240,8 +240,14 @@ fn files_of_an_earlier_image_are_refused() {
     let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
     value["outputs"]["node.raw"] = "sha256:1".into();
     fs::write(&manifest, serde_json::to_vec(&value).unwrap()).unwrap();
-    let text = stderr(&work.run(&["serve", "prod"]));
-    assert!(text.contains("is of an earlier node image"), "{text}");
+    for command in [
+        &["serve", "prod"][..],
+        &["iso", "-o", "prod", "--host", "m0"],
+    ] {
+        let text = stderr(&work.run(command));
+        assert!(text.contains("is of an earlier node image"), "{text}");
+    }
+    assert!(!work.path("m0.iso").exists());
 }
 
 /// A room of two machines: a server, and a client whose card has the MAC address of a host.
