@@ -29,7 +29,7 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Show what firstboot has done, does or waits for.
     Status {
@@ -51,6 +51,18 @@ pub enum Command {
     /// that it finds. Without this, only a newer document that the cluster's key
     /// has signed for this host is taken.
     Reset,
+
+    /// Install this machine, which booted over the network, on a disk: the root that
+    /// runs and this machine's document. Everything on the disk is lost.
+    Install {
+        /// The disk, for example /dev/nvme0n1
+        #[arg(long, value_name = "DISK")]
+        to: PathBuf,
+
+        /// Do not ask before the disk is erased.
+        #[arg(long, short)]
+        yes: bool,
+    },
 
     /// Serve one status request on standard input.
     #[command(hide = true)]

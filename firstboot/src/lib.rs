@@ -12,6 +12,7 @@ pub mod cli;
 pub mod document;
 pub mod etcd;
 mod extras;
+pub mod install;
 pub mod journal;
 pub mod kube;
 pub mod kubeadm;

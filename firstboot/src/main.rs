@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use firstboot::boot::{self, Refused};
 use firstboot::cli::{Cli, Command};
+use firstboot::install;
 use firstboot::live;
 use firstboot::logger;
 use firstboot::report::Reporter;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
                 ready => exit(ready.map(drop), None),
             };
         }
+        Some(Command::Install { to, yes }) => return exit(install::run(&root, &to, yes), None),
         Some(Command::ServeStatus) => {
             logger::install();
             return exit(server::run(&root), None);

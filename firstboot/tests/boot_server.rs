@@ -1,11 +1,17 @@
 //! A boot server's answers, from a real connection on loopback: parts of the root, documents,
 //! refusals.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test arranges files as it likes"
+)]
+
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::net::TcpListener;
 use std::thread;
 
+use assert_cmd::Command;
 use firstboot::live::fetch::Server;
 
 /// Answers each request, by its path and its range, until the test ends.
@@ -111,4 +117,26 @@ fn server_without_ranges_and_refusals_are_explained() {
         error.starts_with("http://127.0.0.1:1/root.erofs: "),
         "{error}"
     );
+}
+
+#[test]
+fn only_a_machine_without_a_disk_is_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("proc")).unwrap();
+    for (line, why) in [
+        ("root=/dev/mapper/root", "boots from its own disk"),
+        ("firstlight.root=medium", "boot it by PXE"),
+        ("firstlight.root=ftp://a/", "neither `medium` nor a URL"),
+    ] {
+        std::fs::write(dir.path().join("proc/cmdline"), line).unwrap();
+        let mut command = Command::cargo_bin("firstboot").unwrap();
+        command.arg("--root").arg(dir.path());
+        let output = command
+            .args(["install", "--to", "/dev/null", "--yes"])
+            .output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(why), "{line}: {text}");
+    }
 }
