@@ -209,6 +209,13 @@ impl Output {
         })
     }
 
+    /// Adds `pxe/` to the folder, from which machines boot over the network and from media.
+    pub fn add_pxe(&self, programs: &Programs) -> Result<()> {
+        let mut imagegen = imagegen(programs, &self.topology, &self.folder);
+        imagegen.arg("--programs").arg(&programs.image);
+        run(imagegen.args(["image", "--pxe"]))
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }

@@ -1,5 +1,6 @@
 //! One QEMU machine: its configuration, its life cycle, and what it reports.
 
+pub mod boot_origin;
 pub mod console;
 pub mod disk;
 pub mod guest;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::host::accel::Accel;
 use crate::host::debian_tools::DebianTools;
+use crate::machine::boot_origin::{self, Tap};
 use crate::machine::smbios::{COMMAND_PORT, JOURNAL_PORT, Smbios};
 
 /// What the machine boots.
@@ -67,6 +68,9 @@ pub struct Machine {
     pub boot: Boot,
     pub disks: Vec<DiskFile>,
     pub nics: Vec<Nic>,
+    pub tap: Option<Tap>,
+    /// An ISO image in an optical drive.
+    pub medium: Option<PathBuf>,
     pub smbios: Vec<Smbios>,
     pub rtc: Rtc,
     /// Guest seconds per second of the wall clock; below 1 libfaketime slows the guest's clock.
@@ -88,6 +92,8 @@ impl Machine {
             boot,
             disks: Vec::new(),
             nics: Vec::new(),
+            tap: None,
+            medium: None,
             smbios: Vec::new(),
             rtc: Rtc::Host,
             time_scale: 1.0,
@@ -182,6 +188,7 @@ pub fn arguments(
             &format!("virtio-net-pci,netdev=net{number},mac={},romfile=", nic.mac),
         );
     }
+    boot_origin::add(&mut list, machine);
     for text in &machine.smbios {
         list.add(
             "-smbios",
@@ -276,15 +283,15 @@ fn channels(list: &mut Arguments, machine: &Machine, paths: &Paths) {
 }
 
 /// In QEMU's option syntax two commas stand for one.
-fn escape(path: &std::path::Path) -> String {
+pub(super) fn escape(path: &std::path::Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
 #[derive(Default)]
-struct Arguments(Vec<String>);
+pub(super) struct Arguments(Vec<String>);
 
 impl Arguments {
-    fn add(&mut self, name: &str, value: &str) {
+    pub(super) fn add(&mut self, name: &str, value: &str) {
         self.0.push(name.to_string());
         self.0.push(value.to_string());
     }

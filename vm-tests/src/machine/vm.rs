@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -103,6 +103,13 @@ impl Vm {
         let mut command = host
             .tools()
             .command("bin/qemu-system-x86_64", preload.as_deref());
+        if let Some(tap) = &machine.tap {
+            // `ip` becomes QEMU: the process stays the one that is started here.
+            let mut inside = Command::new("ip");
+            inside.args(["netns", "exec", &tap.namespace]);
+            inside.arg(command.get_program()).args(command.get_args());
+            command = inside;
+        }
         command.args(qemu::arguments(&machine, accel, host.tools(), &paths));
         if incoming {
             command.args(["-incoming", "defer"]);

@@ -3,4 +3,5 @@
 mod frame;
 pub mod pcap;
 pub mod port_forward;
+pub mod room;
 pub mod switch;

@@ -1,0 +1,170 @@
+//! Machines that boot by real firmware from the network and from a medium, and what becomes of
+//! their state.
+
+use std::net::Ipv4Addr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use firstboot::journal::{DOCUMENT_FOUND, DOCUMENT_REFUSED, FAILED, STEP_STARTED, field};
+use vm_tests::host::Host;
+use vm_tests::host::artifacts::{Output, Programs, topology};
+use vm_tests::host::process;
+use vm_tests::host::run_dir::RunDir;
+use vm_tests::machine::disk;
+use vm_tests::machine::journal::RecordMatch;
+use vm_tests::machine::qemu::{Boot, Machine};
+use vm_tests::machine::vm::Vm;
+use vm_tests::net::room::{CARD, Room};
+
+/// Of `topologies/one.yaml`.
+const MAC: &str = "52:54:00:00:07:10";
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
+const DISK: u64 = 6 << 30;
+/// A download, and a boot that is slower than from a disk.
+const BOOT: Duration = Duration::from_secs(240);
+
+/// `imagegen serve`, which ends with this.
+struct Serve(Child);
+
+impl Serve {
+    fn start(programs: &Programs, output: &Output, room: &Room, run_dir: &RunDir) -> Result<Self> {
+        let log = std::fs::File::create(run_dir.folder().join("serve.log"))?;
+        let mut serve = room.command(programs.imagegen.to_str().context("a path in UTF-8")?);
+        serve.arg("serve").arg(output.folder());
+        serve.args(["--interface", CARD, "--dhcp", "full", "--verbose"]);
+        serve
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        Ok(Self(serve.spawn().context("starting imagegen serve")?))
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        // It ends dnsmasq too, which a killed one could not.
+        let id = self.0.id().to_string();
+        let _ = process::run(Command::new("kill").arg(id));
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits for the document, and for the first step that it brings.
+fn reaches_its_document(vm: &Vm) -> Result<String> {
+    let never = [RecordMatch::id(FAILED), RecordMatch::id(DOCUMENT_REFUSED)];
+    let found = vm.wait_for(&RecordMatch::id(DOCUMENT_FOUND), &never, BOOT)?;
+    ensure!(found.get(field::HOST) == Some("m0"), "{found:?}");
+    vm.wait_for(&RecordMatch::id(STEP_STARTED), &never, BOOT)?;
+    Ok(found.get(field::SOURCE).unwrap_or_default().to_owned())
+}
+
+fn machine(host: &Host) -> Machine {
+    Machine {
+        time_scale: host.time_scale(1),
+        cpus: host.cpus(1),
+        ..Machine::new("m0", Boot::Uefi)
+    }
+}
+
+#[test]
+#[ignore = "10 minutes without KVM; run: cargo test -p vm-tests --test boots_without_a_disk -- --include-ignored"]
+fn machine_boots_over_the_network_and_is_installed() -> Result<()> {
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let programs = Programs::build()?;
+    let output = Output::make(&programs, &topology("one"))?;
+    output.add_pxe(&programs)?;
+    let run_dir = RunDir::new("boots_without_a_disk")?;
+    let room = Room::new(SERVER)?;
+    let serve = Serve::start(&programs, &output, &room, &run_dir)?;
+
+    // A master without a disk would have etcd in memory.
+    let mut machine = machine(&host);
+    machine.tap = Some(room.tap(MAC));
+    let vm = Vm::start(&host, &run_dir, &machine)?;
+    let refused = vm.wait_for(&RecordMatch::id(DOCUMENT_REFUSED), &[], BOOT)?;
+    let reason = refused.get(field::REASON).unwrap_or_default();
+    ensure!(
+        reason.contains("etcd's data would be lost") && reason.contains("no disk is attached"),
+        "{reason}"
+    );
+    let status = vm.shell("firstboot status; findmnt --noheadings --output FSTYPE,SOURCE /var")?;
+    ensure!(
+        status.contains("note: the root is from http://192.168.7.1:8069/")
+            && status.contains("ext4"),
+        "{status}"
+    );
+    drop(vm);
+
+    // With a blank disk, state is on it, at the second boot as well.
+    machine.disks = vec![disk::empty(&run_dir, "blank", DISK)?];
+    for boot in ["first", "second"] {
+        let vm = Vm::start(&host, &run_dir, &machine)?;
+        let source = reaches_its_document(&vm)?;
+        ensure!(source == "boot-origin", "{boot}: {source}");
+        let seen = vm.shell("findmnt --noheadings --output SOURCE /var; ls /var/lib/firstlight; ip -4 -brief address")?;
+        ensure!(seen.contains("/dev/vda1"), "{boot}: {seen}");
+        ensure!(seen.contains("192.168.7.10/24"), "{boot}: {seen}");
+        if boot == "first" {
+            vm.shell("echo kept >/var/lib/firstlight/kept; sync")?;
+            machine.disks.push(disk::empty(&run_dir, "target", DISK)?);
+            continue;
+        }
+        ensure!(seen.contains("kept"), "{seen}");
+        let refused = vm.run("firstboot install --yes --to /dev/vda 2>&1")?;
+        ensure!(refused.stdout.contains("is in use"), "{refused:?}");
+        // Emulated, it reads and writes a gigabyte.
+        let done = vm.shell_within("firstboot install --yes --to /dev/vdb 2>&1", BOOT)?;
+        ensure!(done.contains("read back and compared"), "{done}");
+    }
+    drop(serve);
+
+    // The installed disk boots without any server.
+    machine.disks.remove(0);
+    let vm = Vm::start(&host, &run_dir, &machine)?;
+    let source = reaches_its_document(&vm)?;
+    ensure!(source == "seed-partition", "{source}");
+    let seen = vm.shell("findmnt --noheadings --output SOURCE /var; firstboot status")?;
+    ensure!(
+        seen.contains("/dev/vda7") && !seen.contains("note:"),
+        "{seen}"
+    );
+    drop(vm);
+    run_dir.passed();
+    Ok(())
+}
+
+#[test]
+#[ignore = "5 minutes without KVM; run: cargo test -p vm-tests --test boots_without_a_disk -- --include-ignored"]
+fn machine_boots_from_a_medium() -> Result<()> {
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let programs = Programs::build()?;
+    let output = Output::make(&programs, &topology("one"))?;
+    output.add_pxe(&programs)?;
+    let run_dir = RunDir::new("boots_from_a_medium")?;
+    let iso = run_dir.folder().join("m0.iso");
+    let mut imagegen = Command::new(&programs.imagegen);
+    imagegen.arg("iso").arg("--output").arg(output.folder());
+    process::run(imagegen.args(["--host", "m0"]).arg(&iso))?;
+
+    let switch = vm_tests::net::switch::Switch::start(&run_dir)?;
+    let mut machine = machine(&host);
+    machine.nics = vec![switch.port()?.nic(MAC)];
+    machine.medium = Some(iso);
+    machine.disks = vec![disk::empty(&run_dir, "blank", DISK)?];
+    let vm = Vm::start(&host, &run_dir, &machine)?;
+    let source = reaches_its_document(&vm)?;
+    ensure!(source == "boot-origin", "{source}");
+    let status = vm.shell("firstboot status; findmnt --noheadings --output SOURCE /var")?;
+    ensure!(
+        status.contains("note: the root is from the medium /dev/sr0, state is on /dev/vda1"),
+        "{status}"
+    );
+    drop(vm);
+    run_dir.passed();
+    Ok(())
+}
