@@ -8,7 +8,7 @@ use imagegen::cli::{Common, Iso};
 use imagegen::iso::{self, Whose};
 
 pub(crate) fn run(common: &Common, args: &Iso) -> Result<()> {
-    let folder = super::folder(common)?;
+    let folder = super::folder(common, super::NO_IMAGE)?;
     let (whose, name) = match &args.host {
         Some(host) => (Whose::Host(host), host.as_str()),
         None => (Whose::All, "hosts"),

@@ -390,6 +390,9 @@ fn route(to: Destination, via: Option<IpAddr>, metric: Option<u32>) -> Route {
         on_link: false,
         table: None,
         mtu: None,
+        congestion_window: None,
+        advertised_receive_window: None,
+        advertised_mss: None,
         kind: None,
         scope: None,
     }
