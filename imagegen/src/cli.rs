@@ -63,6 +63,10 @@ pub struct Flash {
     /// Create the file with this size, or grow it: `20G`, `20480M`
     #[arg(long, value_name = "SIZE", value_parser = crate::flash::parse_size)]
     pub size: Option<u64>,
+    /// The logical sectors of the virtual disk that the file becomes, 512 or
+    /// 4096; a disk tells its own [default: 512]
+    #[arg(long, value_name = "BYTES", value_parser = crate::flash::parse_sector)]
+    pub sector_size: Option<u64>,
     /// Do not ask before the disk is erased
     #[arg(long, short)]
     pub yes: bool,

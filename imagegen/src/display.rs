@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use userdata::role::{MACHINE_STEPS, StepInfo};
 
+use crate::image::vfat::SECTOR;
 use crate::pki::{AUTHORITIES, Holders, LEAVES, Place};
 use crate::plan::{ClusterPlan, HostPlan};
 
@@ -228,7 +229,7 @@ pub fn next_steps(plan: &ClusterPlan, folder: &Path, program: &str) -> String {
             "Or make the disk of a virtual machine, and start it on a bridge of this machine:\n  \
              {} --size 20G {file}\n{}",
             flash(host),
-            qemu(Path::new(&file), Some(&host.mac.to_string()))
+            qemu(Path::new(&file), SECTOR, Some(&host.mac.to_string()))
         );
     }
     let _ = writeln!(
@@ -244,14 +245,22 @@ pub fn next_steps(plan: &ClusterPlan, folder: &Path, program: &str) -> String {
     out
 }
 
-/// The command that starts a virtual machine from the disk `file`.
-pub fn qemu(file: &Path, mac: Option<&str>) -> String {
-    let file = quoted(&format!("file={},format=raw,if=virtio", file.display()));
+/// The command that starts a virtual machine from the disk `file` with these sectors.
+pub fn qemu(file: &Path, sector: u64, mac: Option<&str>) -> String {
+    let file = format!("file={},format=raw", file.display());
+    let drive = match sector {
+        SECTOR => quoted(&format!("{file},if=virtio")),
+        _ => format!(
+            "{} \\\n    -device virtio-blk-pci,drive=disk,logical_block_size={sector},\
+             physical_block_size={sector}",
+            quoted(&format!("{file},if=none,id=disk"))
+        ),
+    };
     let mac = mac.map(|mac| format!(",mac={mac}")).unwrap_or_default();
     // Without random numbers, a machine waits for them.
     format!(
         "  qemu-system-x86_64 -accel kvm -cpu host -smp 2 -m 4G -device virtio-rng-pci \\\n    \
-         -bios /usr/share/ovmf/OVMF.fd -drive {file} \\\n    \
+         -bios /usr/share/ovmf/OVMF.fd -drive {drive} \\\n    \
          -nic bridge,br=br0,model=virtio-net-pci{mac}"
     )
 }

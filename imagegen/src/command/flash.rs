@@ -12,6 +12,9 @@ use imagegen::flash::{self, Disk, Kind, Source, System, Target, size_text};
 pub(crate) fn run(common: &Common, args: &Flash) -> Result<()> {
     let source = Source::open(&super::folder(common, super::NO_IMAGE)?, &args.host)?;
     let mut target = Target::open(&args.disk, args.size, &source, &System::default())?;
+    if let Some(sector) = args.sector_size {
+        target.set_sector(sector)?;
+    }
     let progress = Progress::stderr();
     source.check_image(&progress)?;
     if target.exists() {
@@ -125,7 +128,7 @@ fn done(source: &Source, target: &Target) -> String {
         }
         Kind::File { .. } => format!(
             "Next, start the virtual machine, for example on the bridge br0:\n{}",
-            display::qemu(target.path(), mac.as_deref())
+            display::qemu(target.path(), target.sector(), mac.as_deref())
         ),
     };
     format!("`{shown}` has the node image and the seed of the host `{host}`.\n{next}\n")

@@ -6,11 +6,11 @@ use std::io::{Error, ErrorKind, Read, Result as IoResult, Seek, SeekFrom, Write}
 use anyhow::{Context as _, Result, ensure};
 use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
-use gpt::mbr::ProtectiveMBR;
 use userdata::contract::{ROOT_PARTITION, VERITY_PARTITION};
 use uuid::Uuid;
 
 use super::{MIB, Source};
+use crate::image::disk::protective_mbr;
 
 /// The first and the last MiB of a disk, which hold the two copies of its table.
 #[derive(Debug)]
@@ -49,8 +49,7 @@ pub(super) fn table(source: &Source, size: u64, sector: u64) -> Result<Table> {
         entries.insert(*number, entry);
     }
     let mut ends = Ends::new(size / sector * sector);
-    let last = u32::try_from(size / sector - 1).unwrap_or(u32::MAX);
-    ProtectiveMBR::with_lb_size(last)
+    protective_mbr(size / sector - 1)
         .overwrite_lba0(&mut ends)
         .context("laying out the protective MBR")?;
     let mut disk = GptConfig::new()

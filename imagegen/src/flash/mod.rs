@@ -59,6 +59,15 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "the size is too large".to_owned())
 }
 
+/// Reads a sector size that the image boots from.
+pub fn parse_sector(text: &str) -> Result<u64, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" => Ok(4096),
+        _ => Err("the image boots from sectors of 512 and 4096 bytes".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     mod disk;

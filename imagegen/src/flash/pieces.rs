@@ -1,6 +1,7 @@
 //! The bytes between the two copies of the partition table, in order and without a gap.
 
 use std::fs::File;
+use std::io::Cursor;
 use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use userdata::contract::{ESP_PARTITION, SEED_PARTITION};
 
 use super::{MIB, Source, fat};
+use crate::image::vfat::SECTOR;
 
 /// Large enough that a disk works without pauses.
 pub(super) const CHUNK: usize = 4 << 20;
@@ -51,10 +53,7 @@ pub(super) fn pieces(source: &Source, sector: u64) -> Result<Vec<Piece>> {
         let (at, length) = Source::extent(entry);
         ensure!(at >= position, "two partitions of `{image}` overlap");
         pieces.push(zeros(position, at - position));
-        let rebuilt = |volume| {
-            fat::rebuild(volume, length, sector)
-                .with_context(|| format!("making `{}` for sectors of {sector} bytes", entry.name))
-        };
+        let doing = || format!("making `{}` for sectors of {sector} bytes", entry.name);
         let content = match entry.name.as_str() {
             SEED_PARTITION => {
                 ensure!(
@@ -63,17 +62,19 @@ pub(super) fn pieces(source: &Source, sector: u64) -> Result<Vec<Piece>> {
                     source.seed.len()
                 );
                 Content::Bytes(match sector {
-                    512 => source.seed.clone(),
-                    _ => rebuilt(source.seed.clone())?,
+                    SECTOR => source.seed.clone(),
+                    _ => fat::rebuild(Cursor::new(source.seed.clone()), length, sector)
+                        .with_context(doing)?,
                 })
             }
-            ESP_PARTITION if sector != 512 => {
-                let mut volume = vec![0; usize::try_from(length).context("a very large ESP")?];
-                source
-                    .image
-                    .read_exact_at(&mut volume, at)
-                    .with_context(|| format!("reading `{image}`"))?;
-                Content::Bytes(rebuilt(volume)?)
+            ESP_PARTITION if sector != SECTOR => {
+                let part = fat::Part {
+                    file: &source.image,
+                    start: at,
+                    length,
+                    at: 0,
+                };
+                Content::Bytes(fat::rebuild(part, length, sector).with_context(doing)?)
             }
             _ => Content::Image,
         };

@@ -15,14 +15,12 @@ use sha2::{Digest as _, Sha256};
 use super::MIB;
 use crate::digest::{digest, text};
 use crate::image::disk::STATE_MIN;
+use crate::image::vfat::SECTOR;
 use crate::output::manifest::{self, Manifest};
 
 const IMAGE: &str = "node.raw";
 const HOSTS: &str = "hosts";
 const SEED: &str = "seed.img";
-
-/// The image's sector size: it is made for the most common disks.
-const SECTOR: u64 = 512;
 
 #[derive(Debug)]
 pub struct Source {

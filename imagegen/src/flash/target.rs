@@ -14,6 +14,7 @@ use nix::libc;
 
 use super::pieces::Buffer;
 use super::{Disk, Source, System, size_text};
+use crate::image::vfat::SECTOR;
 
 /// So much of a file may wait in memory: progress would mean nothing otherwise.
 const UNSYNCED: u64 = 64 << 20;
@@ -63,7 +64,7 @@ impl Target {
                     "`{shown}` has {}, more than --size; remove it first to make it smaller",
                     size_text(meta.len())
                 );
-                Self::new(path, size, 512, Kind::File { exists: true })
+                Self::new(path, size, SECTOR, Kind::File { exists: true })
             }
             Ok(_) => bail!("`{shown}` is neither a disk nor a file"),
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -82,7 +83,7 @@ impl Target {
                 if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
                     bail!("the folder `{}` does not exist", folder.display());
                 }
-                Self::new(path, size, 512, Kind::File { exists: false })
+                Self::new(path, size, SECTOR, Kind::File { exists: false })
             }
         };
         let smallest = source.smallest_disk();
@@ -155,6 +156,18 @@ impl Target {
         }
         self.file = Some(file);
         Ok(self)
+    }
+
+    /// Makes a file the disk of a virtual machine with other sectors. A disk has its own.
+    pub fn set_sector(&mut self, sector: u64) -> Result<()> {
+        ensure!(
+            matches!(self.kind, Kind::File { .. }),
+            "--sector-size is for files, and `{}` is a disk with sectors of {} bytes",
+            self.path.display(),
+            self.sector
+        );
+        self.sector = sector;
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {

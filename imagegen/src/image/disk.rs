@@ -8,18 +8,20 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use gpt::disk::LogicalBlockSize;
+use gpt::mbr::ProtectiveMBR;
 use gpt::partition::Partition;
 use gpt::partition_types::{OperatingSystem, Type};
 use userdata::contract;
 use uuid::{Uuid, uuid};
 
+use super::vfat::SECTOR;
 use super::{verity, vfat};
 
 const MIB: u64 = 1 << 20;
-const SECTOR: u64 = 512;
 
-/// Two of the largest kernels: the running one and an update.
-const ESP_SIZE: u64 = 256 * MIB;
+/// Two of the largest kernels: the running one and an update. Large enough for FAT32, which UEFI
+/// wants on fixed disks, with sectors of 512 and of 4,096 bytes.
+const ESP_SIZE: u64 = 512 * MIB;
 const SEED_SIZE: u64 = 16 * MIB;
 /// Free space after root in its slot, so that a later image can be larger.
 const SLOT_HEADROOM: u64 = 256 * MIB;
@@ -171,8 +173,7 @@ fn write_table(
     id: Uuid,
     table: BTreeMap<u32, Partition>,
 ) -> Result<()> {
-    let sectors = u32::try_from(total / SECTOR - 1).unwrap_or(u32::MAX);
-    gpt::mbr::ProtectiveMBR::with_lb_size(sectors)
+    protective_mbr(total / SECTOR - 1)
         .overwrite_lba0(file)
         .context("writing the protective MBR")?;
     let mut disk = gpt::GptConfig::new()
@@ -184,6 +185,18 @@ fn write_table(
         .context("filling the partition table")?;
     disk.write().context("writing the partition table")?;
     Ok(())
+}
+
+/// What a BIOS runs: it says that the disk boots by UEFI only (`assets/bios/boot.S`).
+const BIOS_CODE: &[u8] = include_bytes!("../../assets/bios/boot.bin");
+
+/// The first sector of a disk whose last sector is `last`.
+pub(crate) fn protective_mbr(last: u64) -> ProtectiveMBR {
+    let mut code = [0; 440];
+    code[..BIOS_CODE.len()].copy_from_slice(BIOS_CODE);
+    let mut mbr = ProtectiveMBR::with_lb_size(u32::try_from(last).unwrap_or(u32::MAX));
+    mbr.set_bootcode(code);
+    mbr
 }
 
 fn fat(size: u64, label: &str, id: Uuid, files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
@@ -240,7 +253,7 @@ pub(super) fn recipe() -> String {
         contract::SEED_PARTITION,
         contract::SEED_LABEL,
     ];
-    format!("{:?}", (sizes, types, names))
+    format!("{:?}", (sizes, types, names, BIOS_CODE))
 }
 
 #[cfg(test)]
@@ -248,6 +261,25 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
+
+    /// Every machine that links Rust programs has an assembler.
+    #[test]
+    fn bios_code_is_its_source() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let run = |program: &str, args: &[&str]| -> Result<()> {
+            let mut command = std::process::Command::new(program);
+            command.current_dir(dir.path()).args(args);
+            let status = command.status().with_context(|| format!("running {program}"))?;
+            ensure!(status.success(), "{program}: {status}");
+            Ok(())
+        };
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/bios/boot.S");
+        run("as", &["--32", "-o", "boot.o", source])?;
+        let form = ["--output-target=binary", "--only-section=.text"];
+        run("objcopy", &[&form[..], &["boot.o", "boot.bin"]].concat())?;
+        assert!(std::fs::read(dir.path().join("boot.bin"))? == BIOS_CODE);
+        Ok(())
+    }
 
     #[test]
     fn image_has_room_for_state_and_stays_sparse() -> Result<()> {

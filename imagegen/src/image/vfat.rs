@@ -5,12 +5,26 @@ use std::io::{Read, Seek, Write};
 use anyhow::{Context as _, Result, ensure};
 use fatfs::{Date, DateTime, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
 
-const SECTOR: u64 = 512;
+/// The sectors of images and seeds, those of the most common disks.
+pub(crate) const SECTOR: u64 = 512;
 
 /// Formats `disk`, which has `size` bytes, as the volume `label` and writes `files`.
 pub fn write<D: Read + Write + Seek>(
     disk: &mut D,
     size: u64,
+    label: &str,
+    id: u32,
+    files: &[(&str, &[u8])],
+) -> Result<()> {
+    write_in_sectors(disk, size, SECTOR, label, id, files)
+}
+
+/// [`write()`] in sectors of `sector` bytes: Linux mounts no volume whose sectors are smaller than
+/// the disk's.
+pub(crate) fn write_in_sectors<D: Read + Write + Seek>(
+    disk: &mut D,
+    size: u64,
+    sector: u64,
     label: &str,
     id: u32,
     files: &[(&str, &[u8])],
@@ -21,9 +35,9 @@ pub fn write<D: Read + Write + Seek>(
     );
     let mut padded = [b' '; 11];
     padded[..label.len()].copy_from_slice(label.to_ascii_uppercase().as_bytes());
-    let sectors = u32::try_from(size / SECTOR).context("a FAT volume of more than 2 TiB")?;
+    let sectors = u32::try_from(size / sector).context("a FAT volume of more than 2 TiB")?;
     let options = FormatVolumeOptions::new()
-        .bytes_per_sector(SECTOR as u16)
+        .bytes_per_sector(u16::try_from(sector).context("the sectors are too large")?)
         .total_sectors(sectors)
         .volume_label(padded)
         .volume_id(id);

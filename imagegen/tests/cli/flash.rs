@@ -83,6 +83,12 @@ fn flash_makes_a_file_and_tells_what_is_next() {
     assert!(text.contains("file=m1.raw,format=raw"), "{text}");
     assert!(text.contains("mac=52:54:00:00:07:11"), "{text}");
     check(&work, &work.path("m1.raw"), 512, 3 << 30);
+    let large = ["--host", "m1", "--size", "3G", "--sector-size", "4096"];
+    let output = work.run(&flash(&[&large[..], &["large.raw"]].concat()));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(text.contains("logical_block_size=4096"), "{text}");
+    check(&work, &work.path("large.raw"), 4096, 3 << 30);
 
     // A question that nobody can answer; then its answer.
     let args = flash(&["--host", "m1", "m1.raw"]);
