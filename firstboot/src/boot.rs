@@ -383,7 +383,7 @@ fn wait_for_document(
         match ask_sources(sources, &machine, report) {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(reasons)) => {
-                report.no_document(&machine.to_string(), reasons);
+                report.no_document(&machine, reasons);
                 events.wait()?;
             }
             Err(error) if error.downcast_ref::<WrongMachine>().is_some() => {

@@ -72,6 +72,10 @@ pub enum Command {
     #[command(hide = true)]
     ResolvConf,
 
+    /// In the initrd: tell on the screen why this machine does not boot.
+    #[command(hide = true)]
+    Explain,
+
     /// In the initrd: fail unless exactly one attached disk carries the root that runs.
     #[command(hide = true)]
     CheckBootDisk,

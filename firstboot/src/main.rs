@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use firstboot::boot::{self, Refused};
 use firstboot::cli::{Cli, Command};
+use firstboot::explain;
 use firstboot::install;
 use firstboot::live;
 use firstboot::logger;
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
         Some(Command::LinkState) => return exit(state_partition::link(&root), None),
         Some(Command::AttachRoot) => return exit(live::root::attach(&root), None),
         Some(Command::PrepareState) => return exit(live::state::prepare(&root), None),
+        Some(Command::Explain) => {
+            explain::print(&root);
+            return ExitCode::SUCCESS;
+        }
         None => {}
     }
     logger::install();

@@ -2,12 +2,10 @@
 //!
 //! One method for each event, so that all four have the same text.
 
+pub(crate) mod console;
 mod documents;
 mod repeat;
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::Error;
@@ -15,12 +13,16 @@ use sd_notify::NotifyState;
 use userdata::contract::{RESULT_FILE, STATUS_FILE};
 use userdata::node_config::Role;
 
+use crate::boot::Refused;
+use crate::host_keys;
 use crate::journal;
 use crate::kubeadm::marker;
+use crate::screen::Screen;
 use crate::source::{Attempt, Seed, SourceResult};
 use crate::status::text::{age, tries};
 use crate::status::{Decision, Phase, Status, Wait, Waiting, now, role_name};
 use crate::system::files::Root;
+use crate::system::machine::Identity;
 use crate::system::usage;
 use repeat::{LastReport, next_repeat};
 
@@ -313,6 +315,7 @@ impl Reporter {
             "{host} ({role}) is ready after {:.1} s",
             wall.as_secs_f64()
         ));
+        self.host_keys();
         self.publish(&format!("{host} ({role}) is ready"));
         self.mark(READY_FILE, "");
         if self.root.is_machine() {
@@ -325,12 +328,17 @@ impl Reporter {
         self.status.phase = Phase::Failed;
         self.status.reasons = vec![reason.clone()];
         log::error!(MESSAGE_ID = journal::FAILED, FIRSTLIGHT_REASON = reason.as_str(); "{reason}");
-        for line in format!("error: {reason}").lines() {
-            self.console(line);
+        if error.is::<Refused>() {
+            let machine = Identity::read(&self.root).unwrap_or_default();
+            self.show(&Screen::refused(&self.root, &machine, &reason));
+        } else {
+            for line in format!("error: {reason}").lines() {
+                self.console(line);
+            }
+            self.console(
+                "see `journalctl --unit firstboot`; firstboot resumes from this step on retry",
+            );
         }
-        self.console(
-            "see `journalctl --unit firstboot`; firstboot resumes from this step on retry",
-        );
         self.publish(&format!(
             "Failed: {}",
             reason.lines().next().unwrap_or_default()
@@ -348,19 +356,28 @@ impl Reporter {
         self.console(line);
     }
 
-    /// Writes a line to the screen or serial line; a machine without one is no error.
     fn console(&self, line: &str) {
+        console::write(&self.root, &format!("firstboot: {line}"));
+    }
+
+    fn show(&self, screen: &Screen) {
+        for line in screen.lines() {
+            console::write(&self.root, &line);
+        }
+    }
+
+    /// By them a person recognises the machine at the first login. Only an SSH server has them.
+    fn host_keys(&mut self) {
         if !self.root.is_machine() {
             return;
         }
-        // Non-blocking: flow control of a serial line must not block the boot.
-        let flags = nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK;
-        if let Ok(mut console) = OpenOptions::new()
-            .write(true)
-            .custom_flags(flags)
-            .open("/dev/console")
-        {
-            let _ = console.write_all(format!("firstboot: {line}\r\n").as_bytes());
+        match host_keys::fingerprints(&self.root) {
+            Ok(prints) => self.status.ssh_host_keys = prints,
+            Err(error) => log::warn!("reading the SSH host keys: {error:#}"),
+        }
+        for print in self.status.ssh_host_keys.clone() {
+            log::info!("SSH host key: {print}");
+            self.console(&format!("SSH host key: {print}"));
         }
     }
 

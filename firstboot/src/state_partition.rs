@@ -14,9 +14,26 @@ use crate::system::disks;
 use crate::system::files::Root;
 
 /// Where the initrd mounts the verified root.
-const SYSROOT: &str = "/sysroot";
+pub(crate) const SYSROOT: &str = "/sysroot";
 /// `sysroot-var.mount` mounts this.
-const LINK: &str = "/run/firstlight/state";
+pub(crate) const LINK: &str = "/run/firstlight/state";
+
+/// More than one attached disk carries the root that runs.
+#[derive(Debug)]
+pub struct SeveralDisks(Vec<String>);
+
+impl std::fmt::Display for SeveralDisks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} disks carry this node image: {}; detach all but the one of this machine",
+            self.0.len(),
+            self.0.join(", ")
+        )
+    }
+}
+
+impl std::error::Error for SeveralDisks {}
 
 /// Fails unless exactly one attached disk carries the root that runs.
 pub fn check_boot_disk(root: &Root) -> Result<()> {
@@ -64,11 +81,7 @@ fn boot_disk(root: &Root, below: &[String]) -> Result<String> {
     carriers.sort();
     carriers.dedup();
     if carriers.len() > 1 {
-        bail!(
-            "{} disks carry this node image: {}; detach all but the one of this machine",
-            carriers.len(),
-            carriers.join(", ")
-        );
+        return Err(SeveralDisks(carriers).into());
     }
     Ok(disk)
 }

@@ -1,7 +1,9 @@
 //! Reports what was refused, what is kept, and that there is no document.
 
 use crate::journal;
+use crate::screen::Screen;
 use crate::status::{DocumentStatus, Phase};
+use crate::system::machine::Identity;
 
 use super::Reporter;
 
@@ -26,7 +28,7 @@ impl Reporter {
         self.write_status();
     }
 
-    pub fn no_document(&mut self, machine: &str, reasons: Vec<String>) {
+    pub fn no_document(&mut self, machine: &Identity, reasons: Vec<String>) {
         if self.status.phase == Phase::NoDocument && self.status.reasons == reasons {
             return;
         }
@@ -35,13 +37,7 @@ impl Reporter {
             MESSAGE_ID = journal::DOCUMENT_AWAITED, FIRSTLIGHT_REASON = text.as_str();
             "no document for this machine ({machine}): {text}; waiting for a disk labelled `cidata`"
         );
-        self.console(&format!("no document for this machine: {machine}"));
-        for reason in &reasons {
-            self.console(&format!("  {reason}"));
-        }
-        self.console(
-            "attach a disk labelled `cidata` with this host's files; it is detected automatically",
-        );
+        self.show(&Screen::no_document(&self.root, machine, &reasons));
         self.status.phase = Phase::NoDocument;
         self.status.reasons = reasons;
         self.publish(&format!("No document for this machine: {text}"));

@@ -52,6 +52,10 @@ pub struct Status {
     /// How this machine booted, if not from its own disk.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub notes: Vec<String>,
+    /// The fingerprints of the SSH server's keys, `256 SHA256:… (ED25519)`, once the machine is
+    /// ready.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub ssh_host_keys: Vec<String>,
     /// Start of firstboot, in seconds since 1970 by this machine's clock.
     pub since: u64,
     /// Each source in the order of asking, and what it had.

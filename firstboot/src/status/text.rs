@@ -78,6 +78,9 @@ fn text(report: &StatusReport) -> String {
             text += &format!("source {}: {}\n", decision.source, decision.reason);
         }
     }
+    for print in &status.ssh_host_keys {
+        text += &format!("SSH host key: {print}\n");
+    }
     text
 }
 
@@ -128,6 +131,20 @@ mod tests {
             text(&report),
             "working\nstep 8/11: apiserver-ready\nwaiting for apiserver https://10.0.0.1:6443\n  since 3 min, 150 tries\n  \
              last answer: connection refused\n"
+        );
+    }
+
+    #[test]
+    fn ready_machine_shows_the_fingerprints_of_its_ssh_server() {
+        let status = Status {
+            phase: Phase::Ready,
+            ssh_host_keys: vec!["256 SHA256:abc (ED25519)".to_owned()],
+            ..Status::default()
+        };
+        let report = StatusReport { uptime: 1, status };
+        assert_eq!(
+            text(&report),
+            "ready\nSSH host key: 256 SHA256:abc (ED25519)\n"
         );
     }
 

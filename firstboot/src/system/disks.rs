@@ -24,6 +24,8 @@ pub struct Partition {
     pub device: String,
     pub name: String,
     pub id: Uuid,
+    /// The first byte behind it.
+    pub end: u64,
 }
 
 /// The block devices below the file system at `path`: of dm-verity, data and hash tree.
@@ -81,6 +83,14 @@ pub fn disks(root: &Root) -> Result<Vec<String>> {
     Ok(disks)
 }
 
+/// The size in bytes; 0 if it is unknown. In sysfs a sector has 512 bytes, whatever the disk says.
+pub fn size(root: &Root, disk: &str) -> u64 {
+    let text = root.read(format!("{BLOCK}/{disk}/size")).ok().flatten();
+    let text = text.unwrap_or_default();
+    let sectors = String::from_utf8_lossy(&text).trim().parse::<u64>();
+    sectors.unwrap_or(0) * 512
+}
+
 /// The partitions that the table of `disk` names and the kernel knows.
 pub fn partitions(root: &Root, disk: &str) -> Result<Vec<Partition>> {
     // sysfs writes `!` where the node has a directory.
@@ -110,6 +120,7 @@ pub fn partitions(root: &Root, disk: &str) -> Result<Vec<Partition>> {
                 device,
                 name: entry.name.clone(),
                 id: entry.part_guid,
+                end: (entry.last_lba + 1) * sector.as_u64(),
             });
         }
     }

@@ -7,7 +7,7 @@ use std::io::Read;
 
 use anyhow::{Context, Result};
 
-use userdata::document::Machine;
+use userdata::document::{Machine, is_placeholder};
 
 use super::files::Root;
 use super::netlink;
@@ -16,7 +16,7 @@ use super::netlink;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     pub links: Vec<Link>,
-    /// From the firmware, lower case.
+    /// From the firmware, lower case. What firmware has without a value is none.
     pub uuid: Option<String>,
     pub serial: Option<String>,
     /// SMBIOS `product_name`, which names some clouds.
@@ -68,10 +68,11 @@ impl Identity {
                 });
             }
         }
+        let own = |value: &String| !is_placeholder(value);
         Ok(Self {
             links,
-            uuid: word(root, "/sys/class/dmi/id/product_uuid"),
-            serial: text(root, "/sys/class/dmi/id/product_serial"),
+            uuid: word(root, "/sys/class/dmi/id/product_uuid").filter(own),
+            serial: text(root, "/sys/class/dmi/id/product_serial").filter(own),
             product: text(root, "/sys/class/dmi/id/product_name"),
             asset_tag: text(root, "/sys/class/dmi/id/chassis_asset_tag"),
         })

@@ -139,7 +139,7 @@ pub fn build(
     took("verity", stage.done());
 
     let stage = progress.stage("initrd");
-    let initrd = initrd::build(&tools, &release, work)?;
+    let initrd = initrd::build(&tools, &release, request.programs, work)?;
     took("initrd", stage.done());
 
     let stage = progress.stage("kernel image");

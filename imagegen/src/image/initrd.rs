@@ -23,6 +23,11 @@ const FILES: &[(&str, &str)] = &[
         "usr/lib/systemd/system/systemd-repart.service.d/firstlight.conf",
         include_str!("../../assets/initrd/repart.conf"),
     ),
+    // In etc, so that it is used in place of the shell that Debian starts.
+    (
+        "etc/systemd/system/emergency.service",
+        include_str!("../../assets/initrd/emergency.service"),
+    ),
 ];
 
 /// Units that the initrd waits for before it switches root.
@@ -64,9 +69,15 @@ pub(super) struct Additions<'a> {
     pub(super) drivers: &'a str,
 }
 
-/// Builds the initrd for kernel `release` as `work/initrd` and returns its path.
-pub fn build(tools: &Tree, release: &str, work: &Path) -> Result<PathBuf> {
-    build_with(tools, release, "initrd", &Additions::default(), work)
+/// Builds the initrd for kernel `release` as `work/initrd` and returns its path. `programs` has
+/// firstboot, which tells why a machine does not boot.
+pub fn build(tools: &Tree, release: &str, programs: &Path, work: &Path) -> Result<PathBuf> {
+    let firstboot = programs.join("firstboot");
+    let additions = Additions {
+        programs: &[("usr/bin/firstboot", &firstboot)],
+        ..Additions::default()
+    };
+    build_with(tools, release, "initrd", &additions, work)
 }
 
 /// [`build`] as `work/name`, with additions.

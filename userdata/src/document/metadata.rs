@@ -143,6 +143,35 @@ impl HostMatch {
     }
 }
 
+/// Whether a serial number or UUID is what firmware has where its maker wrote none. Many machines
+/// have the same one, so it identifies none of them.
+pub fn is_placeholder(value: &str) -> bool {
+    /// Of mainboards whose maker left the firmware vendor's example.
+    const EXAMPLE: &str = "03000200040005000006000700080009";
+    const TEXTS: [&str; 12] = [
+        "to be filled by o.e.m.",
+        "default string",
+        "system serial number",
+        "chassis serial number",
+        "not specified",
+        "not applicable",
+        "not available",
+        "empty",
+        "none",
+        "n/a",
+        "oem",
+        "0123456789",
+    ];
+    let text = value.trim().to_ascii_lowercase();
+    let bare: String = text.chars().filter(|c| *c != '-').collect();
+    let repeats = |c: char| !bare.is_empty() && bare.chars().all(|other| other == c);
+    bare.is_empty()
+        || TEXTS.contains(&text.as_str())
+        || bare == EXAMPLE
+        || repeats('0')
+        || bare.len() > 1 && (repeats('f') || repeats('x'))
+}
+
 fn hex(uuid: &str) -> Option<String> {
     let digits: String = uuid.trim().chars().filter(|c| *c != '-').collect();
     (digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))

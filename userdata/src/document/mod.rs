@@ -11,7 +11,7 @@ mod write;
 mod tests;
 
 pub use logins::is_locked_key;
-pub use metadata::{HostMatch, Machine, MetaData};
+pub use metadata::{HostMatch, Machine, MetaData, is_placeholder};
 pub use names::Names;
 pub use write::{DocumentBuilder, Texts};
 

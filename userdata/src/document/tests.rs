@@ -249,3 +249,27 @@ fn host_names_follow_cloud_init_rules() {
         assert_eq!(document.names(), names, "{config} {meta}");
     }
 }
+
+#[test]
+fn values_of_firmware_without_a_serial_number_identify_nothing() {
+    for value in [
+        "To be filled by O.E.M.",
+        " Default string ",
+        "0",
+        "00000000-0000-0000-0000-000000000000",
+        "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF",
+        "03000200-0400-0500-0006-000700080009",
+        "None",
+        "",
+    ] {
+        assert!(is_placeholder(value), "{value}");
+    }
+    for value in [
+        "SN-1",
+        "F",
+        "4c4c4544-0050-3710-8058-b4c04f4b3532",
+        "CZ3000XX",
+    ] {
+        assert!(!is_placeholder(value), "{value}");
+    }
+}
