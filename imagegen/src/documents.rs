@@ -110,7 +110,8 @@ impl<'a> Writer<'a> {
         .instance_id(format!("{}-{}-{}", plan.name, host.name, self.generation))
         .matching(HostMatch {
             macs: vec![mac],
-            ..HostMatch::default()
+            uuid: host.uuid.clone(),
+            serial: host.serial.clone(),
         })
         .ssh_authorized_keys(plan.ssh_authorized_keys.iter().map(String::as_str))
         .ntp(plan.ntp.iter().map(String::as_str));

@@ -68,6 +68,8 @@ pub struct ImagePlan {
     pub cmdline: Vec<String>,
     /// Consoles for kernel and login. The last is `/dev/console`.
     pub console: Vec<String>,
+    /// Whether every host's document is in the seed partition.
+    pub seeds: bool,
     pub impossible_keys: ImpossibleKeys,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<SecureBootPlan>,
@@ -117,6 +119,9 @@ pub struct HostPlan {
     pub addresses: Vec<IpNet>,
     /// Lower case, with colons.
     pub mac: String,
+    pub serial: Option<String>,
+    /// Lower case, in groups.
+    pub uuid: Option<String>,
     pub labels: BTreeMap<String, String>,
     /// `key=value:Effect` or `key:Effect`. `None` leaves the taints to kubeadm; an empty list means
     /// no taints.

@@ -74,7 +74,9 @@ pub(super) struct Part<'a> {
 impl Read for Part<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> IoResult<usize> {
         let left = self.length.saturating_sub(self.at);
-        let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         let got = self
             .file
             .read_at(&mut buffer[..count], self.start + self.at)?;

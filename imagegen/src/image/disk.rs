@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Cursor, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -22,6 +23,7 @@ const MIB: u64 = 1 << 20;
 /// Two of the largest kernels: the running one and an update. Large enough for FAT32, which UEFI
 /// wants on fixed disks, with sectors of 512 and of 4,096 bytes.
 const ESP_SIZE: u64 = 512 * MIB;
+/// The least, and what it grows by for the documents of many hosts.
 const SEED_SIZE: u64 = 16 * MIB;
 /// Free space after root in its slot, so that a later image can be larger.
 const SLOT_HEADROOM: u64 = 256 * MIB;
@@ -68,6 +70,7 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
     let root_slot = (size_of(parts.root)? + SLOT_HEADROOM).next_multiple_of(64 * MIB);
     // A hash tree is 1/127 of its data and a superblock.
     let verity_slot = (size_of(parts.verity)?.max(root_slot / 100)).next_multiple_of(MIB);
+    let seed_size = seed_size(parts.seed);
     let id = |purpose: &str| verity::id(purpose, parts.root_hash.as_bytes());
     let slot = |name, kind, id, size, read_only| Slot {
         name,
@@ -105,7 +108,7 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
             contract::SEED_PARTITION,
             SEED_TYPE,
             id("seed"),
-            SEED_SIZE,
+            seed_size,
             false,
         ),
     ];
@@ -114,6 +117,8 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
         .read(true)
         .write(true)
         .create_new(true)
+        // Documents have private keys.
+        .mode(if parts.seed.is_empty() { 0o666 } else { 0o600 })
         .open(out)
         .with_context(|| format!("creating `{}`", out.display()))?;
     // One MiB before the first partition, one at the end for the second table.
@@ -145,10 +150,17 @@ pub fn write(parts: &Parts<'_>, out: &Path) -> Result<()> {
     copy_bytes(
         &mut file,
         offsets[5],
-        &fat(SEED_SIZE, contract::SEED_LABEL, id("seed"), parts.seed)?,
+        &fat(seed_size, contract::SEED_LABEL, id("seed"), parts.seed)?,
     )?;
     file.sync_all()
         .with_context(|| format!("syncing `{}`", out.display()))
+}
+
+/// Room for the files with their names, in clusters of at most 4 KiB, and for both FATs.
+fn seed_size(files: &[(&str, &[u8])]) -> u64 {
+    let of_file = |(_, bytes): &(&str, &[u8])| bytes.len() as u64 + 8192;
+    let content: u64 = files.iter().map(of_file).sum();
+    (content + content / 8 + MIB).next_multiple_of(SEED_SIZE)
 }
 
 fn partition(slot: &Slot<'_>, start: u64) -> Partition {
@@ -269,7 +281,9 @@ mod tests {
         let run = |program: &str, args: &[&str]| -> Result<()> {
             let mut command = std::process::Command::new(program);
             command.current_dir(dir.path()).args(args);
-            let status = command.status().with_context(|| format!("running {program}"))?;
+            let status = command
+                .status()
+                .with_context(|| format!("running {program}"))?;
             ensure!(status.success(), "{program}: {status}");
             Ok(())
         };

@@ -8,7 +8,7 @@ use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
 use super::signing::Signing;
 use super::{containerd, debian, disk, hooks, initrd, programs, root_files, uki, verity};
-use crate::digest::digest_file;
+use crate::digest::{digest, digest_file};
 use crate::package::{BUILD_HOOK, Package};
 use crate::plan::ImagePlan;
 
@@ -62,13 +62,20 @@ impl ImageRequest<'_> {
         Ok(key.hex())
     }
 
+    /// The documents of a large cluster are too many bytes for a key.
+    fn seed_digests(&self) -> String {
+        let files = self.seed.iter();
+        let lines = files.map(|(name, bytes)| format!("{name} {}\n", digest(bytes)));
+        lines.collect()
+    }
+
     /// Name and value of each input. Every module of the recipe formats its own constants, so that
     /// an edited list or option changes the key without being listed here.
     fn parts(&self) -> Result<Vec<(String, Vec<u8>)>> {
         let plan = serde_json::to_vec(self.plan).context("writing the plan")?;
         let mut parts = vec![
             ("plan".to_owned(), plan),
-            ("seed".to_owned(), format!("{:?}", self.seed).into_bytes()),
+            ("seed".to_owned(), self.seed_digests().into_bytes()),
         ];
         let mut text = |name: &str, value: String| parts.push((name.to_owned(), value.into()));
         text("version", env!("CARGO_PKG_VERSION").to_owned());
@@ -139,6 +146,7 @@ mod tests {
             console: Vec::new(),
             secure_boot: None,
             diskless: DisklessPlan::default(),
+            seeds: false,
         }
     }
 

@@ -1,14 +1,16 @@
 //! The node image and its qcow2 form.
 
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use build_tools::cache::Cache;
 use build_tools::process::side_by_side;
 use build_tools::progress::Progress;
 
-use super::{IMAGE, Input, Outcome, QCOW2, Request, SBOM, input};
+use super::{HOSTS, IMAGE, Input, Outcome, QCOW2, Request, SBOM, input};
 use crate::digest::{digest, digest_file};
 use crate::image::{self, ImageReport, ImageRequest, Signing};
 use crate::output::manifest::{self, Manifest};
@@ -61,6 +63,16 @@ pub fn image(
     folder: &Folder,
     progress: &Progress,
 ) -> Result<Outcome> {
+    let seed = if input.plan.image.seeds {
+        log::warn!(
+            "`image.seeds: all`: the image holds the documents of all {} hosts with their private \
+             keys, and those of the authorities; give it to nobody who may not own the cluster",
+            input.plan.hosts.len()
+        );
+        documents(input, folder)?
+    } else {
+        Vec::new()
+    };
     let cache = Cache::open()?;
     let package = match inputs.package {
         Some(package) => package,
@@ -78,7 +90,7 @@ pub fn image(
         plan: &input.plan.image,
         programs: &inputs.programs,
         signing: inputs.signing.as_ref(),
-        seed: Vec::new(),
+        seed,
     };
     let build = |out: &Path, work: &Path| image::build(&request, out, work, &cache, progress);
     let convert = |raw: &Path, out: &Path| image::qcow2::convert(raw, out, &cache, progress);
@@ -106,6 +118,35 @@ fn enrolment(signing: Option<&Signing>, folder: &Folder) -> Result<bool> {
     change.add_file(manifest::FILE, &manifest.to_bytes()?, 0o644)?;
     change.commit()?;
     Ok(changed)
+}
+
+/// The documents of all hosts for the seed partition, as `imagegen userdata` wrote them.
+fn documents(input: &Input, folder: &Folder) -> Result<Vec<(String, Vec<u8>)>> {
+    let shown = folder.root().display();
+    let cure = format!(
+        "run `imagegen userdata -t TOPOLOGY -o {shown}` first, or imagegen without a command"
+    );
+    let Some(manifest) = Manifest::read(folder.root())? else {
+        bail!("`image.seeds: all` needs the documents, and `{shown}` has none; {cure}");
+    };
+    ensure!(
+        manifest.inputs.get("topology") == Some(&input.digest),
+        "the documents in `{shown}` are of another topology than the image; {cure}"
+    );
+    let mut files = Vec::new();
+    for host in &input.plan.hosts {
+        for file in ["meta-data", "network-config", "user-data"] {
+            let name = format!("{HOSTS}/{}/{file}", host.name);
+            let bytes = beneath::read(folder.root(), Path::new(&name))?
+                .with_context(|| format!("`{shown}/{name}` does not exist; {cure}"))?;
+            ensure!(
+                manifest.outputs.get(&name) == Some(&digest(&bytes)),
+                "`{shown}/{name}` is not the file that imagegen wrote; {cure}"
+            );
+            files.push((name, bytes));
+        }
+    }
+    Ok(files)
 }
 
 /// [`image()`] with its two slow parts as arguments. An image with the same `key` and the digest
@@ -160,6 +201,7 @@ fn update(
     };
     if let Some(convert) = convert {
         let qcow2 = change.add_large_file(QCOW2);
+        same_mode(&image, &qcow2)?;
         convert(&image, &qcow2)?;
         manifest
             .outputs
@@ -170,6 +212,15 @@ fn update(
     change.add_file(manifest::FILE, &manifest.to_bytes()?, 0o644)?;
     change.commit()?;
     Ok(outcome(true))
+}
+
+/// Creates an empty file that only those may read who may read `model`: qemu-img keeps it.
+fn same_mode(model: &Path, new: &Path) -> Result<()> {
+    let doing = || format!("creating `{}`", new.display());
+    let mode = fs::metadata(model).with_context(doing)?.mode() & 0o777;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(mode);
+    options.open(new).map(drop).with_context(doing)
 }
 
 /// Whether the output `name` exists with the digest in the manifest.

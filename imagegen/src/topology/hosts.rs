@@ -136,6 +136,10 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
     let mac = mac
         .and_then(|text| f.take(&at("mac"), value::mac(text)))
         .unwrap_or_default();
+    let serial = host.serial.as_deref();
+    let serial = serial.and_then(|text| f.take(&at("serial"), value::serial(text)));
+    let uuid = host.uuid.as_deref();
+    let uuid = uuid.and_then(|text| f.take(&at("uuid"), value::uuid(text)));
     for (key, text) in &host.labels {
         let path = format!("{path}.labels[\"{key}\"]");
         if let Err(invalid) = value::node_label_key(key) {
@@ -153,6 +157,8 @@ fn one(host: &HostTopology, path: &str, network: &Network, f: &mut Findings<'_>)
         role,
         addresses,
         mac,
+        serial,
+        uuid,
         labels: host.labels.clone(),
         taints,
     }

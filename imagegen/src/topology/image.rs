@@ -85,10 +85,23 @@ pub(super) fn check(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
         cmdline,
         console,
         secure_boot: secure_boot(given, f),
+        seeds: seeds(given, f),
         diskless: DisklessPlan {
             blank_disks: given.diskless.blank_disks,
             memory_masters: given.diskless.memory_masters,
         },
+    }
+}
+
+fn seeds(given: &ImageTopology, f: &mut Findings<'_>) -> bool {
+    match given.seeds.as_deref() {
+        None | Some("none") => false,
+        Some("all") => true,
+        Some(other) => {
+            let message = format!("unknown choice of seeds `{other}`");
+            f.error("image.seeds", message, "write `all` or `none`");
+            false
+        }
     }
 }
 

@@ -137,6 +137,12 @@ pub struct ImageTopology {
     pub cmdline: Vec<String>,
     /// Consoles, `tty0` or `ttyS0,115200n8`; the last is `/dev/console`.
     pub console: Vec<String>,
+    /// `none` (default), or `all`: every host's document is in the image, for a lab. Then all hosts
+    /// boot copies of one image without a seed disk, and each finds its document by MAC address,
+    /// serial number or UUID. Such an image holds the private keys of the whole cluster: guard it
+    /// as the folder `pki`.
+    #[schemars(extend("enum" = ["none", "all"]))]
+    pub seeds: Option<String>,
     /// What happens to keys of a cloud-config that an immutable root cannot honour, such as
     /// `packages`: `report` (default) applies the rest and says so on the console and in the status,
     /// `refuse` refuses the document.
@@ -189,6 +195,12 @@ pub struct HostTopology {
     /// MAC address of the network card with the address. A machine finds its document by it.
     #[schemars(required, with = "String")]
     pub mac: Option<String>,
+    /// DMI serial number of the machine (`dmidecode -s system-serial-number`). With it, the document
+    /// is for the machine that has this number and the MAC address.
+    pub serial: Option<String>,
+    /// SMBIOS UUID of the machine (`dmidecode -s system-uuid`). With it, the document is for the
+    /// machine that has this UUID and the MAC address.
+    pub uuid: Option<String>,
     /// Labels of the Kubernetes node.
     pub labels: BTreeMap<String, String>,
     /// `key=value:Effect` or `key:Effect`; `[]` for none. Without this key a master has kubeadm's

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use userdata::document::is_placeholder;
 
 pub use userdata::value::{
     Invalid, dns_name, host_name, label_key, label_value, overlap, taint, unicast, vip,
@@ -46,6 +47,42 @@ pub fn node_label_key(text: &str) -> Checked<()> {
         "kubelet may not set this label: names below `kubernetes.io` and `k8s.io` are reserved",
         "write it below `node.kubernetes.io/` or your own domain",
     ))
+}
+
+/// A DMI serial number. What mainboards have without one is refused: it fits many machines.
+pub fn serial(text: &str) -> Checked<String> {
+    let text = text.trim();
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err(Invalid::new(
+            "not a serial number",
+            "write what `dmidecode -s system-serial-number` prints on the machine",
+        ));
+    }
+    if is_placeholder(text) {
+        return Err(Invalid::new(
+            format!("`{text}` is what machines without a serial number have"),
+            "remove this line; the MAC address tells the machine apart",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// An SMBIOS UUID, in lower case and in groups.
+pub fn uuid(text: &str) -> Checked<String> {
+    let Ok(uuid) = uuid::Uuid::try_parse(text.trim()) else {
+        return Err(Invalid::new(
+            "not a UUID",
+            "write what `dmidecode -s system-uuid` prints on the machine",
+        ));
+    };
+    let text = uuid.hyphenated().to_string();
+    if is_placeholder(&text) {
+        return Err(Invalid::new(
+            format!("`{text}` is what machines without a UUID have"),
+            "remove this line; the MAC address tells the machine apart",
+        ));
+    }
+    Ok(text)
 }
 
 /// The MAC address of one card, in lower case with colons. Dashes, dots or no separators are valid

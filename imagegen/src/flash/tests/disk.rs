@@ -340,7 +340,9 @@ fn sizes_are_read_with_units() {
 #[test]
 fn large_sectors_keep_the_type_of_fat_clear() {
     for size in [256 * MIB, 16 * MIB] {
-        let volume = super::super::fat::rebuild(Cursor::new(fat("ESP", "a", b"kernel")), size, 4096).unwrap();
+        let volume =
+            super::super::fat::rebuild(Cursor::new(fat("ESP", "a", b"kernel")), size, 4096)
+                .unwrap();
         let word = |at: usize| u64::from(u16::from_le_bytes([volume[at], volume[at + 1]]));
         let total = match word(19) {
             0 => u64::from(u32::from_le_bytes(volume[32..36].try_into().unwrap())),
