@@ -233,6 +233,12 @@ const SYMLINKS: &[(&str, &str)] = &[
     ),
     // Where Debian's programs look for CNI plugins.
     ("usr/lib/cni", "../../opt/cni/bin"),
+    // The initrd mounts /var, so no entry of /etc/fstab can ask for it: systemd-repart makes the
+    // state partition as large as the disk, and this its file system.
+    (
+        "usr/lib/systemd/system/local-fs.target.wants/systemd-growfs@var.service",
+        "../systemd-growfs@.service",
+    ),
     // The generator opens sshd to local sockets and to the hypervisor, even if a document has no
     // keys.
     (

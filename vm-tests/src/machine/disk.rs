@@ -11,7 +11,7 @@ use gpt::disk::LogicalBlockSize;
 use crate::host::Host;
 use crate::host::process;
 use crate::host::run_dir::RunDir;
-use crate::machine::qemu::{DiskFile, DiskFormat};
+use crate::machine::qemu::{DiskFile, DiskFormat, Drive};
 
 /// A disk that starts as `image` and keeps its changes in an overlay, also over several boots.
 pub fn overlay(
@@ -52,6 +52,7 @@ pub fn overlay_of_size(
         format: DiskFormat::Qcow2,
         read_only: false,
         serial: name.to_string(),
+        drive: Drive::default(),
     })
 }
 
@@ -66,6 +67,7 @@ pub fn empty(run_dir: &RunDir, name: &str, size: u64) -> Result<DiskFile> {
         format: DiskFormat::Raw,
         read_only: false,
         serial: name.to_string(),
+        drive: Drive::default(),
     })
 }
 
@@ -97,6 +99,7 @@ pub fn seed(image: &Path) -> DiskFile {
         format: DiskFormat::Raw,
         read_only: true,
         serial: "seed".into(),
+        drive: Drive::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod boot_origin;
 pub mod console;
 pub mod disk;
+mod drive;
 pub mod guest;
 pub mod journal;
 pub mod qemu;

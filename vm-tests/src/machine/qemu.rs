@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::host::accel::Accel;
 use crate::host::debian_tools::DebianTools;
 use crate::machine::boot_origin::{self, Tap};
+pub use crate::machine::drive::Drive;
 use crate::machine::smbios::{COMMAND_PORT, JOURNAL_PORT, Smbios};
 
 /// What the machine boots.
@@ -17,6 +18,8 @@ pub enum Boot {
     Uefi,
     /// The same with Secure Boot: only programs that Debian's test key signed.
     SecureUefi,
+    /// A BIOS, which boots from the first disk.
+    Bios,
     /// A kernel that QEMU loads directly, without UEFI.
     Kernel {
         kernel: PathBuf,
@@ -38,6 +41,7 @@ pub struct DiskFile {
     pub read_only: bool,
     /// The serial number that the guest sees.
     pub serial: String,
+    pub drive: Drive,
 }
 
 /// A network card, connected by a pair of Unix datagram sockets.
@@ -65,6 +69,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// The SMBIOS UUID; QEMU's default is all zeros.
     pub uuid: Option<String>,
+    /// The SMBIOS serial number of the machine.
+    pub serial: Option<String>,
     pub boot: Boot,
     pub disks: Vec<DiskFile>,
     pub nics: Vec<Nic>,
@@ -89,6 +95,7 @@ impl Machine {
             cpus: 2,
             memory_mib: 3072,
             uuid: None,
+            serial: None,
             boot,
             disks: Vec::new(),
             nics: Vec::new(),
@@ -159,6 +166,9 @@ pub fn arguments(
     if let Some(uuid) = &machine.uuid {
         list.add("-uuid", uuid);
     }
+    if let Some(serial) = &machine.serial {
+        list.add("-smbios", &format!("type=1,serial={serial}"));
+    }
     match &machine.rtc {
         Rtc::Host => list.add("-rtc", "base=utc"),
         Rtc::At(time) => list.add("-rtc", &format!("base={time}")),
@@ -201,6 +211,7 @@ pub fn arguments(
 
 fn boot(list: &mut Arguments, machine: &Machine, tools: &DebianTools, paths: &Paths) {
     match &machine.boot {
+        Boot::Bios => {}
         Boot::Uefi | Boot::SecureUefi => {
             let code = match machine.boot {
                 Boot::SecureUefi => tools.secure_firmware_code(),
@@ -253,7 +264,8 @@ fn add_disk(list: &mut Arguments, number: usize, disk: &DiskFile) {
     list.add(
         "-device",
         &format!(
-            "virtio-blk-pci,drive=disk{number},serial={},bootindex={}",
+            "{},drive=disk{number},serial={},bootindex={}",
+            disk.drive.device(),
             disk.serial,
             number + 1
         ),
@@ -368,6 +380,7 @@ mod tests {
                 format: DiskFormat::Qcow2,
                 read_only: false,
                 serial: "m0".into(),
+                drive: Drive::Virtio,
             }],
             nics: vec![Nic {
                 mac: "52:54:00:00:07:10".into(),
