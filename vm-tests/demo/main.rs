@@ -9,7 +9,8 @@ mod screen;
 mod topology;
 mod tour;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -18,10 +19,11 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use vm_tests::cluster::Cluster;
 use vm_tests::cluster::kubectl;
+use vm_tests::cluster::ssh;
+use vm_tests::host::Host;
 use vm_tests::host::accel::Accel;
 use vm_tests::host::artifacts::{Output, Programs};
-use vm_tests::host::run_dir::RunDir;
-use vm_tests::host::{Host, available_memory_mib};
+use vm_tests::host::run_dir::{RunDir, target_dir};
 use vm_tests::machine::vm::Vm;
 
 use screen::say;
@@ -66,6 +68,7 @@ fn demo(cli: &Cli) -> Result<()> {
     };
     say("building the programs");
     let programs = Programs::build()?;
+    let (topology, key) = with_own_key(topology)?;
     say("building the image");
     let output = Output::make(&programs, &topology)?;
     interrupt::check()?;
@@ -75,7 +78,7 @@ fn demo(cli: &Cli) -> Result<()> {
     if cli.keep {
         run_dir.keep();
     }
-    let result = form(cli, &host, &run_dir, &output);
+    let result = form(cli, &host, &run_dir, &output, key.as_deref());
     // After Ctrl-C nobody needs evidence.
     if result.is_ok() || interrupt::is_set() {
         run_dir.passed();
@@ -83,11 +86,33 @@ fn demo(cli: &Cli) -> Result<()> {
     result
 }
 
+/// A topology with keys gets one more, whose private half this user has, and so the demo can log in
+/// and tell how. Without keys no host runs a login server.
+fn with_own_key(topology: PathBuf) -> Result<(PathBuf, Option<PathBuf>)> {
+    let name = topology.file_name().context("the topology has no name")?;
+    let folder = target_dir().join("vm-tests/demo");
+    fs::create_dir_all(&folder).with_context(|| format!("creating `{}`", folder.display()))?;
+    let changed = folder.join(name);
+    let key = ssh::key(&folder)?;
+    Ok(match ssh::add_key(&topology, &key, &changed)? {
+        true => (changed, Some(key)),
+        false => (topology, None),
+    })
+}
+
 /// Starts the cluster, shows the tables, and waits for Ctrl-C. Afterwards all machines are off.
-fn form(cli: &Cli, host: &Host, run_dir: &RunDir, output: &Output) -> Result<()> {
+fn form(
+    cli: &Cli,
+    host: &Host,
+    run_dir: &RunDir,
+    output: &Output,
+    key: Option<&Path>,
+) -> Result<()> {
     let cluster = Cluster::new(host, run_dir, output)?;
-    if let Some(warning) = memory_warning(&cluster) {
-        say(&warning);
+    if let Some(warning) = cluster.memory_warning() {
+        say(&format!(
+            "{warning}; start fewer with --masters and --nodes"
+        ));
     }
     say(&announcement(host, &cluster));
     let mut machines = Vec::new();
@@ -111,6 +136,10 @@ fn form(cli: &Cli, host: &Host, run_dir: &RunDir, output: &Output) -> Result<()>
         interrupt::check()?;
         tour::node(node)?;
     }
+    if let Some(key) = key {
+        let all = cluster.members.iter().zip(&machines);
+        tour::logins(&cluster, all, key, run_dir.folder())?;
+    }
     say(&format!("\nimage         {}", output.image().display()));
     if !cli.once {
         tour::manual(&kubectl, &kubeconfig, &cluster, &machines);
@@ -121,22 +150,6 @@ fn form(cli: &Cli, host: &Host, run_dir: &RunDir, output: &Output) -> Result<()>
         vm.power_cut()?;
     }
     Ok(())
-}
-
-/// A warning if the machines may use more memory than the host has. They allocate it on demand, so
-/// this is not an error.
-fn memory_warning(cluster: &Cluster) -> Option<String> {
-    let available = available_memory_mib()?;
-    let machines = cluster.members.iter();
-    let needed: u64 = machines
-        .map(|member| u64::from(member.machine.memory_mib))
-        .sum();
-    (needed > available).then(|| {
-        format!(
-            "warning: the machines may use {needed} MiB of memory, {available} MiB are available; \
-             start fewer with --masters and --nodes"
-        )
-    })
 }
 
 fn until_interrupted(machines: &[Vm]) -> Result<()> {

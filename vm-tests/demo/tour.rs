@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use vm_tests::cluster::Cluster;
+use vm_tests::cluster::{Cluster, Member, ssh};
 use vm_tests::host::artifacts::Output;
 use vm_tests::machine::vm::Vm;
 
@@ -109,6 +109,26 @@ pub(crate) fn node(vm: &Vm) -> Result<()> {
     WORKER_COMMANDS
         .iter()
         .try_for_each(|script| show_command(vm, script))
+}
+
+/// Logs in to each machine with OpenSSH's client, and tells the commands that work.
+pub(crate) fn logins<'a>(
+    cluster: &Cluster,
+    machines: impl Iterator<Item = (&'a Member, &'a Vm)>,
+    key: &Path,
+    folder: &Path,
+) -> Result<()> {
+    for (at, (member, vm)) in machines.enumerate() {
+        let arguments = ssh::arguments(cluster, member, vm, key, folder)?;
+        let name = ssh::run(&arguments, "hostname")?;
+        if name.trim() != member.name {
+            bail!("ssh to `{}` reaches `{}`", member.name, name.trim());
+        }
+        let heading = if at == 0 { "\nssh" } else { "" };
+        let width = 12 + heading.matches('\n').count();
+        say(&format!("{heading:width$}  ssh {}", arguments.join(" ")));
+    }
+    Ok(())
 }
 
 fn show_command(vm: &Vm, script: &str) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use firstboot::journal::{KUBEADM_STARTED, field};
@@ -11,6 +11,7 @@ use userdata::contract::STATE_PARTITION;
 use vm_tests::cluster::etcd::Etcd;
 use vm_tests::cluster::kubectl;
 use vm_tests::cluster::snapshot;
+use vm_tests::cluster::ssh;
 use vm_tests::cluster::{Cluster, wait_ready};
 use vm_tests::host::Host;
 use vm_tests::host::artifacts::{Output, Programs, topology};
@@ -87,12 +88,19 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
     let keys =
         vm.shell("sshd -T | grep -i authorizedkeysfile; cat /etc/ssh/authorized_keys.d/root")?;
     assert!(keys.contains("operator@example"), "{keys}");
-    let ssh = cluster
-        .port_forward
-        .forward(0, SocketAddr::new(cluster.first().address, 22))?;
-    let mut greeting = [0; 4];
-    TcpStream::connect(ssh)?.read_exact(&mut greeting)?;
-    assert_eq!(&greeting, b"SSH-");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/test-key");
+    let key = ssh::private_copy(Path::new(fixture), run_dir.folder())?;
+    let login = ssh::arguments(&cluster, cluster.first(), &vm, &key, run_dir.folder())?;
+    let status = ssh::run(&login, "id --user --name; firstboot status")?;
+    assert!(status.starts_with("root\n"), "{status}");
+    // The fingerprint by which the person knew that this is the machine.
+    let prints = vm.shell("ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub")?;
+    let print = prints.split_whitespace().nth(1).unwrap_or_default();
+    assert!(
+        print.starts_with("SHA256:") && status.contains(print),
+        "{print}: {status}"
+    );
+    vm.wait_for_console(print, Duration::from_secs(5))?;
 
     // The control plane runs in containers, from images that are part of the disk image.
     let running = vm.shell("crictl ps --output json | tr -d '\\n'")?;
@@ -232,7 +240,7 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
     let own = vm.wait_for(
         &RecordMatch::id(KUBEADM_STARTED),
         &[],
-        std::time::Duration::from_secs(1),
+        Duration::from_secs(1),
     )?;
     println!(
         "firstboot until kubeadm: {:?} ms of processor time, {:?} KiB",

@@ -7,6 +7,7 @@ pub mod etcd;
 pub mod invariants;
 pub mod kubectl;
 pub mod snapshot;
+pub mod ssh;
 pub mod testbed;
 
 use std::collections::BTreeSet;
@@ -21,9 +22,9 @@ use imagegen::plan::{ClusterPlan, HostPlan};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use userdata::node_config::Role;
 
-use crate::host::Host;
 use crate::host::artifacts::Output;
 use crate::host::run_dir::RunDir;
+use crate::host::{Host, available_memory_mib};
 use crate::machine::disk;
 use crate::machine::journal::{Record, RecordMatch};
 use crate::machine::qemu::{Boot, DiskFile, DiskFormat, Machine};
@@ -92,6 +93,22 @@ impl Cluster {
             port_forward,
             members,
             plan,
+        })
+    }
+
+    /// A warning if the machines may use more memory than the host has. They allocate it on demand,
+    /// so this is not an error.
+    pub fn memory_warning(&self) -> Option<String> {
+        let available = available_memory_mib()?;
+        let machines = self.members.iter();
+        let needed: u64 = machines
+            .map(|member| u64::from(member.machine.memory_mib))
+            .sum();
+        (needed > available).then(|| {
+            format!(
+                "warning: the machines may use {needed} MiB of memory, {available} MiB are \
+                 available"
+            )
         })
     }
 

@@ -48,6 +48,9 @@ impl Testbed {
     pub(crate) fn with(host: Host, test: &str, output: Output) -> Result<Self> {
         let run_dir = RunDir::new(test)?;
         let cluster = Cluster::new(&host, &run_dir, &output)?;
+        if let Some(warning) = cluster.memory_warning() {
+            eprintln!("{warning}");
+        }
         cluster
             .switch
             .record(&run_dir.folder().join("network.pcap"))?;
