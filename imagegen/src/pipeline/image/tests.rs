@@ -130,3 +130,41 @@ fn qcow2_of_an_earlier_image_is_removed() -> Result<()> {
     assert_eq!(bench.found()?, files(&[("node.raw", "three")]));
     Ok(())
 }
+
+#[test]
+fn documents_for_an_image_are_those_that_imagegen_wrote() -> Result<()> {
+    let bench = Bench::new()?;
+    let input = read(&Request {
+        topology: bench.dir.path().join("cluster.yaml"),
+        package: None,
+        output: None,
+    })?;
+    let out = bench.dir.path().join("out");
+    let folder = Folder::open(&out)?;
+    let refusal = || match documents(&input, &folder) {
+        Ok(files) => format!("{} files", files.len()),
+        Err(error) => format!("{error:#}"),
+    };
+    assert!(
+        refusal().contains("run `imagegen userdata"),
+        "{}",
+        refusal()
+    );
+
+    super::super::userdata(&input, &folder)?;
+    let files = documents(&input, &folder)?;
+    assert_eq!(files.len(), 3 * input.plan.hosts.len());
+    let (_, bytes) = files
+        .iter()
+        .find(|(name, _)| name == "hosts/m0/user-data")
+        .context("the document of m0")?;
+    assert_eq!(*bytes, fs::read(out.join("hosts/m0/user-data"))?);
+
+    fs::write(out.join("hosts/m0/meta-data"), "instance-id: x\n")?;
+    assert!(
+        refusal().contains("is not the file that imagegen wrote"),
+        "{}",
+        refusal()
+    );
+    Ok(())
+}
