@@ -184,8 +184,8 @@ mod tests {
                     permanent: None,
                 })
                 .collect(),
-            uuid: None,
             serial: Some("SN-1".to_owned()),
+            ..Identity::default()
         }
     }
 

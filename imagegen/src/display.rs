@@ -307,10 +307,10 @@ mod tests {
         let mut plan = check::read("prod.yaml", topology).unwrap().plan;
         plan.apiserver_names.add("k8s.example.com");
         plan.apiserver_names.add("10.0.0.9");
-        let text = text(&plan, None, Path::new("prod"));
+        let text = text(&plan, None, Path::new("prod"), &[]);
         let line = "  names         k8s.example.com, 10.0.0.9";
         assert!(text.lines().any(|found| found == line), "{text}");
-        let json = json(&plan, None, Path::new("prod"));
+        let json = json(&plan, None, Path::new("prod"), &[]);
         assert_eq!(
             json["apiserver_names"],
             json!(["k8s.example.com", "10.0.0.9"])

@@ -99,6 +99,9 @@ pub fn write(folder: &Path, whose: Whose<'_>, out: &Path, progress: &Progress) -
         "-partition_offset",
         "16",
     ]);
+    // The documents' files are made for each medium, and their dates would be of today.
+    xorriso.arg("--set_all_file_dates");
+    xorriso.arg(format!("={SOURCE_DATE_EPOCH}"));
     xorriso
         .args(["-appended_part_as_gpt", "-append_partition", "2", ESP_TYPE])
         .arg(&esp);

@@ -15,7 +15,7 @@ use vm_tests::host::Host;
 use vm_tests::host::artifacts::{Output, Programs, topology};
 use vm_tests::host::run_dir::RunDir;
 use vm_tests::machine::journal::RecordMatch;
-use vm_tests::machine::qemu::{DiskFile, DiskFormat};
+use vm_tests::machine::qemu::{DiskFile, DiskFormat, Drive};
 
 /// A guest's disk that names users, a static pod and a command.
 const TAKEOVER: &str = include_str!("takeover.yaml");
@@ -53,6 +53,7 @@ fn second_boot_changes_nothing_and_is_ready_again() -> Result<()> {
             format: DiskFormat::Raw,
             read_only: false,
             serial: name.to_owned(),
+            drive: Drive::default(),
         });
     }
     let first = cluster.first().name.clone();

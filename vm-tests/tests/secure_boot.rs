@@ -13,7 +13,7 @@ use imagegen::image::{self, Signing, uki, vfat};
 use imagegen::plan::Kernel;
 use vm_tests::host::Host;
 use vm_tests::host::run_dir::RunDir;
-use vm_tests::machine::qemu::{Boot, DiskFile, DiskFormat, Machine};
+use vm_tests::machine::qemu::{Boot, DiskFile, DiskFormat, Drive, Machine};
 use vm_tests::machine::vm::Vm;
 
 /// Printed by the kernel (drivers/firmware/efi/secureboot.c), before it looks for an init.
@@ -106,6 +106,7 @@ fn boots(host: &Host, run_dir: &RunDir, name: &str, uki: &[u8], expected: &str) 
             format: DiskFormat::Raw,
             read_only: true,
             serial: name.to_owned(),
+            drive: Drive::default(),
         }],
         reports: false,
         ..Machine::new(name, Boot::SecureUefi)

@@ -59,7 +59,7 @@ impl Hook {
                 ("FIRSTLIGHT_CLUSTER", node.cluster.clone()),
                 ("FIRSTLIGHT_ADDRESS", config::node_ip(node)?),
                 ("FIRSTLIGHT_KUBERNETES", image.kubernetes_version.clone()),
-                ("FIRSTLIGHT_CRI_SOCKET", image.cri_socket.clone()),
+                ("FIRSTLIGHT_CRI_SOCKET", image.runtime.socket().to_owned()),
             ],
             limit: LIMIT,
         }))

@@ -50,7 +50,7 @@ impl Bench {
         let image: ImageInfo = serde_json::from_value(json!({
             "apiVersion": "firstlight/v1", "kind": "Image", "kubernetes_version": "1.20.2",
             "kubeadm_api_version": "kubeadm.k8s.io/v1beta2",
-            "cri_socket": "/run/containerd/containerd.sock", "image_repository": "k8s.gcr.io",
+            "runtime": "containerd", "image_repository": "k8s.gcr.io",
             "etcd_image_tag": "1", "pause_image": "k8s.gcr.io/pause:3.2", "images": [],
             "kubeadm_phases": {"init": [], "join": []}, "package_digest": "sha256:0",
         }))

@@ -22,7 +22,13 @@ pub(crate) fn run(common: &Common) -> Result<()> {
 pub(super) fn pxe(common: &Common, input: &Input, folder: &Folder) -> Result<()> {
     if common.pxe {
         let programs = common.programs.as_deref();
-        let outcome = pipeline::pxe(input, folder, programs, &Progress::stderr())?;
+        let outcome = pipeline::pxe(
+            &super::request(common),
+            input,
+            folder,
+            programs,
+            &Progress::stderr(),
+        )?;
         super::report(&outcome, "files for network boot");
     }
     Ok(())

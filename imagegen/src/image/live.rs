@@ -11,6 +11,7 @@ use build_tools::cache::Cache;
 use build_tools::debian_tree::{Spec, Tree};
 use build_tools::progress::Progress;
 
+use super::signing::Signing;
 use super::{initrd, uki};
 use crate::digest::digest_file;
 use crate::plan::ImagePlan;
@@ -109,6 +110,8 @@ pub struct Inputs<'a> {
     pub release: &'a str,
     pub plan: &'a ImagePlan,
     pub root_hash: &'a str,
+    /// Signs the EFI program of a medium.
+    pub signing: Option<&'a Signing>,
     /// The folder of the static programs.
     pub programs: &'a Path,
     /// Makes the Debian tree of iPXE.
@@ -144,7 +147,13 @@ pub fn write(inputs: &Inputs<'_>, out: &Path, progress: &Progress) -> Result<()>
     let medium = format!("{line} firstlight.root={FROM_MEDIUM}");
     let os_release = std::fs::read(tools.path().join("usr/lib/os-release"))
         .context("reading the `os-release` of the tools tree")?;
-    let medium = uki::build(tools, release, &initrd, &medium, &os_release, work)?;
+    let contents = uki::Contents {
+        release,
+        initrd: &initrd,
+        cmdline: &medium,
+        os_release: &os_release,
+    };
+    let medium = uki::build(tools, &contents, inputs.signing, work)?;
     stage.done();
     let kernel = tools.path().join(format!("boot/vmlinuz-{release}"));
     let loader = tree(inputs.cache, progress)?.path().join("usr/lib/ipxe");

@@ -62,7 +62,7 @@ impl Signing {
     }
 
     /// Of the image's key: the same certificate signs equally.
-    pub(super) fn recipe(&self) -> &[u8] {
+    pub(crate) fn recipe(&self) -> &[u8] {
         &self.der
     }
 

@@ -47,7 +47,8 @@ impl ImageInputs {
 }
 
 /// The key pair that the topology names.
-fn signing(request: &Request, input: &Input) -> Result<Option<Signing>> {
+/// The key that signs, if the topology names one.
+pub(super) fn signing(request: &Request, input: &Input) -> Result<Option<Signing>> {
     let Some(files) = &input.plan.image.secure_boot else {
         return Ok(None);
     };

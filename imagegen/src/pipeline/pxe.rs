@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use build_tools::cache::{Cache, Key};
 use build_tools::progress::Progress;
 
-use super::{IMAGE, Input, Outcome};
+use super::image::signing;
+use super::{IMAGE, Input, Outcome, Request};
 use crate::digest::digest_file;
 use crate::image::{self, extract, live};
 use crate::output::manifest::{self, Manifest};
@@ -17,6 +18,7 @@ pub const PXE: &str = "pxe";
 
 /// Makes the folder of the node image in `folder`, unless it is up to date.
 pub fn pxe(
+    request: &Request,
     input: &Input,
     folder: &Folder,
     programs: Option<&Path>,
@@ -37,11 +39,19 @@ pub fn pxe(
             folder.root().display()
         );
     };
+    let signing = signing(request, input)?;
     let key = Key::new("pxe", 1)
         .with("image", &of)
         .with("recipe", live::recipe())
         .with("arguments", live::cmdline("", "", &input.plan.image))
         .with("firstboot", digest_file(&programs.join("firstboot"))?)
+        .with(
+            "signature",
+            signing
+                .as_ref()
+                .map(|signing| signing.recipe().to_vec())
+                .unwrap_or_default(),
+        )
         .hex();
     if manifest.inputs.get(PXE) == Some(&key) && is_intact(folder, &manifest)? {
         return Ok(outcome(false));
@@ -62,6 +72,7 @@ pub fn pxe(
         release: &release,
         plan: &input.plan.image,
         root_hash: &report.root_hash,
+        signing: signing.as_ref(),
         programs: &programs,
         cache: &cache,
         work: &work,

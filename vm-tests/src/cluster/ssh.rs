@@ -1,7 +1,7 @@
 //! A login by OpenSSH's client: a key, the machine's host keys, and the command.
 
 use std::fs;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -69,7 +69,7 @@ pub fn arguments(
 ) -> Result<Vec<String>> {
     let local = cluster
         .port_forward
-        .forward(0, SocketAddrV4::new(member.address, PORT))?;
+        .forward(0, SocketAddr::new(member.address, PORT))?;
     let known = folder.join(format!("{}.known-hosts", member.name));
     let keys = vm.shell("cat /etc/ssh/ssh_host_*_key.pub")?;
     fs::write(&known, known_hosts(local, &keys))?;

@@ -80,7 +80,7 @@ impl Vm {
         let variables = match machine.boot {
             Boot::Uefi => Some(host.tools().firmware_variables()),
             Boot::SecureUefi => Some(host.tools().secure_firmware_variables()),
-            Boot::Kernel { .. } => None,
+            Boot::Bios | Boot::Kernel { .. } => None,
         };
         if let Some(variables) = variables {
             disk::convert_to_qcow2(host, &variables, &paths.firmware_variables)?;
