@@ -17,6 +17,7 @@ const REVISION: u32 = 3;
 
 /// Code that decides what is in the root: an edit of it makes another image.
 const CODE: &[&str] = &[
+    include_str!("archive/tarfile.rs"),
     include_str!("build.rs"),
     include_str!("containerd/snapshots.rs"),
     include_str!("containerd/store.rs"),

@@ -3,6 +3,7 @@
 use std::io::{self, Read as _, Write};
 
 use anyhow::{Context as _, Result};
+use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
 use super::{Archive, Content, Entry};
 
@@ -10,6 +11,7 @@ impl Archive {
     /// Writes all entries ordered by path, hard links last, after their targets.
     pub fn write(&self, out: impl Write) -> Result<()> {
         let mut tar = tar::Builder::new(out);
+        append_root(&mut tar)?;
         let links = |entry: &Entry| matches!(entry.content, Content::Hardlink(_));
         for later in [false, true] {
             for (path, entry) in self.entries.iter().filter(|(_, e)| links(e) == later) {
@@ -21,6 +23,24 @@ impl Archive {
             .and_then(|mut out| out.flush())
             .context("writing the root")
     }
+}
+
+/// The root folder itself. mkfs.erofs would let everyone write to it, and sshd takes no keys below
+/// such a folder.
+fn append_root(tar: &mut tar::Builder<impl Write>) -> Result<()> {
+    const NAME: &[u8] = b"./";
+    let mut header = tar::Header::new_ustar();
+    // The crate drops this name as an empty one.
+    header.as_old_mut().name[..NAME.len()].copy_from_slice(NAME);
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(SOURCE_DATE_EPOCH);
+    header.set_size(0);
+    header.set_cksum();
+    tar.append(&header, io::empty())
+        .context("writing the root folder")
 }
 
 fn append(tar: &mut tar::Builder<impl Write>, path: &str, entry: &Entry) -> Result<()> {
@@ -71,4 +91,23 @@ fn append(tar: &mut tar::Builder<impl Write>, path: &str, entry: &Entry) -> Resu
     }
     tar.append_data(&mut header, path, io::empty())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_writes_to_the_root_folder() {
+        let mut out = Vec::new();
+        Archive::default().write(&mut out).expect("an archive");
+        let mut tar = tar::Archive::new(out.as_slice());
+        let mut entries = tar.entries().expect("entries");
+        let first = entries.next().expect("an entry").expect("a header");
+        assert_eq!(first.path_bytes().as_ref(), b"./");
+        let header = first.header();
+        assert!(header.entry_type().is_dir());
+        let owner = (header.uid().expect("a user"), header.gid().expect("a group"));
+        assert_eq!((header.mode().expect("a mode"), owner), (0o755, (0, 0)));
+    }
 }
