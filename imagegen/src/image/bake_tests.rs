@@ -13,9 +13,9 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::archive::{Archive, Content};
-use super::containerd::store;
+use super::containerd;
 use super::root_files::STATE;
-use super::{build, facts, programs, root};
+use super::{build, facts, layers, programs, root};
 use crate::digest::hex;
 use crate::package::Package;
 
@@ -170,7 +170,7 @@ fn bake(dir: &Path, path: &Path) -> Result<Archive> {
     package.extract_to(&unpacked)?;
     let images = build::images(&package, &unpacked)?;
     let facts = facts::image_file(&package, &verdict, &images)?;
-    let images = build::spool(&images, &work)?;
+    let images = layers::spool(&images, &work)?;
     let mut made = root::compose(&root::Inputs {
         base: &base,
         modules: &folder("modules")?,
@@ -182,7 +182,7 @@ fn bake(dir: &Path, path: &Path) -> Result<Archive> {
         supplies: &Supplies::of(&plugins),
         work: &work,
     })?;
-    store::write(&mut made, STATE, &images)?;
+    containerd::store::write(&mut made, STATE, &images)?;
     // What is read later must not need the folder of the package's archives.
     made.write(std::io::sink())?;
     Ok(made)
@@ -222,7 +222,7 @@ fn holds_images(root: &Archive, names: &[&str]) -> Result<()> {
             .any(|part| part == name.as_bytes());
         anyhow::ensure!(found, "`{name}` is not in containerd's store");
     }
-    let (files, _) = root.usage(store::LAYERS);
+    let (files, _) = root.usage(layers::LAYERS);
     anyhow::ensure!(files > 0, "no layer is unpacked");
     Ok(())
 }

@@ -1,10 +1,8 @@
 //! The stages of an image in order.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,10 +12,10 @@ use build_tools::progress::Progress;
 use default_package::{SUPPLIED_CRICTL, Supplies};
 use serde::{Deserialize, Serialize};
 
-use super::containerd::store::{self, StoredImage, StoredLayer};
 use super::root_files::STATE;
 use super::{
-    ImageRequest, debian, disk, facts, hooks, initrd, kubeadm, releases, root, sbom, uki, verity,
+    ImageRequest, containerd, debian, disk, docker, facts, hooks, initrd, kubeadm, layers,
+    releases, root, sbom, uki, verity,
 };
 use crate::package::oci::{Image, ImageArchive};
 use crate::package::{BUILD_HOOK, Package, State};
@@ -87,7 +85,7 @@ pub fn build(
     let images = images(request.package, &package)?;
     let mut facts = facts::image_file(request.package, &verdict, &images)?;
     facts.impossible_keys = request.plan.impossible_keys;
-    let images = spool(&images, work)?;
+    let images = layers::spool(&images, work)?;
     took("package", stage.done());
 
     let tools = debian::tools(cache, request.plan.kernel, progress)?;
@@ -115,13 +113,19 @@ pub fn build(
         supplies: &supplies,
         work,
     })?;
-    releases::containerd(&tools, &composed, &kubernetes, wants(true), work)?;
+    // The kubelet does not speak to docker's containerd.
+    if !facts.runtime.is_docker() {
+        releases::containerd(&tools, &composed, &kubernetes, wants(true), work)?;
+    }
     if request.package.contains(BUILD_HOOK) {
         let stage = progress.stage("build hook");
         composed = hooks::run(&composed, &package, &|| tools.program("tar"), work, &stage)?;
         took("hook", stage.done());
     }
-    store::write(&mut composed, STATE, &images)?;
+    match facts.runtime.is_docker() {
+        false => containerd::store::write(&mut composed, STATE, &images)?,
+        true => docker::store::write(&mut composed, STATE, &images)?,
+    }
     let tar = work.join("root.tar");
     let file = File::create(&tar).with_context(|| format!("creating `{}`", tar.display()))?;
     composed.write(BufWriter::with_capacity(1 << 20, file))?;
@@ -209,39 +213,6 @@ pub(super) fn images(package: &Package, folder: &Path) -> Result<Vec<Image>> {
         images.extend(ImageArchive::of_package(folder, name)?.images);
     }
     Ok(images)
-}
-
-/// Uncompresses the layers into unnamed temporary files; a shared layer is written once.
-pub(super) fn spool(images: &[Image], work: &Path) -> Result<Vec<StoredImage>> {
-    let mut known: BTreeMap<String, StoredLayer> = BTreeMap::new();
-    let mut stored = Vec::new();
-    for image in images {
-        let mut layers = Vec::new();
-        for layer in &image.layers {
-            let entry = match known.get(&layer.diff_id) {
-                Some(known) => known.clone(),
-                None => {
-                    let mut file =
-                        tempfile::tempfile_in(work).context("creating a temporary file")?;
-                    let size = layer.copy_to(&mut file)?;
-                    let made = StoredLayer {
-                        diff_id: layer.diff_id.clone(),
-                        size,
-                        tar: Arc::new(file),
-                    };
-                    known.insert(layer.diff_id.clone(), made.clone());
-                    made
-                }
-            };
-            layers.push(entry);
-        }
-        stored.push(StoredImage {
-            references: image.references.clone(),
-            config: image.config.clone(),
-            layers,
-        });
-    }
-    Ok(stored)
 }
 
 /// Release and modules folder of the only kernel in the tools tree.

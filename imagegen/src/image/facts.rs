@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result, bail};
 use semver::Version;
 use userdata::contract::API_VERSION;
 use userdata::image_info::{ImageInfo, ImpossibleKeys, KubeadmPhases};
-use userdata::runtime::Runtime;
 
 use crate::package::images::Image;
 use crate::package::{Package, Verdict};
@@ -25,7 +24,7 @@ pub fn image_file(package: &Package, verdict: &Verdict, images: &[Image]) -> Res
         kind: "Image".to_owned(),
         kubeadm_api_version: kubeadm_api_version(&version)?.to_owned(),
         kubernetes_version: version.to_string(),
-        runtime: Runtime::Containerd,
+        runtime: verdict.container_runtime,
         image_repository: choice.repository,
         etcd_image_tag: choice.etcd_tag,
         pause_image: choice.pause,

@@ -7,28 +7,33 @@ use build_tools::cache::Key;
 use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
 use super::signing::Signing;
-use super::{containerd, debian, disk, hooks, initrd, programs, root_files, uki, verity};
+use super::{containerd, debian, disk, docker, hooks, initrd, programs, root_files, uki, verity};
 use crate::digest::{digest, digest_file};
 use crate::package::{BUILD_HOOK, Package};
 use crate::plan::ImagePlan;
 
 /// Incremented when code changes the image in a way that no part of the key shows.
-const REVISION: u32 = 3;
+const REVISION: u32 = 4;
 
 /// Code that decides what is in the root: an edit of it makes another image.
 const CODE: &[&str] = &[
     include_str!("archive/tarfile.rs"),
+    include_str!("archive/tar_split.rs"),
     include_str!("build.rs"),
     include_str!("containerd/snapshots.rs"),
     include_str!("containerd/store.rs"),
+    include_str!("docker/group.rs"),
+    include_str!("docker/store.rs"),
     include_str!("facts.rs"),
     include_str!("kubeadm.rs"),
+    include_str!("layers.rs"),
     include_str!("root.rs"),
     // What becomes of each part of a package.
     include_str!("../package/cluster.rs"),
     include_str!("../package/verdict/choose.rs"),
     include_str!("../package/verdict/conf.rs"),
     include_str!("../package/verdict/containerd.rs"),
+    include_str!("../package/verdict/docker.rs"),
     include_str!("../package/verdict/files.rs"),
     include_str!("../package/verdict/mod.rs"),
     include_str!("../package/verdict/needs.rs"),
@@ -90,6 +95,7 @@ impl ImageRequest<'_> {
         text("Debian trees", debian::recipe(self.plan.kernel));
         text("root", root_files::recipe());
         text("containerd", containerd::store::recipe());
+        text("docker", docker::store::recipe());
         text("verity", verity::recipe());
         text("initrd", initrd::recipe());
         text("command line", uki::recipe());
@@ -178,6 +184,8 @@ mod tests {
             ("root", "usr/share/lintian"),
             ("root", "var/roothome"),
             ("containerd", "overlayfs"),
+            ("docker", "overlay2"),
+            ("docker", "native.cgroupdriver"),
             ("verity", "-zlz4hc,9"),
             ("initrd", "systemd-veritysetup"),
             ("initrd", "nvme"),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use default_package::Supplies;
 use userdata::image_info::ImageInfo;
+use userdata::runtime::Runtime;
 
 use super::archive::{Archive, Content, Entry, Placed};
 use super::root_files::{self, REMOVED};
@@ -46,6 +47,9 @@ pub fn compose(inputs: &Inputs<'_>) -> Result<Archive> {
     runtime(&mut root, inputs)?;
     supplies(&mut root, inputs)?;
     package(&mut root, inputs)?;
+    if inputs.facts.runtime.is_docker() {
+        super::docker::add_group(&mut root)?;
+    }
     for program in super::programs::NAMES {
         root.host_file(
             &format!("usr/bin/{program}"),
@@ -129,19 +133,31 @@ fn package(root: &mut Archive, inputs: &Inputs<'_>) -> Result<()> {
         }
     }
     let units = "usr/lib/systemd/system";
-    for (name, place) in [
+    let runtime = inputs.verdict.container_runtime;
+    let mut files = vec![
         ("kubelet.service", format!("{units}/kubelet.service")),
         (
             "10-kubeadm.conf",
             format!("{units}/kubelet.service.d/10-kubeadm.conf"),
         ),
-        ("containerd.service", format!("{units}/containerd.service")),
-        (
-            "containerd-config.toml",
-            "etc/containerd/config.toml".to_owned(),
-        ),
         ("crictl.yaml", "etc/crictl.yaml".to_owned()),
-    ] {
+    ];
+    if runtime.is_docker() {
+        files.push(("docker.service", format!("{units}/docker.service")));
+        files.push(("daemon.json", "etc/docker/daemon.json".to_owned()));
+        // Packages do not say it: they start docker before the kubelet by hand.
+        let after = format!("[Unit]\nAfter={}\n", runtime.unit());
+        let drop_in = format!("{units}/kubelet.service.d/05-runtime.conf");
+        root.file(&drop_in, 0o600, after.into_bytes());
+    } else {
+        files.push(("containerd.service", format!("{units}/containerd.service")));
+        let place = "etc/containerd/config.toml";
+        files.push(("containerd-config.toml", place.to_owned()));
+    }
+    if runtime == Runtime::CriDockerd {
+        files.push(("cri-docker.service", format!("{units}/cri-docker.service")));
+    }
+    for (name, place) in files {
         let bytes = inputs.verdict.conf.get(name);
         let bytes = bytes.with_context(|| format!("the package has no `conf/{name}`"))?;
         // CIS wants kubelet's unit for root alone, although it holds no secret.
@@ -167,20 +183,19 @@ mod tests {
     use std::fs;
 
     use userdata::image_info::KubeadmPhases;
-    use userdata::runtime::Runtime;
 
     use super::*;
     use crate::package::Package;
 
-    /// A package whose runtime is containerd's archive with everything, packed by xz.
-    fn folder(dir: &Path) -> Result<()> {
-        let elf = [b"\x7fELF\x02\x01\x01".as_slice(), &[0; 57]].concat();
+    fn elf() -> Vec<u8> {
+        [b"\x7fELF\x02\x01\x01".as_slice(), &[0; 57]].concat()
+    }
+
+    /// Programs packed by xz.
+    fn archive(names: &[&str]) -> Result<Vec<u8>> {
+        let elf = elf();
         let mut tar = tar::Builder::new(liblzma::write::XzEncoder::new(Vec::new(), 1));
-        for name in [
-            "usr/local/bin/containerd",
-            "usr/local/sbin/runc",
-            "opt/cni/bin/bridge",
-        ] {
+        for name in names {
             let mut header = tar::Header::new_gnu();
             header.set_size(elf.len() as u64);
             // As of a person who packs without root and without the execute permission.
@@ -190,7 +205,17 @@ mod tests {
             header.set_mtime(0);
             tar.append_data(&mut header, name, elf.as_slice())?;
         }
-        let archive = tar.into_inner()?.finish()?;
+        Ok(tar.into_inner()?.finish()?)
+    }
+
+    /// A package whose runtime is containerd's archive with everything.
+    fn folder(dir: &Path) -> Result<()> {
+        let elf = elf();
+        let archive = archive(&[
+            "usr/local/bin/containerd",
+            "usr/local/sbin/runc",
+            "opt/cni/bin/bridge",
+        ])?;
         let crd = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
                    metadata: {name: xs.a.b}\nspec: {group: a.b, names: {kind: X}}\n";
         let unit = "[Service]\nExecStart=/usr/local/bin/containerd\n";
@@ -219,17 +244,15 @@ mod tests {
         Ok(())
     }
 
-    #[test]
-    fn parts_of_a_package_go_where_the_verdict_says() -> Result<()> {
-        let dir = tempfile::tempdir()?;
-        folder(dir.path())?;
-        let verdict = Package::read(dir.path())?.verdict();
+    /// The root of the package in a folder.
+    fn root(dir: &Path) -> Result<Archive> {
+        let verdict = Package::read(dir)?.verdict();
         let facts = ImageInfo {
             api_version: String::new(),
             kind: String::new(),
             kubernetes_version: String::new(),
             kubeadm_api_version: String::new(),
-            runtime: Runtime::Containerd,
+            runtime: verdict.container_runtime,
             image_repository: String::new(),
             etcd_image_tag: String::new(),
             pause_image: String::new(),
@@ -241,19 +264,68 @@ mod tests {
             impossible_keys: userdata::image_info::ImpossibleKeys::default(),
         };
         let inputs = Inputs {
-            base: dir.path(),
-            modules: dir.path(),
+            base: dir,
+            modules: dir,
             release: "",
-            package: dir.path(),
-            programs: dir.path(),
+            package: dir,
+            programs: dir,
             facts: &facts,
             verdict: &verdict,
-            supplies: &Supplies::of(dir.path()),
-            work: dir.path(),
+            supplies: &Supplies::of(dir),
+            work: dir,
         };
         let mut root = Archive::default();
         runtime(&mut root, &inputs)?;
         package(&mut root, &inputs)?;
+        root_files::add(&mut root, &facts)?;
+        Ok(root)
+    }
+
+    #[test]
+    fn docker_takes_the_place_of_containerd() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        folder(dir.path())?;
+        fs::remove_dir_all(dir.path().join("containerd"))?;
+        fs::create_dir(dir.path().join("docker"))?;
+        let names = ["dockerd", "docker", "containerd", "containerd-shim-runc-v2"];
+        let names = names.map(|name| format!("docker/{name}"));
+        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        names.push("docker/runc");
+        fs::write(dir.path().join("docker/docker.tgz"), archive(&names)?)?;
+        let root = root(dir.path())?;
+        let units = "usr/lib/systemd/system";
+        for path in [
+            "usr/bin/dockerd".to_owned(),
+            format!("{units}/docker.service"),
+            format!("{units}/multi-user.target.wants/docker.service"),
+            format!("{units}/kubelet.service.d/05-runtime.conf"),
+        ] {
+            assert!(root.get(&path).is_some(), "{path}");
+        }
+        for path in [
+            format!("{units}/containerd.service"),
+            format!("{units}/multi-user.target.wants/containerd.service"),
+            "etc/containerd/config.toml".to_owned(),
+        ] {
+            assert!(root.get(&path).is_none(), "{path}");
+        }
+        let daemon: serde_json::Value =
+            serde_json::from_slice(&root.read("etc/docker/daemon.json")?)?;
+        assert_eq!(daemon["storage-driver"], "overlay2");
+        assert_eq!(daemon["exec-opts"][0], "native.cgroupdriver=systemd");
+        let crictl = String::from_utf8(root.read("etc/crictl.yaml")?)?;
+        assert!(
+            crictl.contains("unix:///var/run/dockershim.sock"),
+            "{crictl}"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn parts_of_a_package_go_where_the_verdict_says() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        folder(dir.path())?;
+        let root = root(dir.path())?;
         for path in [
             "usr/bin/containerd",
             "usr/bin/runc",

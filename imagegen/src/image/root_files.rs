@@ -72,6 +72,16 @@ const FILES: &[(&str, u32, &str)] = &[
         include_str!("../../assets/root/containers.conf"),
     ),
     (
+        "usr/lib/systemd/system/docker-.scope.d/firstlight.conf",
+        0o644,
+        include_str!("../../assets/root/containers.conf"),
+    ),
+    (
+        "usr/lib/systemd/system/docker.service.d/firstlight.conf",
+        0o644,
+        include_str!("../../assets/docker/drop-in.conf"),
+    ),
+    (
         "usr/lib/systemd/system/kubelet.service.d/20-firstlight.conf",
         0o600,
         include_str!("../../assets/root/kubelet.conf"),
@@ -128,11 +138,10 @@ const FILES: &[(&str, u32, &str)] = &[
     ),
 ];
 
-/// Target and unit of what starts at boot. kubelet is absent: firstboot starts it once it is
-/// configured.
+/// Target and unit of what starts at boot, beside the container runtime. kubelet is absent:
+/// firstboot starts it once it is configured.
 const ENABLED: &[(&str, &str)] = &[
     ("multi-user.target", "firstboot.service"),
-    ("multi-user.target", "containerd.service"),
     ("paths.target", "firstboot-status.path"),
     ("multi-user.target", "systemd-networkd.service"),
 ];
@@ -261,7 +270,8 @@ pub(super) fn add(root: &mut Archive, info: &ImageInfo) -> Result<()> {
     for (path, target) in SYMLINKS {
         root.symlink(path, target);
     }
-    for (target, unit) in ENABLED {
+    let runtime = ("multi-user.target", info.runtime.unit());
+    for (target, unit) in ENABLED.iter().chain([&runtime]) {
         root.symlink(
             &format!("usr/lib/systemd/system/{target}.wants/{unit}"),
             &format!("../{unit}"),

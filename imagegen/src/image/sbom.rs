@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Builder;
 
 use super::archive::{Archive, Content};
-use super::containerd::store::StoredImage;
+use super::layers::StoredImage;
 use crate::digest::digest;
 
 pub(super) use debian::Packages;

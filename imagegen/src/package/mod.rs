@@ -23,5 +23,6 @@ pub use oci as images;
 use reader::HOOKS;
 pub use reader::{BUILD_HOOK, Package};
 pub(crate) use stream::unpacked;
+pub(crate) use verdict::docker::recipe as docker_recipe;
 pub(crate) use verdict::{MANIFESTS, Places};
 pub use verdict::{PackedImage, Part, State, Verdict};

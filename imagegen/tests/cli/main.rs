@@ -14,6 +14,7 @@ mod interrupted;
 mod iso;
 mod package;
 mod package_agrees;
+mod package_docker;
 mod package_images;
 mod package_scripts;
 mod package_verdict;

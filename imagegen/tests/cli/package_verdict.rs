@@ -17,7 +17,7 @@ pub(crate) fn verdict(changed: &[(&str, &[u8])]) -> Value {
     inspect(&work, "kube")
 }
 
-fn inspect(work: &Work, name: &str) -> Value {
+pub(crate) fn inspect(work: &Work, name: &str) -> Value {
     let output = work.run(&["package", "inspect", name, "--json"]);
     let value: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));

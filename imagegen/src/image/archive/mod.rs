@@ -4,6 +4,7 @@
 //! owners, modes, devices and attributes in the image.
 
 mod reader;
+mod tar_split;
 mod tarfile;
 mod unpack;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
+pub use self::tar_split::tar_split;
 pub use self::unpack::Placed;
 
 /// Entries by path, relative and without a trailing slash.
@@ -202,7 +204,7 @@ impl Archive {
             .retain(|p, _| p != path && !p.starts_with(&below));
     }
 
-    /// Number of entries and total size of files below `path`.
+    /// Number of entries and total size of files and symlinks below `path`, as lstat(2) counts.
     pub fn usage(&self, path: &str) -> (u64, u64) {
         let below = format!("{path}/");
         self.entries
@@ -210,6 +212,7 @@ impl Archive {
             .take_while(|(p, _)| p.starts_with(&below))
             .fold((0, 0), |(count, size), (_, entry)| match &entry.content {
                 Content::File(data) => (count + 1, size + data.len()),
+                Content::Symlink(target) => (count + 1, size + target.len() as u64),
                 _ => (count + 1, size),
             })
     }

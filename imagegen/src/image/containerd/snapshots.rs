@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::bbolt::Bucket;
 use super::encoding::{uvarint, varint};
-use super::store::{LAYERS, NAMESPACE, StoredLayer, dated};
-use crate::digest::digest;
-use crate::image::archive::{Archive, Placed};
+use super::store::{NAMESPACE, dated};
+use crate::image::archive::Archive;
+use crate::image::layers::{self, StoredLayer};
 
 /// containerd's `snapshots.KindCommitted`.
 const COMMITTED: u8 = 3;
@@ -28,12 +28,6 @@ pub(super) struct Snapshot {
     size: u64,
 }
 
-/// Named by content: under a new image, the databases of an older state lead to the same layers or
-/// to none, and never to other ones.
-fn layer_folder(chain: &str) -> String {
-    format!("{LAYERS}/{}", chain.trim_start_matches("sha256:"))
-}
-
 impl Snapshots {
     pub(super) fn count(&self) -> u64 {
         self.by_chain.len() as u64
@@ -45,23 +39,12 @@ impl Snapshots {
         layer: &StoredLayer,
         parent: Option<&str>,
     ) -> Result<String> {
-        let chain = match parent {
-            None => layer.diff_id.clone(),
-            Some(parent) => digest(format!("{parent} {}", layer.diff_id).as_bytes()),
-        };
+        let chain = layers::chain_id(parent, layer);
         if self.by_chain.contains_key(&chain) {
             return Ok(chain);
         }
         let id = self.count() + 1;
-        // An image may have programs that get root's rights: only root may reach them on the host.
-        root.directory(LAYERS, 0o700);
-        root.directory(&layer_folder(&chain), 0o700);
-        let folder = format!("{}/fs", layer_folder(&chain));
-        root.directory(&folder, 0o755);
-        root.add_tar(&layer.tar, |path| Some(place(&folder, path)))
-            .and_then(|()| root.drop_devices(&folder))
-            .with_context(|| format!("unpacking layer `{}`", layer.diff_id))?;
-        let (inodes, size) = root.usage(&folder);
+        let (inodes, size) = layers::unpack(root, layer, &chain)?;
         let parent = parent.map(str::to_owned);
         self.by_chain.insert(
             chain.clone(),
@@ -79,7 +62,7 @@ impl Snapshots {
     pub(super) fn folders(&self) -> impl Iterator<Item = (u64, String)> {
         self.by_chain
             .iter()
-            .map(|(chain, snapshot)| (snapshot.id, layer_folder(chain)))
+            .map(|(chain, snapshot)| (snapshot.id, layers::folder(chain)))
     }
 
     /// The name of a snapshot in the metadata database and in the snapshotter.
@@ -117,25 +100,12 @@ impl Snapshots {
     }
 }
 
-/// Where a layer's entry goes below `folder`. OCI whiteouts become those of overlayfs.
-fn place(folder: &str, path: &str) -> Placed {
-    let (parent, name) = path.rsplit_once('/').map_or(("", path), |(p, n)| (p, n));
-    let inside = |name: &str| match parent {
-        "" => format!("{folder}/{name}"),
-        parent => format!("{folder}/{parent}/{name}"),
-    };
-    match name.strip_prefix(".wh.") {
-        Some(".wh..opq") => Placed::Opaque(inside("").trim_end_matches('/').to_owned()),
-        Some(hidden) => Placed::Whiteout(inside(hidden)),
-        None => Placed::At(inside(name)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::image::layers::LAYERS;
 
     /// The folder of each layer, by its digest, when images are added in the given order.
     fn folders(order: &[&str]) -> BTreeMap<String, String> {
@@ -168,19 +138,5 @@ mod tests {
         let other = folders(&["cc", "bb", "aa"]);
         assert_eq!(one["sha256:bb"], format!("{LAYERS}/bb"));
         assert!(one.iter().all(|(chain, folder)| other[chain] == *folder));
-    }
-
-    #[test]
-    fn oci_whiteouts_become_overlayfs_whiteouts() {
-        assert_eq!(place("f", "etc/passwd"), Placed::At("f/etc/passwd".into()));
-        assert_eq!(
-            place("f", "etc/.wh.passwd"),
-            Placed::Whiteout("f/etc/passwd".into())
-        );
-        assert_eq!(
-            place("f", "etc/.wh..wh..opq"),
-            Placed::Opaque("f/etc".into())
-        );
-        assert_eq!(place("f", ".wh..wh..opq"), Placed::Opaque("f".into()));
     }
 }

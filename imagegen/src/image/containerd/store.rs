@@ -1,11 +1,10 @@
 //! Writes the package's images as containerd stores them: unpacked, named, and managed by its CRI
 //! plug-in.
 //!
-//! Layers become read-only folders of the image root, protected by dm-verity. The state partition
-//! gets only containerd's two databases, the images' manifests and configurations, and one link per
-//! layer. So first boot imports nothing, and containers run from verified files. containerd does
-//! not run here: this module writes the store as containerd's sources define it (containerd 1.7
-//! `metadata/buckets.go`, `snapshots/storage/bolt.go`), which gives the same bytes each time.
+//! The state partition gets containerd's two databases, the images' manifests and configurations,
+//! and one link per layer. containerd does not run here: this module writes the store as
+//! containerd's sources define it (containerd 1.7 `metadata/buckets.go`,
+//! `snapshots/storage/bolt.go`), which gives the same bytes each time.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +17,7 @@ use super::encoding::{go_time, varint};
 use super::snapshots::Snapshots;
 use crate::digest::digest;
 use crate::image::archive::Archive;
+use crate::image::layers::{LAYERS, StoredImage};
 
 /// containerd's namespace for Kubernetes.
 pub(super) const NAMESPACE: &str = "k8s.io";
@@ -28,28 +28,6 @@ const METADATA_VERSION: i64 = 3;
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
-
-/// The folder of the layers in the image root.
-pub const LAYERS: &str = "usr/share/firstlight/images";
-
-/// One image for the store.
-#[derive(Debug)]
-pub struct StoredImage {
-    /// `repository:tag` names.
-    pub references: Vec<String>,
-    pub config: Vec<u8>,
-    /// From the bottom up.
-    pub layers: Vec<StoredLayer>,
-}
-
-/// One layer, uncompressed on the building host's disk.
-#[derive(Debug, Clone)]
-pub struct StoredLayer {
-    /// `sha256:…` of the uncompressed tar.
-    pub diff_id: String,
-    pub size: u64,
-    pub tar: std::sync::Arc<std::fs::File>,
-}
 
 /// Adds `images` to `root`: layers below [`LAYERS`], the rest below `state`, which becomes `/var`.
 pub fn write(root: &mut Archive, state: &str, images: &[StoredImage]) -> Result<()> {

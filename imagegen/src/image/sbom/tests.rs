@@ -1,7 +1,7 @@
 use std::io::Write as _;
 
 use super::*;
-use crate::image::containerd::store::StoredLayer;
+use crate::image::layers::StoredLayer;
 
 /// A file as Go's linker writes it, as far as `go version -m` reads it.
 fn program(go: &str, modules: &str) -> Vec<u8> {

@@ -150,10 +150,39 @@ fn place(file: &str, text: &str, key: &str, value: &str) -> String {
 /// are those of kubeadm's configuration so far.
 pub(super) fn complete(
     own: Option<Own>,
-    mut kubeadm: Kubeadm,
-    mut changes: Vec<String>,
+    kubeadm: Kubeadm,
+    changes: Vec<String>,
     verdict: &mut Verdict,
 ) {
+    let said = match &own {
+        None => Said::Ours,
+        Some(own) => own.systemd.clone().map_or(Said::Nothing, Said::Systemd),
+    };
+    let cure = "`SystemdCgroup = true`";
+    let driver = driver(kubeadm, changes, "containerd", cure, &said, verdict);
+    runtime(own, &driver, verdict);
+}
+
+/// What the configuration of a runtime says about cgroups.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// The image supplies it, and it says systemd.
+    Ours,
+    Nothing,
+    /// Whether the runtime leaves cgroups to systemd, with the place.
+    Systemd((bool, String)),
+}
+
+/// The cgroup driver of the kubelet and of the runtime `name`, in whose configuration `cure` means
+/// systemd. kubeadm's configuration, with its `changes` so far, is completed with it.
+pub(super) fn driver(
+    mut kubeadm: Kubeadm,
+    mut changes: Vec<String>,
+    name: &str,
+    cure: &str,
+    said: &Said,
+    verdict: &mut Verdict,
+) -> String {
     let kubelet = kubeadm.cgroup_driver.take();
     if let Some(other) = kubelet
         .as_ref()
@@ -168,32 +197,19 @@ pub(super) fn complete(
         .as_ref()
         .map(|own| own.value.as_str())
         .filter(|value| !value.is_empty());
-    let driver = match &own {
+    let driver = match said {
         // firstboot sets systemd where the package says nothing.
-        None => "systemd",
-        Some(Own { systemd: None, .. }) => given.unwrap_or("systemd"),
-        Some(Own {
-            systemd: Some((true, _)),
-            ..
-        }) => "systemd",
-        Some(Own {
-            systemd: Some((false, _)),
-            ..
-        }) => "cgroupfs",
+        Said::Ours | Said::Systemd((true, _)) => "systemd",
+        Said::Nothing => given.unwrap_or("systemd"),
+        Said::Systemd((false, _)) => "cgroupfs",
     }
     .to_owned();
-    if let (
-        Some(Own {
-            systemd: Some((_, place)),
-            ..
-        }),
-        Some(kubelet),
-    ) = (&own, &kubelet)
+    if let (Said::Systemd((_, place)), Some(kubelet)) = (said, &kubelet)
         && given.is_some_and(|given| given != driver)
     {
         verdict.errors.push(format!(
-            "{}: the kubelet's cgroupDriver is {}, and {place} makes containerd's {driver}; pods \
-             need the same in both: write systemd and `SystemdCgroup = true`",
+            "{}: the kubelet's cgroupDriver is {}, and {place} makes {name}'s {driver}; pods need \
+             the same in both: write systemd and {cure}",
             kubelet.place, kubelet.value
         ));
     }
@@ -201,7 +217,7 @@ pub(super) fn complete(
         && (given.is_some() || kubelet.is_some() || driver != "systemd");
     if changed {
         set_driver(&mut kubeadm.documents, &driver);
-        changes.push(format!("cgroupDriver is {driver}, as containerd's"));
+        changes.push(format!("cgroupDriver is {driver}, as {name}'s"));
     }
     let (state, detail) = if changes.is_empty() {
         (
@@ -221,7 +237,7 @@ pub(super) fn complete(
     verdict
         .conf
         .insert("kubeadm.yaml".to_owned(), texts.join("---\n").into_bytes());
-    runtime(own, &driver, verdict);
+    driver
 }
 
 fn set_driver(documents: &mut Vec<Value>, driver: &str) {

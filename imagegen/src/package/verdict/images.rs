@@ -124,7 +124,11 @@ impl Archives {
                 count += 1;
             }
         }
-        let detail = format!("{count} image(s) in containerd's store");
+        let store = match verdict.container_runtime.is_docker() {
+            true => "docker",
+            false => "containerd",
+        };
+        let detail = format!("{count} image(s) in {store}'s store");
         verdict.part(name, State::Used, detail);
     }
 

@@ -6,6 +6,7 @@ mod base;
 mod choose;
 mod conf;
 mod containerd;
+pub(crate) mod docker;
 mod files;
 mod images;
 mod needs;
@@ -18,6 +19,7 @@ mod units;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use userdata::runtime::Runtime;
 
 use super::Package;
 use super::manifest::Manifests;
@@ -37,6 +39,7 @@ pub struct Verdict {
     /// The release of Kubernetes.
     pub kubernetes: Option<String>,
     pub digest: String,
+    pub container_runtime: Runtime,
     pub parts: Vec<Part>,
     pub images: Vec<PackedImage>,
     /// Why no image can be built; each has a place and a cure.
@@ -136,12 +139,17 @@ impl Verdict {
         }
         verdict.kubernetes = version.as_ref().map(ToString::to_string);
         files::judge(package, &mut verdict);
-        runtime::judge(package, &mut verdict);
+        runtime::judge(package, version.as_ref(), &mut verdict);
         supply::judge(&mut verdict);
         let archives = images::read(package, &mut verdict);
         let mut kubeadm = conf::kubeadm(package, &mut verdict);
         units::judge(package, version.as_ref(), &mut verdict);
-        let own = containerd::read(package, &mut verdict);
+        let docker = verdict.container_runtime.is_docker();
+        let daemon = docker.then(|| docker::read(package, &mut verdict));
+        let own = match daemon {
+            None => containerd::read(package, &mut verdict),
+            Some(_) => None,
+        };
         let manifests = manifests(package, version.as_ref(), &mut verdict);
         if let Some(version) = version.as_ref().filter(|_| !archives.broken) {
             let sandbox = own.as_ref().and_then(|own| own.sandbox.as_ref());
@@ -158,7 +166,10 @@ impl Verdict {
             mounts,
             &mut verdict,
         );
-        containerd::complete(own, kubeadm, changes, &mut verdict);
+        match daemon {
+            None => containerd::complete(own, kubeadm, changes, &mut verdict),
+            Some(daemon) => docker::complete(daemon, kubeadm, changes, &mut verdict),
+        }
         verdict.parts.sort_by(|a, b| a.name.cmp(&b.name));
         verdict
     }

@@ -12,8 +12,8 @@ impl Verdict {
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "kubernetes  {kubernetes}\ndigest      {}\n",
-            self.digest
+            "kubernetes  {kubernetes}\nruntime     {}\ndigest      {}\n",
+            self.container_runtime, self.digest
         );
         let width = self
             .parts

@@ -1,5 +1,8 @@
 //! The container runtime: archives and programs of `containerd/`, or else of `docker/`.
 
+use semver::Version;
+use userdata::runtime::Runtime;
+
 use super::super::Package;
 use super::super::elf::Elf;
 use super::super::probe::{Contents, Inside};
@@ -32,7 +35,10 @@ const PLUGINS: [&str; 23] = [
     "win-bridge",
 ];
 
-pub(super) fn judge(package: &Package, verdict: &mut Verdict) {
+/// The last minor release whose kubelet speaks to docker itself.
+const LAST_DOCKERSHIM: u64 = 23;
+
+pub(super) fn judge(package: &Package, version: Option<&Version>, verdict: &mut Verdict) {
     let below = |folder: &str| {
         let names = package.names().filter(|name| name.starts_with(folder));
         names.map(str::to_owned).collect::<Vec<_>>()
@@ -71,23 +77,54 @@ pub(super) fn judge(package: &Package, verdict: &mut Verdict) {
         verdict.runtime.iter().any(|placed| placed.to == program)
             || package.contains(&program.replace("usr/", ""))
     };
-    let missing: Vec<&str> = ["usr/bin/containerd", "usr/bin/runc"]
-        .into_iter()
-        .filter(|program| !has(program))
-        .map(|program| program.trim_start_matches("usr/bin/"))
+    let from_docker = folder.iter().any(|name| name.starts_with("docker/"));
+    let runtime = match version.map_or(0, |version| version.minor) {
+        _ if !from_docker || !has("usr/bin/dockerd") => Runtime::Containerd,
+        ..=LAST_DOCKERSHIM => Runtime::Dockershim,
+        _ => Runtime::CriDockerd,
+    };
+    let needed: &[&str] = match runtime {
+        Runtime::Containerd => &["containerd", "runc"],
+        Runtime::Dockershim | Runtime::CriDockerd => &["docker", "containerd", "runc"],
+    };
+    let missing: Vec<&str> = needed
+        .iter()
+        .copied()
+        .filter(|program| !has(&format!("usr/bin/{program}")))
         .collect();
-    if !missing.is_empty() && verdict.errors.len() == before {
+    let whole = verdict.errors.len() == before;
+    let home = if from_docker {
+        "docker/"
+    } else {
+        "containerd/"
+    };
+    if whole && !missing.is_empty() {
         verdict.errors.push(format!(
-            "the runtime lacks {}: add it to `bin/` or to the archive in `containerd/`",
+            "the runtime lacks {}: add it to `bin/` or to the archive in `{home}`",
             missing.join(", ")
         ));
     }
-    if folder.iter().any(|name| name.starts_with("docker/")) {
-        verdict.warnings.push(
-            "nodes run the containerd of `docker/`; docker itself is installed and not started"
+    if whole && runtime.is_docker() && !has("usr/bin/containerd-shim-runc-v2") {
+        verdict.errors.push(
+            "the docker of `docker/` has no containerd-shim-runc-v2, so it is older than 20.10 and \
+             cannot start containers with cgroup v2, which the image has; take the archive of \
+             docker 20.10 or later, which this Kubernetes works with"
                 .to_owned(),
         );
     }
+    if let Some(version) = version
+        && whole
+        && runtime == Runtime::CriDockerd
+        && !has("usr/bin/cri-dockerd")
+    {
+        verdict.errors.push(format!(
+            "the kubelet of Kubernetes {version} speaks to docker only through cri-dockerd (from \
+             1.{} on), which the package lacks; add its archive to `docker/`, or replace `docker/` \
+             by containerd's archive in `containerd/`",
+            LAST_DOCKERSHIM + 1
+        ));
+    }
+    verdict.container_runtime = runtime;
 }
 
 fn holds_runtime(package: &Package, names: &[String]) -> bool {

@@ -1,6 +1,7 @@
 //! Programs that the package lacks and the image supplies: crictl and CNI plugins.
 
 use default_package::{SUPPLIED_CRICTL, supplied_plugins, supplied_version};
+use userdata::runtime::Runtime;
 
 use super::{State, Supplied, Verdict};
 
@@ -19,7 +20,8 @@ pub(super) fn judge(verdict: &mut Verdict) {
         })
         .filter(|plugin| !placed(&plugin.to))
         .collect();
-    if !has {
+    // kubeadm asks docker by docker's own program, and dockershim speaks CRI v1 only in 1.23.
+    if !has && verdict.container_runtime != Runtime::Dockershim {
         // kubeadm before 1.32 asks the runtime by it, and so do people.
         let detail = format!(
             "the package has none: {}",

@@ -4,7 +4,7 @@ use semver::Version;
 use userdata::contract::CONF_DIR;
 
 use super::super::Package;
-use super::{State, Verdict};
+use super::{State, Verdict, docker};
 
 const OURS: [(&str, &str); 4] = [
     (
@@ -38,9 +38,30 @@ const GONE: [(&str, u64); 6] = [
 const PRE_START: &str = "kubelet-pre-start.sh";
 
 pub(super) fn judge(package: &Package, version: Option<&Version>, verdict: &mut Verdict) {
+    let runtime = verdict.container_runtime;
     for (name, ours) in OURS {
+        if runtime.is_docker() && docker::NOT_OURS.contains(&name) {
+            continue;
+        }
         let file = format!("conf/{name}");
-        let Some(bytes) = package.file(&file).ok().flatten() else {
+        let own = package.file(&file).ok().flatten();
+        if runtime.is_docker() && name == "crictl.yaml" {
+            let text = own.as_deref().map(String::from_utf8_lossy);
+            if let Some(ours) = docker::crictl(runtime, text.as_deref()) {
+                let socket = runtime.socket();
+                let (state, why) = match text {
+                    None => (State::Supplied, "the package has none".to_owned()),
+                    Some(_) => (
+                        State::NotUsed,
+                        format!("the socket of this runtime is {socket}"),
+                    ),
+                };
+                verdict.part(file, state, why);
+                verdict.conf.insert(name.to_owned(), ours.into_bytes());
+                continue;
+            }
+        }
+        let Some(bytes) = own else {
             verdict.part(file, State::Supplied, "the package has none");
             verdict
                 .conf
@@ -70,8 +91,11 @@ pub(super) fn judge(package: &Package, version: Option<&Version>, verdict: &mut 
                 rest,
                 "kubeadm.yaml" | "calico.yaml" | "containerd-config.toml" | "config.toml"
             );
-        if rest == "docker.service" {
-            verdict.part(name, State::NotUsed, "nodes run containerd");
+        if docker::FILES.contains(&rest) {
+            // On nodes with docker, `docker` judges them.
+            if !runtime.is_docker() {
+                verdict.part(name, State::NotUsed, "nodes run containerd");
+            }
         } else if !known {
             let kept = format!("no part of the layout; kept for hooks as {CONF_DIR}/{rest}");
             verdict.part(name, State::NotUsed, kept);
