@@ -7,6 +7,7 @@ pub mod accel;
 pub mod artifacts;
 pub mod cpu_quota;
 pub mod debian_tools;
+pub mod docker;
 pub mod process;
 pub mod run_dir;
 
