@@ -143,7 +143,7 @@ fn hex(digest: &str) -> &str {
     digest.trim_start_matches("sha256:")
 }
 
-/// The short name of a layer, 26 letters and digits as docker's: base32 of 128 bits of the chain id.
+/// The short name of a layer, of 26 letters and digits as docker's: base32 of half its chain id.
 fn link(chain: &str) -> Result<String> {
     const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let head = hex(chain).get(..32);
