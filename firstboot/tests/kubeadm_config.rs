@@ -308,7 +308,7 @@ fn each_runtime_has_its_socket_and_sandbox_image() {
         let registration = &init["nodeRegistration"];
         assert_eq!(registration["criSocket"], socket);
         let flag = &registration["kubeletExtraArgs"]["pod-infra-container-image"];
-        let wanted = sandbox.then(|| image.pause_image.as_str());
+        let wanted = sandbox.then_some(image.pause_image.as_str());
         assert_eq!(flag.as_str(), wanted, "{runtime}");
     }
 }
