@@ -68,7 +68,7 @@ pub(super) fn is_below(name: &str, folders: &[&str]) -> bool {
         name.strip_prefix(*folder)
             .is_some_and(|r| r.starts_with('/'))
     };
-    folders.iter().any(|folder| inside(folder))
+    folders.iter().any(inside)
 }
 
 /// An unpacked archive as the package lists it.

@@ -107,7 +107,10 @@ mod tests {
         assert_eq!(first.path_bytes().as_ref(), b"./");
         let header = first.header();
         assert!(header.entry_type().is_dir());
-        let owner = (header.uid().expect("a user"), header.gid().expect("a group"));
+        let owner = (
+            header.uid().expect("a user"),
+            header.gid().expect("a group"),
+        );
         assert_eq!((header.mode().expect("a mode"), owner), (0o755, (0, 0)));
     }
 }
