@@ -101,7 +101,10 @@ fn hook_that_did_not_end_runs_again() {
         error,
         "running the package's hook `before-role`: running `hooks/before-role`: exit status: 3"
     );
-    fs::write(bench.dir.path().join("out.done"), "").unwrap();
+    bench
+        .root
+        .write("/out.done", b"", Attributes::mode(0o644))
+        .unwrap();
     assert!(bench.boot().unwrap());
     assert_eq!(bench.out(), "ran\nran\n");
 }
