@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use userdata::role::{MACHINE_STEPS, StepInfo};
 
+use crate::image::ImageReport;
 use crate::image::vfat::SECTOR;
 use crate::pki::{AUTHORITIES, Holders, LEAVES, Place};
 use crate::plan::{ClusterPlan, HostPlan};
@@ -198,6 +199,25 @@ fn secrets(host: &HostPlan) -> Vec<String> {
         secrets.push("sa.key".to_owned());
     }
     secrets
+}
+
+/// The sizes of an image on one line.
+pub fn sizes(report: &ImageReport) -> String {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let mut text = format!(
+        "kernel image {} MiB, compressed root {} MiB",
+        mib(report.uki_size),
+        mib(report.root_size)
+    );
+    if !report.site_packages.is_empty() {
+        let sizes = report.site_packages.iter();
+        let texts: Vec<_> = sizes
+            .map(|(name, size)| format!("{name} {} MiB", mib(*size)))
+            .collect();
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; of its contents {}", texts.join(", "));
+    }
+    text + "\n"
 }
 
 /// What to do with the results in `folder`, on one screen. `program` is imagegen as it was called.

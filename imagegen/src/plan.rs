@@ -61,13 +61,19 @@ pub struct NetworkPlan {
 }
 
 /// The topology's part of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ImagePlan {
     pub kernel: Kernel,
     /// Appended to the kernel's command line.
     pub cmdline: Vec<String>,
     /// Consoles for kernel and login. The last is `/dev/console`.
     pub console: Vec<String>,
+    /// Names in [`FIRMWARE`].
+    pub firmware: Vec<String>,
+    /// Kernel modules.
+    pub modules: Vec<String>,
+    /// Debian packages.
+    pub packages: Vec<String>,
     /// Whether every host's document is in the seed partition.
     pub seeds: bool,
     pub impossible_keys: ImpossibleKeys,
@@ -100,11 +106,44 @@ pub struct SecureBootPlan {
     pub certificate: String,
 }
 
+/// Names of firmware in the topology, and Debian's packages.
+pub const FIRMWARE: &[(&str, &str)] = &[
+    ("amd-ucode", "amd64-microcode"),
+    ("bnx2", "firmware-bnx2"),
+    ("bnx2x", "firmware-bnx2x"),
+    ("cavium", "firmware-cavium"),
+    ("intel-misc", "firmware-intel-misc"),
+    ("intel-ucode", "intel-microcode"),
+    ("linux-free", "firmware-linux-free"),
+    ("misc-nonfree", "firmware-misc-nonfree"),
+    ("myricom", "firmware-myricom"),
+    ("netronome", "firmware-netronome"),
+    ("netxen", "firmware-netxen"),
+    ("qlogic", "firmware-qlogic"),
+    ("realtek", "firmware-realtek"),
+];
+
+impl ImagePlan {
+    /// Debian's packages of the firmware.
+    pub fn firmware_packages(&self) -> impl Iterator<Item = &'static str> {
+        let known = FIRMWARE.iter();
+        let chosen = known.filter(|(name, _)| self.firmware.iter().any(|one| one == name));
+        chosen.map(|(_, package)| *package)
+    }
+
+    /// Whether the firmware has microcode for processors.
+    pub fn has_microcode(&self) -> bool {
+        self.firmware_packages()
+            .any(|name| name.ends_with("-microcode"))
+    }
+}
+
 /// One of Debian's kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kernel {
     /// `linux-image-amd64`: real hardware and virtual machines.
+    #[default]
     Generic,
     /// `linux-image-cloud-amd64`: virtual machines only, at a third of the size.
     Cloud,

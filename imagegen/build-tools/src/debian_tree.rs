@@ -20,6 +20,8 @@ const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 /// does not carry the day it was made on.
 pub const SOURCE_DATE_EPOCH: u64 = 1_767_225_600;
 
+const NON_FREE_FIRMWARE: &str = "non-free-firmware";
+
 /// What a tree shall hold.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -32,6 +34,8 @@ pub struct Spec {
     pub packages: Vec<String>,
     /// Further mmdebstrap arguments: hooks, `--dpkgopt=…`.
     pub arguments: Vec<String>,
+    /// Whether packages may come from Debian's component `non-free-firmware`.
+    pub non_free_firmware: bool,
     /// Also keep Debian's sources in the tree's `sources.list`.
     pub sources: bool,
 }
@@ -49,6 +53,7 @@ impl Spec {
             variant,
             packages: packages.iter().map(|&p| p.to_owned()).collect(),
             arguments: Vec::new(),
+            non_free_firmware: false,
             sources: false,
         }
     }
@@ -59,6 +64,9 @@ impl Spec {
             .with("variant", self.variant)
             .with("mirror", mirror())
             .with("sources", self.sources.to_string());
+        if self.non_free_firmware {
+            key = key.with("component", NON_FREE_FIRMWARE);
+        }
         for package in &self.packages {
             key = key.with("package", package);
         }
@@ -206,11 +214,19 @@ fn make(spec: &Spec, target: &Path, format: &str) -> Result<()> {
     command.arg(format!("--include={}", spec.packages.join(",")));
     command.args(&spec.arguments);
     command.arg(spec.suite).arg(target);
-    let line = |kind: &str, suite: &str, path: &str| format!("{kind} {mirror}{path} {suite} main");
+    let components = match spec.non_free_firmware {
+        true => format!("main {NON_FREE_FIRMWARE}"),
+        false => "main".to_owned(),
+    };
+    let line =
+        |kind: &str, suite: &str, path: &str| format!("{kind} {mirror}{path} {suite} {components}");
     let security = mirror.trim_end_matches("/debian").to_owned() + "/debian-security";
     command.arg(line("deb", spec.suite, ""));
     command.arg(line("deb", &format!("{}-updates", spec.suite), ""));
-    command.arg(format!("deb {security} {}-security main", spec.suite));
+    command.arg(format!(
+        "deb {security} {}-security {components}",
+        spec.suite
+    ));
     if spec.sources {
         command.arg(line("deb-src", spec.suite, ""));
     }

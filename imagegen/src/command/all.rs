@@ -15,6 +15,7 @@ pub(crate) fn run(common: &Common) -> Result<()> {
     super::report(&pipeline::userdata(&input, &folder)?, super::userdata::WHAT);
     let outcome = pipeline::image(inputs, &input, &folder, &Progress::stderr())?;
     super::report(&outcome, super::image::WHAT);
+    super::image::sizes(&outcome)?;
     super::image::pxe(common, &input, &folder)?;
     let steps = display::next_steps(&input.plan, &outcome.folder, &super::program());
     super::print(&steps)

@@ -3,8 +3,10 @@
 use anyhow::Result;
 use build_tools::progress::Progress;
 use imagegen::cli::Common;
+use imagegen::display;
 use imagegen::output::Folder;
-use imagegen::pipeline::{self, ImageInputs, Input};
+use imagegen::output::manifest::Manifest;
+use imagegen::pipeline::{self, ImageInputs, Input, Outcome};
 
 pub(super) const WHAT: &str = "node image";
 
@@ -15,6 +17,7 @@ pub(crate) fn run(common: &Common) -> Result<()> {
     let folder = Folder::open(&pipeline::output(&request, &input.plan))?;
     let outcome = pipeline::image(inputs, &input, &folder, &Progress::stderr())?;
     super::report(&outcome, WHAT);
+    sizes(&outcome)?;
     pxe(common, &input, &folder)
 }
 
@@ -32,4 +35,13 @@ pub(super) fn pxe(common: &Common, input: &Input, folder: &Folder) -> Result<()>
         super::report(&outcome, "files for network boot");
     }
     Ok(())
+}
+
+/// Prints the sizes of the image that the manifest records.
+pub(super) fn sizes(outcome: &Outcome) -> Result<()> {
+    let manifest = Manifest::read(&outcome.folder)?;
+    match manifest.and_then(|manifest| manifest.image) {
+        Some(report) => super::print(&display::sizes(&report)),
+        None => Ok(()),
+    }
 }

@@ -18,6 +18,7 @@ use super::root_files::STATE;
 use super::{build, facts, layers, programs, root};
 use crate::digest::hex;
 use crate::package::Package;
+use crate::plan::ImagePlan;
 
 type File = (String, Vec<u8>);
 
@@ -171,7 +172,7 @@ fn bake(dir: &Path, path: &Path) -> Result<Archive> {
     let images = build::images(&package, &unpacked)?;
     let facts = facts::image_file(&package, &verdict, &images)?;
     let images = layers::spool(&images, &work)?;
-    let mut made = root::compose(&root::Inputs {
+    let (mut made, _) = root::compose(&root::Inputs {
         base: &base,
         modules: &folder("modules")?,
         release: "6.12",
@@ -180,6 +181,7 @@ fn bake(dir: &Path, path: &Path) -> Result<Archive> {
         facts: &facts,
         verdict: &verdict,
         supplies: &Supplies::of(&plugins),
+        plan: &ImagePlan::default(),
         work: &work,
     })?;
     containerd::store::write(&mut made, STATE, &images)?;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::root_files::STATE;
 use super::{
     ImageRequest, containerd, debian, disk, docker, facts, hooks, initrd, kubeadm, layers,
-    releases, root, sbom, uki, verity,
+    releases, root, sbom, site, uki, verity,
 };
 use crate::package::oci::{Image, ImageArchive};
 use crate::package::{BUILD_HOOK, Package, State};
@@ -33,6 +33,9 @@ pub struct ImageReport {
     pub root_size: u64,
     /// Size of the unified kernel image in bytes.
     pub uki_size: u64,
+    /// Name and installed size in bytes of each Debian package that the topology adds to the root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub site_packages: Vec<(String, u64)>,
     /// Each stage with its duration in milliseconds, in order.
     pub stages: Vec<(String, u64)>,
 }
@@ -88,11 +91,12 @@ pub fn build(
     let images = layers::spool(&images, work)?;
     took("package", stage.done());
 
-    let tools = debian::tools(cache, request.plan.kernel, progress)?;
-    let base = debian::root(cache, progress)?;
+    let tools = debian::tools_for(cache, request.plan, progress)?;
+    let base = debian::root_for(cache, request.plan, progress)?;
     let (release, modules) = kernel_modules(&tools)?;
     let kubernetes = request.package.kubernetes_version()?;
     releases::kubernetes(&tools, &package, &kubernetes)?;
+    site::check_modules(&modules, &release, &request.plan.modules)?;
     facts.kubeadm_phases = kubeadm::phases(&tools, &package)?;
 
     let wants = |crictl: bool| {
@@ -102,7 +106,7 @@ pub fn build(
     let supplies = Supplies::ensure(wants(true), wants(false), cache, progress)?;
 
     let stage = progress.stage("root");
-    let mut composed = root::compose(&root::Inputs {
+    let (mut composed, site_packages) = root::compose(&root::Inputs {
         base: &base,
         modules: &modules,
         release: &release,
@@ -111,6 +115,7 @@ pub fn build(
         facts: &facts,
         verdict: &verdict,
         supplies: &supplies,
+        plan: request.plan,
         work,
     })?;
     // The kubelet does not speak to docker's containerd.
@@ -143,7 +148,7 @@ pub fn build(
     took("verity", stage.done());
 
     let stage = progress.stage("initrd");
-    let initrd = initrd::build(&tools, &release, request.programs, work)?;
+    let initrd = initrd::build(&tools, &release, request.programs, request.plan, work)?;
     took("initrd", stage.done());
 
     let stage = progress.stage("kernel image");
@@ -199,6 +204,7 @@ pub fn build(
         kernel_release: release,
         root_size: size(&root_image)?,
         uki_size: size(&uki)?,
+        site_packages,
         stages,
     };
     Ok((report, sbom))

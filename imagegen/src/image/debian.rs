@@ -8,7 +8,7 @@ use build_tools::debian_tree::{Spec, Tree};
 use build_tools::progress::Progress;
 
 use super::root_files;
-use crate::plan::Kernel;
+use crate::plan::{ImagePlan, Kernel};
 
 const SUITE: &str = "trixie";
 
@@ -45,9 +45,28 @@ impl Kernel {
     }
 }
 
-/// The tree with the tools that build an image and the kernel that boots it.
+/// The tree with the tools that build a plain image and the kernel that boots it.
 pub fn tools(cache: &Cache, kernel: Kernel, progress: &Progress) -> Result<Tree> {
     Tree::ensure(cache, &tools_spec(kernel), progress)
+}
+
+/// [`tools`] with the firmware of `plan`, from which dracut takes what the drivers of the initrd
+/// name: a driver that starts there does not ask again in the root.
+pub fn tools_for(cache: &Cache, plan: &ImagePlan, progress: &Progress) -> Result<Tree> {
+    Tree::ensure(cache, &tools_spec_for(plan), progress)
+}
+
+fn tools_spec_for(plan: &ImagePlan) -> Spec {
+    let mut spec = tools_spec(plan.kernel);
+    add_firmware(&mut spec, plan, |_| true);
+    spec
+}
+
+fn add_firmware(spec: &mut Spec, plan: &ImagePlan, wanted: impl Fn(&str) -> bool) {
+    for package in plan.firmware_packages().filter(|name| wanted(name)) {
+        spec.packages.push(package.to_owned());
+        spec.non_free_firmware = true;
+    }
 }
 
 fn tools_spec(kernel: Kernel) -> Spec {
@@ -58,9 +77,17 @@ fn tools_spec(kernel: Kernel) -> Spec {
     spec
 }
 
-/// Debian's part of the root, as a tar file.
-pub(super) fn root(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
-    Tree::ensure_tar(cache, &root_spec(), progress)
+/// Debian's part of the root of `plan`, as a tar file.
+pub(super) fn root_for(cache: &Cache, plan: &ImagePlan, progress: &Progress) -> Result<PathBuf> {
+    Tree::ensure_tar(cache, &root_spec_for(plan), progress)
+}
+
+/// The kernel loads microcode before it has a root, and from there only.
+fn root_spec_for(plan: &ImagePlan) -> Spec {
+    let mut spec = root_spec();
+    add_firmware(&mut spec, plan, |name| !name.ends_with("-microcode"));
+    spec.packages.extend(plan.packages.iter().cloned());
+    spec
 }
 
 fn root_spec() -> Spec {
@@ -76,11 +103,13 @@ fn root_spec() -> Spec {
     spec
 }
 
-/// Whether a package of the tools becomes part of the image: the kernel, the boot stub and the
-/// programs of the initrd.
+/// Whether a package of the tools becomes part of the image: the kernel, the boot stub, microcode,
+/// and programs and firmware of the initrd.
 pub(super) fn is_booted(package: &str) -> bool {
     package.starts_with("linux-image-")
         || package.starts_with("libsystemd")
+        || package.starts_with("firmware-")
+        || package.ends_with("-microcode")
         || [
             "systemd-boot-efi",
             "dracut-core",
@@ -95,16 +124,17 @@ pub(super) fn is_booted(package: &str) -> bool {
         .contains(&package)
 }
 
-/// Makes both trees ahead of time. A failure is only logged: the build meets it again and reports
+/// Makes both trees of a plain image ahead of time. A failure is only logged: the build meets it again and reports
 /// it.
 pub fn prepare(cache: &Cache, kernel: Kernel, progress: &Progress) {
-    let trees = tools(cache, kernel, progress).and_then(|_| root(cache, progress));
+    let trees = tools(cache, kernel, progress)
+        .and_then(|_| Tree::ensure_tar(cache, &root_spec(), progress));
     if let Err(error) = trees {
         log::debug!("preparing the Debian trees: {error:#}");
     }
 }
 
 /// The part of the image's key that this module decides.
-pub(super) fn recipe(kernel: Kernel) -> String {
-    format!("{:?}", (tools_spec(kernel), root_spec()))
+pub(super) fn recipe(plan: &ImagePlan) -> String {
+    format!("{:?}", (tools_spec_for(plan), root_spec_for(plan)))
 }

@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 use build_tools::debian_tree::Tree;
 use build_tools::process;
 
+use crate::plan::ImagePlan;
+
 /// Path and contents of files besides dracut's modules.
 const FILES: &[(&str, &str)] = &[
     (
@@ -49,7 +51,6 @@ const OPTIONS: &[&str] = &[
     "--reproducible",
     "--no-hostonly",
     "--no-hostonly-cmdline",
-    "--no-early-microcode",
     "--install",
     "mkfs.ext4 mke2fs /etc/mke2fs.conf",
     // zstd unpacks several times faster than xz: boot time counts more than a megabyte.
@@ -71,13 +72,19 @@ pub(super) struct Additions<'a> {
 
 /// Builds the initrd for kernel `release` as `work/initrd` and returns its path. `programs` has
 /// firstboot, which tells why a machine does not boot.
-pub fn build(tools: &Tree, release: &str, programs: &Path, work: &Path) -> Result<PathBuf> {
+pub fn build(
+    tools: &Tree,
+    release: &str,
+    programs: &Path,
+    plan: &ImagePlan,
+    work: &Path,
+) -> Result<PathBuf> {
     let firstboot = programs.join("firstboot");
     let additions = Additions {
         programs: &[("usr/bin/firstboot", &firstboot)],
         ..Additions::default()
     };
-    build_with(tools, release, "initrd", &additions, work)
+    build_with(tools, release, "initrd", &additions, plan, work)
 }
 
 /// [`build`] as `work/name`, with additions.
@@ -86,6 +93,7 @@ pub(super) fn build_with(
     release: &str,
     name: &str,
     more: &Additions<'_>,
+    plan: &ImagePlan,
     work: &Path,
 ) -> Result<PathBuf> {
     let extra = work.join(format!("{name}-files"));
@@ -120,13 +128,14 @@ pub(super) fn build_with(
 
     let mut dracut = tools.chroot(&[(work, "/tmp/work")], "dracut")?;
     dracut.args(OPTIONS);
+    dracut.args(plan_options(plan));
     dracut.args([
         "--kver",
         release,
         "--modules",
         &format!("{MODULES} {}", more.modules),
         "--add-drivers",
-        &format!("{DRIVERS} {}", more.drivers),
+        &drivers(plan, more.drivers),
     ]);
     if !more.install.is_empty() {
         dracut.args(["--install", more.install]);
@@ -137,7 +146,26 @@ pub(super) fn build_with(
     Ok(work.join(name))
 }
 
+/// Microcode lies in front of the initrd, where the kernel looks for it.
+fn plan_options(plan: &ImagePlan) -> [&'static str; 1] {
+    match plan.has_microcode() {
+        true => ["--early-microcode"],
+        false => ["--no-early-microcode"],
+    }
+}
+
+fn drivers(plan: &ImagePlan, more: &str) -> String {
+    let site = plan.modules.iter().map(String::as_str);
+    [DRIVERS, more]
+        .into_iter()
+        .filter(|names| !names.is_empty())
+        .chain(site)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
 /// The part of the image's key that this module decides.
-pub(super) fn recipe() -> String {
-    format!("{:?}", (FILES, REQUIRED, MODULES, DRIVERS, OPTIONS))
+pub(super) fn recipe(plan: &ImagePlan) -> String {
+    let of_plan = (drivers(plan, ""), plan_options(plan));
+    format!("{:?}", (FILES, REQUIRED, MODULES, of_plan, OPTIONS))
 }

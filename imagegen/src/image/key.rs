@@ -28,6 +28,7 @@ const CODE: &[&str] = &[
     include_str!("kubeadm.rs"),
     include_str!("layers.rs"),
     include_str!("root.rs"),
+    include_str!("site.rs"),
     // What becomes of each part of a package.
     include_str!("../package/cluster.rs"),
     include_str!("../package/verdict/choose.rs"),
@@ -92,12 +93,12 @@ impl ImageRequest<'_> {
         }
         text("code", CODE.concat());
         text("supplies", default_package::supply_recipe());
-        text("Debian trees", debian::recipe(self.plan.kernel));
+        text("Debian trees", debian::recipe(self.plan));
         text("root", root_files::recipe());
         text("containerd", containerd::store::recipe());
         text("docker", docker::store::recipe());
         text("verity", verity::recipe());
-        text("initrd", initrd::recipe());
+        text("initrd", initrd::recipe(self.plan));
         text("command line", uki::recipe());
         text("disk", disk::recipe());
         if let Some(signing) = self.signing {
@@ -116,7 +117,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::plan::{DisklessPlan, Kernel};
+    use crate::plan::Kernel;
 
     /// The smallest package that opens, and empty programs beside it.
     fn package(dir: &Path, hook: bool) -> Result<Package> {
@@ -148,12 +149,7 @@ mod tests {
     fn plan() -> ImagePlan {
         ImagePlan {
             kernel: Kernel::Cloud,
-            impossible_keys: userdata::image_info::ImpossibleKeys::default(),
-            cmdline: Vec::new(),
-            console: Vec::new(),
-            secure_boot: None,
-            diskless: DisklessPlan::default(),
-            seeds: false,
+            ..ImagePlan::default()
         }
     }
 

@@ -138,7 +138,7 @@ pub fn write(inputs: &Inputs<'_>, out: &Path, progress: &Progress) -> Result<()>
         install: INSTALL,
         drivers: DRIVERS,
     };
-    let initrd = initrd::build_with(tools, release, INITRD, &additions, work)?;
+    let initrd = initrd::build_with(tools, release, INITRD, &additions, inputs.plan, work)?;
     stage.done();
     let stage = progress.stage("kernel image for media");
     let disk = digest_file(&out.join(DISK))?;

@@ -28,12 +28,13 @@ pub mod root;
 mod root_files;
 mod sbom;
 pub mod signing;
+mod site;
 pub mod uki;
 pub mod verity;
 pub mod vfat;
 
 pub(crate) use self::build::kernel_modules;
 pub use self::build::{ImageReport, build, check_privilege};
-pub use self::debian::{prepare, tools};
+pub use self::debian::{prepare, tools, tools_for};
 pub use self::key::ImageRequest;
 pub use self::signing::Signing;

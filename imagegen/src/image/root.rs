@@ -13,7 +13,9 @@ use userdata::runtime::Runtime;
 
 use super::archive::{Archive, Content, Entry, Placed};
 use super::root_files::{self, REMOVED};
+use super::site::Site;
 use crate::package::{MANIFESTS, Verdict, unpacked};
+use crate::plan::ImagePlan;
 
 /// The sources of a root.
 #[derive(Debug)]
@@ -32,14 +34,17 @@ pub struct Inputs<'a> {
     pub verdict: &'a Verdict,
     /// What the package lacks and the image has.
     pub supplies: &'a Supplies,
+    /// What the site adds.
+    pub plan: &'a ImagePlan,
     /// For unpacked archives.
     pub work: &'a Path,
 }
 
 /// The whole root except the container images, which [`containerd`](super::containerd) adds.
-pub fn compose(inputs: &Inputs<'_>) -> Result<Archive> {
+/// Also returns name and size of the Debian packages that the site adds.
+pub fn compose(inputs: &Inputs<'_>) -> Result<(Archive, Vec<(String, u64)>)> {
     let mut root = Archive::default();
-    base(&mut root, inputs.base)?;
+    let site = base(&mut root, inputs)?;
     root.host_folder(
         &format!("usr/lib/modules/{}", inputs.release),
         inputs.modules,
@@ -58,16 +63,19 @@ pub fn compose(inputs: &Inputs<'_>) -> Result<Archive> {
         )?;
     }
     root_files::add(&mut root, inputs.facts)?;
-    Ok(root)
+    site.add(&mut root, inputs.plan);
+    Ok((root, site.sizes))
 }
 
-fn base(root: &mut Archive, tar: &Path) -> Result<()> {
+fn base(root: &mut Archive, inputs: &Inputs<'_>) -> Result<Site> {
+    let tar = inputs.base;
     let file = Arc::new(File::open(tar).with_context(|| format!("opening `{}`", tar.display()))?);
     root.add_tar(&file, |path| Some(Placed::At(path.to_owned())))?;
+    let site = Site::read(root, inputs.plan)?;
     for path in REMOVED {
         root.remove(path);
     }
-    Ok(())
+    Ok(site)
 }
 
 /// Adds the container runtime: programs to /usr/bin and CNI plugins to /opt/cni/bin, as the
@@ -272,6 +280,7 @@ mod tests {
             facts: &facts,
             verdict: &verdict,
             supplies: &Supplies::of(dir),
+            plan: &ImagePlan::default(),
             work: dir,
         };
         let mut root = Archive::default();

@@ -103,6 +103,9 @@ const FILES: &[(&str, u32, &str)] = &[
     ),
     ("etc/hosts", 0o644, include_str!("../../assets/root/hosts")),
     ("etc/hostname", 0o644, "firstlight\n"),
+    // systemd lifts a clock that is behind the date of this file: a machine without a clock, or
+    // with an empty battery, would be in 1970, before every certificate.
+    ("usr/lib/clock-epoch", 0o644, ""),
     // Empty instead of absent: systemd generates an id, but does not take this boot for a first
     // one.
     ("etc/machine-id", 0o444, ""),

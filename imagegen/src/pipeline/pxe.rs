@@ -57,7 +57,7 @@ pub fn pxe(
         return Ok(outcome(false));
     }
     let cache = Cache::open()?;
-    let tools = image::tools(&cache, input.plan.image.kernel, progress)?;
+    let tools = image::tools_for(&cache, &input.plan.image, progress)?;
     let (release, _) = image::kernel_modules(&tools)?;
     ensure!(
         release == report.kernel_release,

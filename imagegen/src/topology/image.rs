@@ -2,25 +2,13 @@
 
 use userdata::image_info::ImpossibleKeys;
 
-use crate::image::uki;
 use crate::plan::{DisklessPlan, ImagePlan, Kernel, SecureBootPlan};
 
-use super::ImageTopology;
 use super::findings::Findings;
-use super::value::Invalid;
+use super::{ImageTopology, hardware};
 
 /// The plan of the image.
 pub(super) fn check(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
-    /// Set by imagegen. With a second value the machine would not find its root.
-    const RESERVED: [&str; 7] = [
-        "root",
-        "roothash",
-        "usrhash",
-        "init",
-        "rd.systemd.verity",
-        "systemd.verity",
-        "console",
-    ];
     let kernel = match given.kernel.as_deref() {
         None | Some("generic") => Kernel::Generic,
         Some("cloud") => Kernel::Cloud,
@@ -33,47 +21,12 @@ pub(super) fn check(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
             Kernel::Generic
         }
     };
-    let cmdline = f.all("image.cmdline", &given.cmdline, |text| {
-        let key = text.split('=').next().unwrap_or_default();
-        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            Err(Invalid::new(
-                "not one argument of the kernel",
-                "write one argument per item, without spaces",
-            ))
-        } else if given.secure_boot.is_some() && uki::is_unsafe(text) {
-            Err(Invalid::new(
-                format!("`{key}` would let a signed image run what nobody signed"),
-                "remove this item, or `image.secure_boot`",
-            ))
-        } else if key == "console" {
-            Err(Invalid::new(
-                "consoles have their own key",
-                "write it under `image.console`",
-            ))
-        } else if RESERVED
-            .iter()
-            .any(|name| key == *name || key.starts_with(&format!("{name}_")))
-            || key.starts_with("firstlight.") && key != "firstlight.seed"
-        {
-            Err(Invalid::new(
-                format!("`{key}` is set by imagegen for the verified root"),
-                "remove this item",
-            ))
-        } else {
-            Ok(text.to_owned())
-        }
-    });
-    let console = f.all("image.console", &given.console, |text| {
-        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b',';
-        if !text.is_empty() && text.bytes().all(inner) {
-            Ok(text.to_owned())
-        } else {
-            Err(Invalid::new(
-                "not a console",
-                "write `tty0` or `ttyS0,115200n8`",
-            ))
-        }
-    });
+    let is_signed = given.secure_boot.is_some();
+    let argument = |text: &str| hardware::kernel_argument(text, is_signed);
+    let mut cmdline = f.all("image.cmdline", &given.cmdline, argument);
+    let more = f.all("image.kernel_arguments", &given.kernel_arguments, argument);
+    cmdline.extend(more);
+    let console = f.all("image.console", &given.console, hardware::console);
     let console = if given.console.is_empty() {
         vec!["tty0".to_owned(), "ttyS0,115200n8".to_owned()]
     } else {
@@ -84,6 +37,9 @@ pub(super) fn check(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
         impossible_keys: impossible_keys(given, f),
         cmdline,
         console,
+        firmware: f.all("image.firmware", &given.firmware, hardware::firmware),
+        modules: f.all("image.modules", &given.modules, hardware::module),
+        packages: f.all("image.packages", &given.packages, hardware::package),
         secure_boot: secure_boot(given, f),
         seeds: seeds(given, f),
         diskless: DisklessPlan {

@@ -5,6 +5,7 @@
 
 pub mod check;
 mod findings;
+mod hardware;
 mod hosts;
 mod image;
 pub mod names;
@@ -133,10 +134,22 @@ pub struct ImageTopology {
     /// `generic` (default) for real hardware, or `cloud`, smaller, for virtual machines.
     #[schemars(extend("enum" = ["generic", "cloud"]))]
     pub kernel: Option<String>,
-    /// Additional kernel arguments, one per item.
+    /// Additional kernel arguments, one per item. Those that change the way to the verified root
+    /// are refused.
+    pub kernel_arguments: Vec<String>,
+    /// The former name of `kernel_arguments`; its items come first.
     pub cmdline: Vec<String>,
-    /// Consoles, `tty0` or `ttyS0,115200n8`; the last is `/dev/console`.
+    /// Consoles, `tty0` or `ttyS0,115200n8`; the last is `/dev/console`. A serial line without a
+    /// speed gets 115200n8.
     pub console: Vec<String>,
+    /// Firmware for the hardware of the hosts, and microcode: `amd-ucode`, `bnx2`, `bnx2x`,
+    /// `cavium`, `intel-misc`, `intel-ucode`, `linux-free`, `misc-nonfree`, `myricom`, `netronome`,
+    /// `netxen`, `qlogic`, `realtek`. Each is the package of Debian with this name.
+    pub firmware: Vec<String>,
+    /// Kernel modules that are loaded at boot, also in the initrd.
+    pub modules: Vec<String>,
+    /// Debian packages in the root. Their services start at boot.
+    pub packages: Vec<String>,
     /// `none` (default), or `all`: every host's document is in the image, for a lab. Then all hosts
     /// boot copies of one image without a seed disk, and each finds its document by MAC address,
     /// serial number or UUID. Such an image holds the private keys of the whole cluster: guard it

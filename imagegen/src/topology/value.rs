@@ -14,7 +14,7 @@ pub use userdata::value::{
 
 use crate::pki::issue::AUTHORITY_DAYS;
 
-type Checked<T> = Result<T, Invalid>;
+pub(super) type Checked<T> = Result<T, Invalid>;
 
 /// A label that kubelet may set on its own node (Kubernetes
 /// `pkg/kubelet/apis/well_known_labels.go`).

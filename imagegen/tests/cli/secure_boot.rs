@@ -10,10 +10,12 @@ fn image(options: &str) -> String {
 #[test]
 fn signed_image_takes_no_argument_that_leads_around_the_signature() {
     for argument in ["init=/bin/sh", "rd.break", "systemd.debug-shell", "single"] {
-        let text = image(&format!(", cmdline: [{argument}]"));
-        only_error(&text, "would let a signed image run what nobody signed");
+        for key in ["cmdline", "kernel_arguments"] {
+            let text = image(&format!(", {key}: [{argument}]"));
+            only_error(&text, "would let a signed image run what nobody signed");
+        }
     }
-    let without = PROD.to_owned() + "image: {cmdline: [rd.break]}\n";
+    let without = PROD.to_owned() + "image: {kernel_arguments: [systemd.wants=x.service]}\n";
     let work = Work::new();
     for text in [image(", cmdline: [mitigations=off]"), without] {
         work.topology(&text);

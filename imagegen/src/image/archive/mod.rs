@@ -179,6 +179,25 @@ impl Archive {
             .map(|(path, entry)| (path.as_str(), entry))
     }
 
+    /// Path and target of each symlink below the folder `path`.
+    pub fn symlinks(&self, path: &str) -> Vec<(String, String)> {
+        let below = format!("{path}/");
+        let found = self.entries.iter().filter(|(p, _)| p.starts_with(&below));
+        let links = found.filter_map(|(path, entry)| match &entry.content {
+            Content::Symlink(target) => Some((path.clone(), target.clone())),
+            _ => None,
+        });
+        links.collect()
+    }
+
+    /// The size of a file; 0 for anything else.
+    pub fn size(&self, path: &str) -> u64 {
+        match self.entries.get(path).map(|entry| &entry.content) {
+            Some(Content::File(data)) => data.len(),
+            _ => 0,
+        }
+    }
+
     pub fn get(&self, path: &str) -> Option<&Entry> {
         self.entries.get(path)
     }

@@ -46,6 +46,7 @@ impl Bench {
                 kernel_release: String::new(),
                 root_size: 0,
                 uki_size: 0,
+                site_packages: Vec::new(),
                 stages: Vec::new(),
             };
             Ok((report, format!("parts of {key}").into_bytes()))
