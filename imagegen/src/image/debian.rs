@@ -124,11 +124,21 @@ pub(super) fn is_booted(package: &str) -> bool {
         .contains(&package)
 }
 
-/// Makes both trees of a plain image ahead of time. A failure is only logged: the build meets it again and reports
-/// it.
+/// Makes both trees of a plain image ahead of time. A failure is only logged: the build meets it
+/// again and reports it.
 pub fn prepare(cache: &Cache, kernel: Kernel, progress: &Progress) {
     let trees = tools(cache, kernel, progress)
         .and_then(|_| Tree::ensure_tar(cache, &root_spec(), progress));
+    log_failure(trees);
+}
+
+/// [`prepare`] with what `plan` adds.
+pub fn prepare_for(cache: &Cache, plan: &ImagePlan, progress: &Progress) {
+    let trees = tools_for(cache, plan, progress).and_then(|_| root_for(cache, plan, progress));
+    log_failure(trees);
+}
+
+fn log_failure(trees: Result<PathBuf>) {
     if let Err(error) = trees {
         log::debug!("preparing the Debian trees: {error:#}");
     }

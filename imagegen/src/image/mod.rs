@@ -35,6 +35,6 @@ pub mod vfat;
 
 pub(crate) use self::build::kernel_modules;
 pub use self::build::{ImageReport, build, check_privilege};
-pub use self::debian::{prepare, tools, tools_for};
+pub use self::debian::{prepare, prepare_for, tools, tools_for};
 pub use self::key::ImageRequest;
 pub use self::signing::Signing;

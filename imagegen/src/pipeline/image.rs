@@ -81,7 +81,7 @@ pub fn image(
             // Both take minutes the first time.
             let (package, ()) = side_by_side(
                 || default_package::default_package(&cache, progress),
-                || image::prepare(&cache, input.plan.image.kernel, progress),
+                || image::prepare_for(&cache, &input.plan.image, progress),
             );
             Rc::new(Package::open(&package?)?)
         }
