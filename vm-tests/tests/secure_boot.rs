@@ -23,7 +23,6 @@ const BOOTED: &str = "Secure boot enabled";
 const REFUSED: &str = "Access Denied";
 
 #[test]
-#[ignore = "5 minutes without KVM; run: cargo test -p vm-tests --test secure_boot -- --include-ignored"]
 fn only_the_enrolled_key_boots() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
