@@ -57,7 +57,7 @@ fn bios_says_that_the_disk_boots_by_uefi() -> Result<()> {
 
 /// All hosts boot copies of one image, which has all documents, on disks as large as the image.
 #[test]
-#[ignore = "8 without KVM; run: cargo test -p vm-tests --test disk_boots -- --include-ignored"]
+#[ignore = "8 minutes without KVM; run: cargo test -p vm-tests --test disk_boots -- --include-ignored"]
 fn hosts_of_one_image_are_told_apart_and_grow_into_their_disks() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
@@ -111,7 +111,7 @@ fn hosts_of_one_image_are_told_apart_and_grow_into_their_disks() -> Result<()> {
 }
 
 #[test]
-#[ignore = "4 without KVM; run: cargo test -p vm-tests --test disk_boots -- --include-ignored"]
+#[ignore = "4 minutes without KVM; run: cargo test -p vm-tests --test disk_boots -- --include-ignored"]
 fn flashed_disk_with_large_sectors_boots() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
@@ -139,7 +139,7 @@ fn flashed_disk_with_large_sectors_boots() -> Result<()> {
 }
 
 #[test]
-#[ignore = "5 without KVM; run: cargo test -p vm-tests --test disk_boots -- --include-ignored"]
+#[ignore = "5 minutes without KVM; run: cargo test -p vm-tests --test disk_boots -- --include-ignored"]
 fn machine_that_cannot_boot_says_why() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());

@@ -17,7 +17,7 @@ use vm_tests::machine::journal::RecordMatch;
 use vm_tests::machine::qemu::{Drive, Rtc};
 
 #[test]
-#[ignore = "8 without KVM; run: cargo test -p vm-tests --test hardware -- --include-ignored"]
+#[ignore = "8 minutes without KVM; run: cargo test -p vm-tests --test hardware -- --include-ignored"]
 fn default_kernel_boots_with_what_a_site_adds() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
