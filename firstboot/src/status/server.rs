@@ -1,7 +1,7 @@
 //! `firstboot serve-status`: serves status requests while they come.
 //!
 //! systemd listens (`firstboot-status.socket`) and starts the process at the first connection, so
-//! that nothing runs between requests. [`listener`](super::listener) decides which of many
+//! that nothing runs between requests. `listener` decides which of many
 //! connections stay. HTTP, so that `curl --cert` works, but no more than that: it
 //! reads the first line of one request, answers and closes the connection.
 //!
