@@ -24,7 +24,7 @@ use crate::system::machine::Identity;
 use crate::system::uevent::{self, DeviceEvents};
 use crate::trust;
 use crate::trust::record::{Phase, Record};
-use crate::trust::scrub::{self, Outcome};
+use crate::trust::scrub;
 
 /// How long to wait for udev before the sources are asked. Too early, and the image's seed
 /// partition wins over a disk that appears later, or this machine has no MAC yet and rejects its
@@ -279,13 +279,7 @@ fn scrub_copies(
             (SeedPolicy::Keep, _) => format!("{origin} keeps its secrets (`seed: keep`)"),
             (SeedPolicy::Scrub, false) => continue,
             (SeedPolicy::Scrub, true) => match scrub::scrub(root, seed) {
-                Ok(Outcome::Scrubbed) => format!("the secrets are removed from {origin}"),
-                Ok(Outcome::ReadOnly) => format!(
-                    "{origin} is read-only and still has the secrets of this host: take it away"
-                ),
-                Ok(Outcome::NotOnDisk) => format!(
-                    "the secrets of this host remain where the document came from ({origin})"
-                ),
+                Ok(outcome) => outcome.of(origin),
                 Err(error) => format!("{origin} still has the secrets of this host: {error:#}"),
             },
         };

@@ -14,7 +14,6 @@ use userdata::contract::{RESULT_FILE, STATUS_FILE};
 use userdata::node_config::Role;
 
 use crate::boot::Refused;
-use crate::host_keys;
 use crate::journal;
 use crate::kubeadm::marker;
 use crate::screen::Screen;
@@ -349,36 +348,6 @@ impl Reporter {
     /// A marker of another cluster, or none without the authority yet, is no membership.
     fn look_at_markers(&mut self) {
         self.status.in_control_plane = marker::in_control_plane(&self.root).unwrap_or(false);
-    }
-
-    /// Shows a line that only those at the machine may read.
-    pub(crate) fn console_only(&self, line: &str) {
-        self.console(line);
-    }
-
-    fn console(&self, line: &str) {
-        console::write(&self.root, &format!("firstboot: {line}"));
-    }
-
-    fn show(&self, screen: &Screen) {
-        for line in screen.lines() {
-            console::write(&self.root, &line);
-        }
-    }
-
-    /// By them a person recognises the machine at the first login. Only an SSH server has them.
-    fn host_keys(&mut self) {
-        if !self.root.is_machine() {
-            return;
-        }
-        match host_keys::fingerprints(&self.root) {
-            Ok(prints) => self.status.ssh_host_keys = prints,
-            Err(error) => log::warn!("reading the SSH host keys: {error:#}"),
-        }
-        for print in self.status.ssh_host_keys.clone() {
-            log::info!("SSH host key: {print}");
-            self.console(&format!("SSH host key: {print}"));
-        }
     }
 
     fn publish(&self, text: &str) {

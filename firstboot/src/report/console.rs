@@ -5,10 +5,45 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::Reporter;
+use crate::host_keys;
+use crate::screen::Screen;
 use crate::system::files::Root;
 
 /// Names of consoles, separated by spaces: `tty0 ttyS0`.
 const ACTIVE: &str = "/sys/class/tty/console/active";
+
+impl Reporter {
+    /// Shows a line that only those at the machine may read.
+    pub(crate) fn console_only(&self, line: &str) {
+        self.console(line);
+    }
+
+    pub(super) fn console(&self, line: &str) {
+        write(&self.root, &format!("firstboot: {line}"));
+    }
+
+    pub(super) fn show(&self, screen: &Screen) {
+        for line in screen.lines() {
+            write(&self.root, &line);
+        }
+    }
+
+    /// By them a person recognises the machine at the first login. Only an SSH server has them.
+    pub(super) fn host_keys(&mut self) {
+        if !self.root.is_machine() {
+            return;
+        }
+        match host_keys::fingerprints(&self.root) {
+            Ok(prints) => self.status.ssh_host_keys = prints,
+            Err(error) => log::warn!("reading the SSH host keys: {error:#}"),
+        }
+        for print in self.status.ssh_host_keys.clone() {
+            log::info!("SSH host key: {print}");
+            self.console(&format!("SSH host key: {print}"));
+        }
+    }
+}
 
 /// Writes a line to every console; a machine without one is no error.
 pub(crate) fn write(root: &Root, line: &str) {

@@ -32,6 +32,23 @@ pub enum Outcome {
     NotOnDisk,
 }
 
+impl Outcome {
+    /// What became of the secrets of the seed `origin`.
+    pub fn of(&self, origin: &str) -> String {
+        match self {
+            Self::Scrubbed => format!("the secrets are removed from {origin}"),
+            Self::ReadOnly => {
+                format!(
+                    "{origin} is read-only and still has the secrets of this host: take it away"
+                )
+            }
+            Self::NotOnDisk => {
+                format!("the secrets of this host remain where the document came from ({origin})")
+            }
+        }
+    }
+}
+
 /// Whether these are the remains of a scrubbed seed. After a power cut secrets may be behind them.
 pub fn is_scrubbed(seed: &Seed) -> bool {
     seed.user_data.starts_with(SCRUBBED_MARK.as_bytes())

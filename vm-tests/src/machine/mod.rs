@@ -1,6 +1,7 @@
 //! One QEMU machine: its configuration, its life cycle, and what it reports.
 
 pub mod boot_origin;
+mod clock;
 pub mod console;
 pub mod disk;
 mod drive;

@@ -17,6 +17,7 @@ use crate::host::Host;
 use crate::host::accel::Accel;
 use crate::host::cpu_quota::CpuQuota;
 use crate::host::run_dir::RunDir;
+use crate::machine::clock;
 use crate::machine::console::Console;
 use crate::machine::disk;
 use crate::machine::guest::{Guest, Output};
@@ -115,7 +116,7 @@ impl Vm {
             command.args(["-incoming", "defer"]);
         }
         if preload.is_some() {
-            command.envs(qemu::faketime(machine.time_scale));
+            command.envs(clock::faketime(machine.time_scale));
         }
         fs::write(folder.join("arguments"), format!("{command:?}\n"))?;
         let errors = fs::File::create(folder.join("qemu.stderr"))?;
@@ -232,7 +233,7 @@ impl Vm {
 
     /// Converts a deadline on a machine with KVM to this machine and the wall clock.
     pub fn wall(&self, guest: Duration) -> Duration {
-        qemu::wall(guest, self.accel, self.time_scale)
+        clock::wall(guest, self.accel, self.time_scale)
     }
 
     pub fn is_running(&self) -> bool {
