@@ -30,7 +30,8 @@ fn forms(test: &str, topology: &str) -> Result<()> {
     nodes_have_every_address(&testbed)?;
     checks::worker_access_through_vip(&testbed, "n0")?;
     checks::pods_and_services(&testbed, "n0", Reach::Next)?;
-    checks::logs_exec_cp_and_port_forward(&testbed, "m1", "n0")?;
+    checks::logs_exec_and_cp(&testbed, "m1", "n0")?;
+    checks::port_forward(&testbed, "m1", "n0")?;
     testbed.cluster.assert_no_packet_left()?;
     testbed.passed();
     Ok(())

@@ -16,7 +16,7 @@ fn two_masters_and_a_worker_form_a_cluster() -> Result<()> {
     testbed.assert_healthy()?;
     checks::worker_access_through_vip(&testbed, "n0")?;
     checks::pods_and_services(&testbed, "n0", Reach::Next)?;
-    checks::logs_exec_cp_and_port_forward(&testbed, "m1", "n0")?;
+    checks::logs_exec_and_cp(&testbed, "m1", "n0")?;
     testbed.passed();
     Ok(())
 }

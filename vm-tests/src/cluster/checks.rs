@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 pub use pods::{Reach, pods_and_services};
-pub use streams::logs_exec_cp_and_port_forward;
+pub use streams::{logs_exec_and_cp, port_forward};
 
 use crate::cluster::testbed::Testbed;
 use crate::observe::request_monitor::wait_for_servers;

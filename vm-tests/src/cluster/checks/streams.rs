@@ -9,20 +9,20 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cluster::testbed::Testbed;
 
-/// Fails unless a client of `master` reads the log of the pod on `host`, runs a program in it, copies
-/// a file into it and back, and reaches its port. The pods are those of
+/// Connections through a forwarded port.
+const TRIES: usize = 10;
+
+/// Fails unless a client of `master` reads the log of the pod on `host`, runs a program in it, and
+/// copies a file into it and back. The pods are those of
 /// [`pods_and_services`](super::pods_and_services).
-pub fn logs_exec_cp_and_port_forward(testbed: &Testbed, master: &str, host: &str) -> Result<()> {
+pub fn logs_exec_and_cp(testbed: &Testbed, master: &str, host: &str) -> Result<()> {
     let kubectl = |arguments: &[&str]| testbed.kubectl(master, arguments);
-    let selector = format!("--field-selector=spec.nodeName={host}");
-    let pod = kubectl(&["get", "pods", "-l", "app=web", &selector, "-o", "name"])?;
-    let pod = pod.trim().trim_start_matches("pod/");
-    ensure!(!pod.is_empty(), "no pod on {host}");
+    let pod = &pod_on(testbed, master, host)?;
 
     let log = kubectl(&["logs", pod])?;
     ensure!(log.contains("listening on"), "the log of {pod}: {log}");
     let name = kubectl(&["exec", pod, "--", "/usr/bin/cat", "/etc/hostname"])?;
-    ensure!(name.trim() == pod, "exec in {pod}: {name}");
+    ensure!(name.trim() == *pod, "exec in {pod}: {name}");
 
     let folder = testbed.run_dir.folder();
     let (there, back) = (folder.join("copied"), folder.join("copied-back"));
@@ -38,12 +38,33 @@ pub fn logs_exec_cp_and_port_forward(testbed: &Testbed, master: &str, host: &str
         fs::read(&back)? == bytes,
         "cp to {pod} and back: other bytes"
     );
+    Ok(())
+}
 
-    let forward = Forward::start(testbed, master, pod)?;
+/// Fails unless `kubectl port-forward` by `master` reaches the pod on `host`.
+pub fn port_forward(testbed: &Testbed, master: &str, host: &str) -> Result<()> {
+    let pod = pod_on(testbed, master, host)?;
+    let forward = Forward::start(testbed, master, &pod)?;
+    // The pod closes each connection at once, and kubectl may then lose what was sent before.
     let mut answer = String::new();
-    TcpStream::connect(forward.address)?.read_to_string(&mut answer)?;
+    for _ in 0..TRIES {
+        TcpStream::connect(forward.address)?.read_to_string(&mut answer)?;
+        if !answer.is_empty() {
+            break;
+        }
+    }
     ensure!(answer.trim() == pod, "port-forward to {pod}: `{answer}`");
     Ok(())
+}
+
+/// The name of the pod on `host`.
+fn pod_on(testbed: &Testbed, master: &str, host: &str) -> Result<String> {
+    let selector = format!("--field-selector=spec.nodeName={host}");
+    let arguments = ["get", "pods", "-l", "app=web", &selector, "-o", "name"];
+    let pod = testbed.kubectl(master, &arguments)?;
+    let pod = pod.trim().trim_start_matches("pod/");
+    ensure!(!pod.is_empty(), "no pod on {host}");
+    Ok(pod.to_owned())
 }
 
 /// `kubectl port-forward`, which runs until it is dropped.
