@@ -25,6 +25,7 @@ pub(super) fn tree(release: &Release) -> Spec {
     let mut packages = vec![
         "base-files",
         "conntrack",
+        "ipset",
         "iptables",
         "netbase",
         "nftables",
@@ -118,11 +119,12 @@ fn libraries_of(tree: &Path, name: &str) -> Result<BTreeMap<String, Item>> {
 }
 
 /// The base of kube-proxy and flannel: iptables in its nf_tables form, as on the node, with all its
-/// extensions, nft for kube-proxy's nftables mode, and conntrack, which kube-proxy calls before
-/// 1.32.
+/// extensions, nft for kube-proxy's nftables mode, ipset for its IPVS mode, and conntrack, which
+/// kube-proxy calls before 1.32.
 pub(super) fn iptables(tree: &Path) -> Result<BTreeMap<String, Item>> {
     let tools = [
         "usr/sbin/conntrack",
+        "usr/sbin/ipset",
         "usr/sbin/nft",
         "usr/sbin/xtables-nft-multi",
     ];
@@ -197,7 +199,7 @@ fn libraries(tree: &Path, program: &Path) -> Result<Vec<(String, PathBuf)>> {
             continue;
         };
         let path = Path::new(rest.split(" (").next().unwrap_or(rest));
-        // The loader itself is told with its path.
+        // ldd prints the loader itself with its path.
         if name.contains('/') {
             continue;
         }

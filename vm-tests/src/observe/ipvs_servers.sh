@@ -1,4 +1,6 @@
 #!/bin/sh
-# Prints the apiservers with a weight above zero in the IPVS table: one line, sorted.
+# Prints the apiservers with a weight above zero behind the virtual IP: one line, sorted. kube-proxy's
+# own Services have other ports.
 ipvsadm -Ln |
-  sed -n 's/^ *-> \([][0-9a-f.:]*:6443\) *[A-Za-z]* *[1-9][0-9]* .*/\1/p' | sort | tr '\n' ' '
+  sed -n '/^TCP  *[^ ]*:6443 /,/^[A-Z]/s/^ *-> \([][0-9a-f.:]*:6443\) *[A-Za-z]* *[1-9][0-9]* .*/\1/p' |
+  sort | tr '\n' ' '
