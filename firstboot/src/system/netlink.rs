@@ -11,7 +11,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope,
 };
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 
 use super::runtime::block_on;
@@ -67,14 +67,7 @@ pub fn wait_for_any_address(deadline: Duration) -> Result<()> {
         tokio::spawn(connection);
         let end = tokio::time::Instant::now() + deadline;
         loop {
-            let addresses: Vec<AddressMessage> = handle
-                .address()
-                .get()
-                .execute()
-                .try_collect()
-                .await
-                .context("listing the addresses")?;
-            if addresses.iter().any(is_global) {
+            if all_addresses(&handle).await?.iter().any(is_global) {
                 return Ok(());
             }
             match tokio::time::timeout_at(end, events.next()).await {
@@ -107,14 +100,7 @@ pub fn permanent_addresses() -> Result<BTreeMap<String, String>> {
         let (connection, handle, _) =
             rtnetlink::new_connection().context("opening a netlink socket")?;
         tokio::spawn(connection);
-        let messages: Vec<_> = handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .context("listing the links")?;
-        let addresses = messages.into_iter().filter_map(|message| {
+        let addresses = all_links(&handle).await?.into_iter().filter_map(|message| {
             let (mut name, mut permanent) = (None, None);
             for attribute in message.attributes {
                 match attribute {
@@ -137,28 +123,26 @@ fn mac(bytes: &[u8]) -> String {
 /// The reason for each desired address that is not usable yet.
 async fn missing(handle: &Handle, desired: &[DesiredAddress]) -> Result<Vec<String>> {
     let links = links(handle).await?;
-    let addresses: Vec<AddressMessage> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .context("listing the addresses")?;
+    let addresses = all_addresses(handle).await?;
     Ok(desired
         .iter()
         .filter_map(|one| obstacle(one, &links, &addresses))
         .collect())
 }
 
+async fn all_addresses(handle: &Handle) -> Result<Vec<AddressMessage>> {
+    let messages = handle.address().get().execute().try_collect();
+    messages.await.context("listing the addresses")
+}
+
+async fn all_links(handle: &Handle) -> Result<Vec<LinkMessage>> {
+    let messages = handle.link().get().execute().try_collect();
+    messages.await.context("listing the links")
+}
+
 async fn links(handle: &Handle) -> Result<BTreeMap<u32, LinkState>> {
-    let messages: Vec<_> = handle
-        .link()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .context("listing the links")?;
-    Ok(messages
+    Ok(all_links(handle)
+        .await?
         .into_iter()
         .map(|message| {
             let mut state = LinkState {

@@ -1,7 +1,7 @@
 //! Opens archives: detects the compression by content, and reports a truncated archive.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -62,32 +62,46 @@ pub(crate) fn unpacked(path: &Path, work: &Path) -> Result<File> {
 }
 
 /// Removes the compression of a tar archive.
-pub(super) fn decompress(mut input: BufReader<impl Read + Send + 'static>) -> Result<Bytes> {
-    let start = input.fill_buf().context("reading its first bytes")?;
-    match compression(start)? {
-        Compression::Zstd => {
-            let mut decoder = zstd::Decoder::with_buffer(input)?;
-            decoder.window_log_max(WINDOW)?;
-            Ok(Box::new(decoder))
-        }
-        Compression::Gzip => Ok(Box::new(MultiGzDecoder::new(input))),
-        Compression::Xz => Ok(Box::new(xz(input)?)),
-        Compression::None => Ok(Box::new(input)),
-    }
+pub(super) fn decompress(input: BufReader<impl Read + Send + 'static>) -> Result<Bytes> {
+    Ok(Box::new(Decoder::new(input)?))
 }
 
 /// The same for a reader that lives shorter than the program.
-pub(super) fn decompress_part<'a>(mut input: BufReader<&'a mut dyn Read>) -> Result<Part<'a>> {
-    let start = input.fill_buf().context("reading its first bytes")?;
-    match compression(start)? {
-        Compression::Zstd => {
-            let mut decoder = zstd::Decoder::with_buffer(input)?;
-            decoder.window_log_max(WINDOW)?;
-            Ok(Box::new(decoder))
+pub(super) fn decompress_part<'a>(input: BufReader<&'a mut dyn Read>) -> Result<Part<'a>> {
+    Ok(Box::new(Decoder::new(input)?))
+}
+
+enum Decoder<R: io::BufRead> {
+    Zstd(zstd::Decoder<'static, R>),
+    Gzip(MultiGzDecoder<R>),
+    Xz(liblzma::bufread::XzDecoder<R>),
+    None(R),
+}
+
+impl<R: io::BufRead> Decoder<R> {
+    fn new(mut input: R) -> Result<Self> {
+        let start = input.fill_buf().context("reading its first bytes")?;
+        Ok(match compression(start)? {
+            Compression::Zstd => {
+                let mut decoder = zstd::Decoder::with_buffer(input)?;
+                decoder.window_log_max(WINDOW)?;
+                Self::Zstd(decoder)
+            }
+            Compression::Gzip => Self::Gzip(MultiGzDecoder::new(input)),
+            Compression::Xz => Self::Xz(xz(input)?),
+            Compression::None => Self::None(input),
+        })
+    }
+}
+
+impl<R: io::BufRead> Read for Decoder<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Zstd(decoder) => decoder.read(buffer),
+            Self::Gzip(decoder) => decoder.read(buffer),
+            Self::Xz(decoder) => decoder.read(buffer),
+            Self::None(input) => input.read(buffer),
         }
-        Compression::Gzip => Ok(Box::new(MultiGzDecoder::new(input))),
-        Compression::Xz => Ok(Box::new(xz(input)?)),
-        Compression::None => Ok(Box::new(input)),
     }
 }
 

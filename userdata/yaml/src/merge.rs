@@ -3,11 +3,10 @@
 //! A rule names a kind of value and options: `list(append)+dict(no_replace,recurse_list)+str()`. A
 //! kind without a rule keeps the first value.
 
-use std::fmt::Write;
-
 use crate::read::scalar::{self, Plain};
 use crate::read::tree::{Entry, Item, Kind, Node, Style};
 use crate::report::spans::Spans;
+use crate::write::quoted;
 
 /// A tree without its text.
 #[derive(Debug, Clone)]
@@ -314,25 +313,3 @@ fn is_bare(text: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"_.+~/-".contains(&b);
     text.bytes().all(good) && !text.starts_with('-') || text.parse::<f64>().is_ok()
 }
-
-fn quoted(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            '\r' => out.push_str("\\r"),
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}') => {
-                // Writing to a String cannot fail.
-                let _ = write!(out, "\\U{:08X}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-}
-
-#[cfg(test)]
-mod tests;

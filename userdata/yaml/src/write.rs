@@ -197,6 +197,10 @@ fn quoted_or_plain(out: &mut String, text: &str) {
         out.push_str(text);
         return;
     }
+    quoted(out, text);
+}
+
+pub(crate) fn quoted(out: &mut String, text: &str) {
     out.push('"');
     if text
         .bytes()
