@@ -7,7 +7,7 @@ use userdata::contract::IMAGE_FILE;
 use userdata::image_info::ImpossibleKeys;
 use userdata::node_config::SeedPolicy;
 
-use crate::document::{self, Host};
+use crate::host::{self, Host};
 use crate::live;
 use crate::plan;
 use crate::receipt::Receipt;
@@ -279,7 +279,7 @@ fn scrub_copies(
             (SeedPolicy::Keep, _) => format!("{origin} keeps its secrets (`seed: keep`)"),
             (SeedPolicy::Scrub, false) => continue,
             (SeedPolicy::Scrub, true) => match scrub::scrub(root, seed) {
-                Ok(outcome) => outcome.of(origin),
+                Ok(outcome) => outcome.describe(origin),
                 Err(error) => format!("{origin} still has the secrets of this host: {error:#}"),
             },
         };
@@ -293,7 +293,7 @@ fn scrub_copies(
 
 /// Decodes and checks everything, before the first byte is written.
 pub fn prepare(seed: &Seed, root: &Root) -> Result<(Host, Vec<Box<dyn Step>>)> {
-    let (mut host, notices) = document::understand(seed)?;
+    let (mut host, notices) = host::understand(seed)?;
     for notice in notices {
         log::warn!("{}", notice.one_line());
     }
@@ -306,7 +306,7 @@ pub fn prepare(seed: &Seed, root: &Root) -> Result<(Host, Vec<Box<dyn Step>>)> {
     Ok((host, steps))
 }
 
-/// A machine that keeps its name is known by it.
+/// With `preserve_hostname` the machine's own name takes the place of the document's.
 fn keep_name(host: &mut Host, root: &Root) -> Result<()> {
     if host.keeps_hostname {
         let bytes = root.read(hostname::PATH)?.unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::document::Host;
+use crate::host::Host;
 use crate::plan::{Steps, boxed};
 use crate::step::boot_scripts::BootScripts;
 use crate::step::ca_certs::CaCerts;

@@ -1,7 +1,7 @@
 //! Configures a machine as the Kubernetes host that its document describes.
 //!
 //! A boot ([`boot`]) asks the sources in order for this host's document ([`source`]), decodes and
-//! checks it completely ([`document`]), lists the steps of the role ([`plan`]) and runs them
+//! checks it completely ([`host`]), lists the steps of the role ([`plan`]) and runs them
 //! ([`runner`]). Each step checks on the machine whether it is done ([`step`]), so a crash, a power
 //! cut and a later boot run the same list again. [`report`] has every message, [`journal`] what
 //! other programs may rely on, and [`status`] what other hosts read.
@@ -9,10 +9,10 @@
 pub mod applied;
 pub mod boot;
 pub mod cli;
-pub mod document;
 pub mod etcd;
 pub mod explain;
 mod extras;
+pub mod host;
 pub mod host_keys;
 pub mod install;
 pub mod journal;

@@ -9,8 +9,8 @@ use userdata::contract::{API_VERSION, IMAGE_FILE};
 use userdata::image_info::ImageInfo;
 use userdata::node_config::{NodeConfig, Role};
 
-use crate::document::Host;
 use crate::extras::Extras;
+use crate::host::Host;
 use crate::step::Step;
 use crate::step::addresses::Addresses;
 use crate::step::cluster::Membership;

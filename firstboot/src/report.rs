@@ -211,15 +211,15 @@ impl Reporter {
 
     /// Reports that a part of the document does not work which later steps do not need.
     pub fn degraded(&mut self, reason: &str) {
-        self.told(reason, &format!("{reason}; continuing without it"));
+        self.add_reason(reason, &format!("{reason}; continuing without it"));
     }
 
     /// Reports what a person should mend, although all that the document wants is done.
     pub fn attention(&mut self, reason: &str) {
-        self.told(reason, reason);
+        self.add_reason(reason, reason);
     }
 
-    fn told(&mut self, reason: &str, text: &str) {
+    fn add_reason(&mut self, reason: &str, text: &str) {
         log::error!(FIRSTLIGHT_REASON = reason; "{text}");
         for line in format!("error: {text}").lines() {
             self.console(line);
@@ -285,7 +285,7 @@ impl Reporter {
     }
 
     /// The wait is over.
-    pub fn waited(&mut self) {
+    pub fn wait_finished(&mut self) {
         if self.status.waiting.take().is_some() {
             self.last_report = None;
             let (number, count) = (self.status.step_number, self.status.step_count);

@@ -72,7 +72,7 @@ impl Backoff {
 
     /// Counts a try that follows without a pause.
     pub fn count(&mut self) {
-        self.wait.again();
+        self.wait.count_try();
     }
 
     pub fn pause(&mut self) {
@@ -117,7 +117,7 @@ pub fn until(
         report.waiting(target, &format!("{error:#}"), backoff.wait());
         backoff.pause();
     }
-    report.waited();
+    report.wait_finished();
 }
 
 /// Waits until the apiserver's `/readyz` returns 200.

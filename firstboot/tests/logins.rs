@@ -22,17 +22,17 @@ fn root_gets_the_keys_when_it_is_enabled() {
     let host = Host::new("keys-no-default-root-enabled");
     let run = host.boot();
     assert_eq!(names(&host.keys("root")), ["ops@example"]);
-    assert!(!run.text.contains("lets nobody in"), "{}", run.text);
+    assert!(!run.text.contains("allows no login"), "{}", run.text);
 }
 
 #[test]
-fn keys_that_let_nobody_in_are_named() {
+fn keys_that_allow_no_login_are_named() {
     let host = Host::new("keys-without-default-user");
     let run = host.boot();
     assert_eq!(names(&host.keys("root")), ["ops@example"]);
     assert!(
         run.text
-            .contains("user-data:8:5: warning: this SSH key lets nobody in"),
+            .contains("user-data:8:5: warning: this SSH key allows no login"),
         "{}",
         run.text
     );
@@ -43,7 +43,7 @@ fn keys_that_let_nobody_in_are_named() {
     let run = host.boot();
     assert!(
         run.text
-            .contains("meta-data:1:1: warning: these SSH keys let nobody in"),
+            .contains("meta-data:1:1: warning: these SSH keys allow no login"),
         "{}",
         run.text
     );
@@ -54,13 +54,13 @@ fn disabled_root_has_no_shell() {
     let host = Host::new("keys-read-not-used");
     let run = host.boot();
     assert_eq!(host.keys("root"), [""; 0]);
-    assert!(run.text.contains("lets nobody in"), "{}", run.text);
+    assert!(run.text.contains("allows no login"), "{}", run.text);
     let user = "user: admin\ndisable_root: true\nssh_authorized_keys:\n";
     let host = Host::with(&format!("hostname: a\n{user}- {KEY} ops@example\n"));
     let run = host.boot();
     assert_eq!(names(&host.keys("admin")), ["ops@example"]);
     assert_eq!(host.keys("root"), [""; 0]);
-    assert!(!run.text.contains("lets nobody in"), "{}", run.text);
+    assert!(!run.text.contains("allows no login"), "{}", run.text);
     assert!(
         host.read("/etc/sudoers.d/90-firstlight-admin")
             .contains("NOPASSWD")
@@ -176,12 +176,12 @@ fn vendor_data_that_is_not_read_is_named() {
     assert_eq!(run.status, 3, "{}", run.text);
     let error = "vendor-data:2:1: error: unknown key `hostnam`";
     assert!(run.text.contains(error), "{}", run.text);
-    // Keys that let nobody in are named where they stand.
+    // Keys that allow no login are named where they stand.
     let keys = format!("#cloud-config\nssh_authorized_keys: [{KEY} vendor]\n");
     host.document("vendor-data", &keys);
     host.document("user-data", "#cloud-config\nhostname: a\nusers: []\n");
     let run = host.boot();
-    let notice = "vendor-data:2:23: warning: this SSH key lets nobody in";
+    let notice = "vendor-data:2:23: warning: this SSH key allows no login";
     assert!(run.text.contains(notice), "{}", run.text);
 }
 

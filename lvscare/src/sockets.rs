@@ -56,8 +56,8 @@ pub fn destroy(service: SocketAddr, destination: SocketAddr) -> anyhow::Result<O
 /// means that this kernel cannot close sockets.
 pub fn prepare(service: SocketAddr) -> anyhow::Result<()> {
     // No connection has port 0.
-    let nobody = SocketAddr::new(service.ip(), 0);
-    Diag::open()?.destroy(nobody, service).map(drop)
+    let no_client = SocketAddr::new(service.ip(), 0);
+    Diag::open()?.destroy(no_client, service).map(drop)
 }
 
 /// Skips opening connections: the kernel sends the next SYN to another server. Closed ones show as

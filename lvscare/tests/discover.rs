@@ -347,7 +347,7 @@ async fn rotated_certificate_is_used_for_the_next_connection() {
     while cluster.lists.try_recv().is_ok() {}
     let before = cluster.requests().len();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(cluster.requests().len(), before, "nobody gets in with it");
+    assert_eq!(cluster.requests().len(), before, "it opens nothing");
     cluster.write_kubeconfig(&cluster.authority);
     while cluster.requests().len() <= before {
         cluster.next().await;

@@ -124,8 +124,8 @@ pub fn digest(files: &Files<'_>) -> String {
     )))
 }
 
-/// The signature of these files, or their digest if they have none. An error says why the signature
-/// counts for nothing, whoever made it.
+/// The signature of these files, or their digest if they have none. An error is the reason why the
+/// signature is void, although its key may be right.
 pub fn read(files: &Files<'_>) -> Result<Result<Signature, String>, String> {
     let user_data = cloud_config::unpacked(files.user_data)?;
     let user_data: Cow<'_, [u8]> = user_data;
@@ -165,7 +165,7 @@ pub fn read(files: &Files<'_>) -> Result<Result<Signature, String>, String> {
     } else if body.starts_with(b"#cloud-config\n") {
         Kind::Document
     } else {
-        // A template or a list of URLs would bring text that nobody signed.
+        // A template or a list of URLs would bring unsigned text.
         return Err("it has a signature, but is no plain `#cloud-config`".to_owned());
     };
     let (claims, key, signature) = fields(&line[mark.len()..])

@@ -79,7 +79,7 @@ fn demo(cli: &Cli) -> Result<()> {
         run_dir.keep();
     }
     let result = form(cli, &host, &run_dir, &output, key.as_deref());
-    // After Ctrl-C nobody needs evidence.
+    // After Ctrl-C no evidence is needed.
     if result.is_ok() || interrupt::is_set() {
         run_dir.passed();
     }

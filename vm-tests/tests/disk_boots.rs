@@ -85,7 +85,7 @@ fn hosts_of_one_image_are_told_apart_and_grow_into_their_disks() -> Result<()> {
     drop(started(&cluster, "n0", &host, &run_dir)?);
     drop(started(&cluster, "n1", &host, &run_dir)?);
 
-    // The MAC address of n0 and another serial number: nobody's document, and the screen says what
+    // The MAC address of n0 and another serial number: no document matches, and the screen shows what
     // this machine is.
     let member = cluster.member_mut("n0")?;
     member.machine.serial = Some("SN-99".to_owned());

@@ -2,7 +2,7 @@
 //! hold no line of the document.
 #![no_main]
 
-use firstboot::document::understand;
+use firstboot::host::understand;
 use firstboot::source::Seed;
 use libfuzzer_sys::fuzz_target;
 

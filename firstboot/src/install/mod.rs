@@ -75,7 +75,7 @@ fn ask(target: &Target) -> Result<()> {
     let name = target.name();
     ensure!(
         stdin.is_terminal(),
-        "standard input is not a terminal, so nobody can be asked; give --yes to erase `{name}`"
+        "standard input is not a terminal, so no confirmation is possible; give --yes to erase `{name}`"
     );
     eprint!("Everything on it is lost. Type `{name}` to install on it: ");
     let mut answer = String::new();

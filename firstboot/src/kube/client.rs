@@ -23,7 +23,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// The error of a connection that ends too early.
 pub const CLOSED: &str = "connection closed before an answer";
-/// The error of a port that nobody listens on.
+/// The error of a port without a listener.
 pub const REFUSED: &str = "connection refused";
 /// The server ends a watch after this time.
 const WATCH_SECONDS: u64 = 300;

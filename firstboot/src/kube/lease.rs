@@ -83,7 +83,7 @@ pub fn hold(
         }
         backoff.pause();
     }
-    report.waited();
+    report.wait_finished();
     let (stop, stopped) = channel();
     let own = own.to_owned();
     let renewing = thread::spawn(move || renew(&client, &own, &stopped));

@@ -20,7 +20,7 @@ const LINK: &str = "/run/firstlight/state";
 const MEMORY: &str = "/run/firstlight/memory";
 const MEMORY_LEAST_MIB: u64 = 512;
 const TEMPLATE: &str = "/sysroot/usr/share/firstlight/state";
-/// At both ends of a disk are the tables and signatures of whoever used it.
+/// Partition tables and signatures of earlier uses lie at both ends of a disk.
 const END: usize = 1 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ fn choose(root: &Root, blank_allowed: bool) -> Result<Choice> {
             blank[0]
         ),
         (_, _) => format!(
-            "several disks are blank ({}), and none is told apart; attach one",
+            "several disks are blank ({}), and nothing distinguishes them; attach one",
             blank.join(", ")
         ),
     };

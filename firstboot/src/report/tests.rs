@@ -20,7 +20,7 @@ fn each_wait_has_its_own_start() {
     assert_eq!(status(&reporter), ("m0", "503", 2, 5));
     reporter.waiting("m1", "refused", &wait(9, 1));
     assert_eq!(status(&reporter), ("m1", "refused", 1, 9));
-    reporter.waited();
+    reporter.wait_finished();
     assert_eq!(reporter.status.waiting, None);
 }
 

@@ -70,7 +70,7 @@ fn silent_endless_and_absent_servers_are_cut() {
         format!("{error:#}").contains("is larger than 1 MiB"),
         "{error:#}"
     );
-    // A port of nobody: the listener is gone.
+    // A port without a listener: it is dropped.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", free.local_addr().unwrap());
     drop(free);

@@ -1,6 +1,6 @@
 //! A NoCloud seed that the kernel command line or the SMBIOS serial number names.
 //!
-//! Whoever names a source wants that one: a failure is an error, and no other source is asked.
+//! A source named on the command line is wanted: a failure is an error, and no other source is asked.
 
 use std::path::PathBuf;
 use std::time::Duration;

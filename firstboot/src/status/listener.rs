@@ -18,14 +18,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 const STRANGERS: usize = 128;
 /// Connections with one: `firstboot status --all` of each master opens one.
 const READERS: usize = 32;
-/// The program ends when nobody has connected for this time.
+/// The program ends after this time without a connection.
 const IDLE: Duration = Duration::from_secs(30);
 /// And after this one: it has read the certificates once, and a document may bring new ones.
 const LIFE: Duration = Duration::from_secs(600);
 /// Each thread does one TLS handshake.
 const STACK: usize = 256 << 10;
 
-/// Calls `serve` for each connection in a thread of its own, until nobody connects for a while.
+/// Calls `serve` for each connection in a thread of its own, until no client connects for a while.
 pub(super) fn run(
     listener: &TcpListener,
     serve: impl Fn(TcpStream, IpAddr, &Place) + Send + Sync + 'static,

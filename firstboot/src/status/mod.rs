@@ -195,7 +195,7 @@ impl Wait {
     }
 
     /// Counts the next try.
-    pub fn again(&mut self) {
+    pub fn count_try(&mut self) {
         self.tries += 1;
     }
 }

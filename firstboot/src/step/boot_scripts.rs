@@ -13,7 +13,7 @@ use crate::system::command;
 use crate::system::files::{Attributes, Root};
 
 const FOLDER: &str = "/var/lib/cloud/scripts";
-/// The names of scripts that ran once for ever; in the record they would be bound to an instance.
+/// The names of scripts that run once per machine; in the record they would be bound to an instance.
 const ONCE: &str = "/var/lib/firstlight/scripts-once";
 /// Where the document's own scripts are written.
 const OWN: &str = "/var/lib/firstlight/scripts";

@@ -10,7 +10,7 @@ use anyhow::Result;
 use userdata::node_config::{NodeConfig, Role};
 
 use super::Step;
-use crate::document::Host;
+use crate::host::Host;
 use crate::report::Reporter;
 use crate::step::files::Files;
 use crate::step::resolv_conf::Resolvers;

@@ -8,7 +8,7 @@ use std::fmt;
 use anyhow::Result;
 
 use super::Step;
-use crate::document::HostNetwork;
+use crate::host::HostNetwork;
 use crate::report::Reporter;
 use crate::system::files::{Attributes, Root};
 use crate::system::machine::{Identity, Link};
@@ -98,7 +98,8 @@ impl Network {
     }
 }
 
-/// Old and new name of each link that udev did not rename, because the file that says so is new.
+/// Old and new name of each link that udev did not rename, because the file with the new name did
+/// not exist yet.
 fn renames(links: &[Link], names: &[(String, String)]) -> Vec<(String, String)> {
     let pairs = names.iter().filter_map(|(mac, new)| {
         let link = links.iter().find(|link| link.identity() == mac)?;

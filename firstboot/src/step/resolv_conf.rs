@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 
-use crate::document::Host;
+use crate::host::Host;
 use crate::system::files::{Attributes, Root};
 use crate::system::systemd;
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use userdata::signature::{self, Files, Kind, Signature};
 
-use crate::document::Host;
+use crate::host::Host;
 use crate::source::{Attempt, Seed, SourceResult, WrongMachine};
 use crate::system::files::Root;
 use record::{Record, Signer};

@@ -34,7 +34,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// What became of the secrets of the seed `origin`.
-    pub fn of(&self, origin: &str) -> String {
+    pub fn describe(&self, origin: &str) -> String {
         match self {
             Self::Scrubbed => format!("the secrets are removed from {origin}"),
             Self::ReadOnly => {

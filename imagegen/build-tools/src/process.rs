@@ -82,7 +82,8 @@ pub fn watch(name: &str, command: &mut Command, mut line: impl FnMut(&str)) -> R
     Ok(())
 }
 
-/// Of a command that could not be started only the program is told: its arguments are not what is wrong.
+/// The error of a command that could not be started names only the program: its arguments are not
+/// the cause.
 fn unstarted(command: &Command, error: &io::Error) -> anyhow::Error {
     let program = command.get_program().to_string_lossy();
     match error.kind() {

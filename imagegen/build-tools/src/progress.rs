@@ -81,7 +81,7 @@ impl Progress {
 /// Not with `eprintln!`, whose output the test harness hides until a test fails: a person who waits
 /// for an image sees the progress.
 fn print(line: &str) {
-    // Progress that nobody can read is no reason to stop.
+    // Progress that cannot be written is no reason to stop.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -12,7 +12,7 @@ use flate2::read::GzDecoder;
 /// The version of `package` in the tree: `3.5.16-4`.
 pub(super) fn of_package(tree: &Path, package: &str) -> Result<String> {
     let folder = tree.join("usr/share/doc").join(package);
-    // A rebuild without source changes is told in a changelog of its own, and is the later version.
+    // A rebuild without source changes has a changelog of its own, and is the later version.
     for name in [
         "changelog.Debian.amd64.gz",
         "changelog.Debian.gz",

@@ -89,7 +89,7 @@ fn ask(target: &Target, host: &str) -> Result<()> {
     let stdin = std::io::stdin();
     ensure!(
         stdin.is_terminal(),
-        "standard input is not a terminal, so nobody can be asked; give --yes to erase `{shown}`"
+        "standard input is not a terminal, so no confirmation is possible; give --yes to erase `{shown}`"
     );
     let name = match target.kind() {
         Kind::Disk(disk) => disk.name.clone(),

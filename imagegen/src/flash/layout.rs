@@ -21,8 +21,8 @@ pub(super) struct Table {
 
 /// The image's partitions at the same bytes of a disk with `size` bytes.
 ///
-/// The disk and the partitions get ids of their own, so that two disks with one image are told
-/// apart. The ids of root and hash tree are the root hash, by which the initrd finds them.
+/// The disk and the partitions get ids of their own, so that two disks with one image differ. The
+/// ids of root and hash tree are the root hash, by which the initrd finds them.
 pub(super) fn table(source: &Source, size: u64, sector: u64) -> Result<Table> {
     let block = match sector {
         512 => LogicalBlockSize::Lb512,

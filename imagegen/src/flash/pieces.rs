@@ -111,7 +111,7 @@ pub(super) fn for_each_chunk(
                     let length = CHUNK.min((piece.length - done) as usize);
                     let chunk = piece.read(image, done, length);
                     let failed = chunk.is_err();
-                    // Nobody receives after an error of the target.
+                    // The channel has no receiver after an error of the target.
                     if send.send((piece.at + done, chunk)).is_err() || failed {
                         return;
                     }

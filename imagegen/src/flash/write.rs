@@ -20,7 +20,7 @@ pub fn write(source: &Source, target: &mut Target, progress: &Progress) -> Resul
     };
     let shown = target.path().display();
     if matches!(target.kind(), Kind::File { exists: false }) {
-        // A half-made file that nobody had before is of no use.
+        // A half-made file that did not exist before is of no use.
         return match fs::remove_file(target.path()) {
             Ok(()) => Err(error.context(format!("`{shown}` is removed again"))),
             Err(_) => Err(error.context(format!("`{shown}` is only partly written; remove it"))),

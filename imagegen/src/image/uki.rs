@@ -18,7 +18,7 @@ const CMDLINE: &[&str] = &[
     "systemd.gpt_auto=0 rd.shell=0 loglevel=4",
 ];
 
-/// Whether a signed image would run with this argument what nobody signed: a shell, another `init`,
+/// Whether a signed image would run unsigned code with this argument: a shell, another `init`,
 /// modules without a signature. The kernel hands unknown `KEY=value` to init as environment.
 pub fn is_unsafe(argument: &str) -> bool {
     let key = argument.split('=').next().unwrap_or_default();

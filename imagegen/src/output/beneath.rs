@@ -1,7 +1,7 @@
 //! Opens files of an output folder without following symbolic links.
 //!
 //! imagegen runs as root for images, and a link in the folder may lead anywhere. The kernel
-//! resolves the path (`openat2`), so that nobody can put a link into it between a check and its
+//! resolves the path (`openat2`), so that no process can put a link into it between a check and its
 //! use.
 
 use std::fs::{File, OpenOptions};

@@ -67,7 +67,7 @@ pub fn image(
     let seed = if input.plan.image.seeds {
         log::warn!(
             "`image.seeds: all`: the image holds the documents of all {} hosts with their private \
-             keys, and those of the authorities; give it to nobody who may not own the cluster",
+             keys, and those of the authorities; a copy of it gives full control of the cluster",
             input.plan.hosts.len()
         );
         documents(input, folder)?

@@ -1,6 +1,6 @@
 //! The key that signs a cluster's documents, and the count of each host's documents.
 //!
-//! No machine of the cluster holds the private half: whoever steals one cannot write a document
+//! No machine of the cluster holds the private half: a thief of one cannot write a document
 //! for another.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Reads a `pki/` folder: key pairs, issued certificates, and the numbers of the documents.
 //!
-//! What is not there is made anew by the caller; half a pair, and a file that cannot be read, are
+//! The caller makes what is not there; half a pair, and a file that cannot be read, are
 //! errors.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The hosts of an output folder: MAC and addresses by which a machine is told, and its document.
+//! The hosts of an output folder: MAC and addresses that identify a machine, and its document.
 
 use std::collections::BTreeMap;
 use std::fs;

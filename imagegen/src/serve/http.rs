@@ -37,7 +37,7 @@ const PER_ADDRESS: usize = 8;
 const HEADER_WITHIN: Duration = Duration::from_secs(10);
 /// A client that takes nothing for so long loses its connection.
 const STALL: Duration = Duration::from_secs(30);
-/// The longest life of a connection: a client that trickles does not keep it for ever.
+/// The longest life of a connection: a client that trickles does not keep it open without end.
 const LIFE: Duration = Duration::from_secs(3600);
 const MAX_HEADER: usize = 16 << 10;
 const CHUNK: usize = 256 << 10;
@@ -68,7 +68,7 @@ impl Server {
     }
 }
 
-/// Accepts connections for ever.
+/// Accepts connections until the program ends.
 pub async fn accept(listener: TcpListener, server: Arc<Server>) -> Result<()> {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let clients: Arc<std::sync::Mutex<std::collections::HashMap<IpAddr, usize>>> = Arc::default();

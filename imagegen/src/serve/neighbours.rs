@@ -43,7 +43,7 @@ impl Neighbours {
             }
             let mac = fields.next().and_then(|text| text.parse().ok());
             if found.is_some() && found != mac {
-                // One address on two networks: nobody is sure.
+                // One address on two networks: the machine behind it is uncertain.
                 return None;
             }
             found = mac;

@@ -10,8 +10,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::image::live;
 
-/// Refusals of one machine for one path are told once, and the numbers of rows are bounded: whoever
-/// asks for nonsense must not fill a log.
+/// Refusals of one machine for one path are shown once, and the number of rows is bounded: invalid
+/// requests must not fill a log.
 const MAX_ROWS: usize = 1000;
 
 #[derive(Debug)]

@@ -73,7 +73,7 @@ pub(super) fn kernel_argument(text: &str, is_signed: bool) -> Checked<String> {
         ))
     } else if is_signed && uki::is_unsafe(text) {
         Err(Invalid::new(
-            format!("`{key}` would let a signed image run what nobody signed"),
+            format!("`{key}` would let a signed image run unsigned code"),
             "remove this item, or `image.secure_boot`",
         ))
     } else if key == "console" {

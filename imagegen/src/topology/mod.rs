@@ -117,8 +117,8 @@ pub struct KubernetesTopology {
     pub etcd_args: BTreeMap<String, String>,
     /// Fields of KubeletConfiguration.
     pub kubelet: serde_json::Map<String, serde_json::Value>,
-    /// Fields of KubeProxyConfiguration, `mode: nftables`. The mode `ipvs` needs a package whose
-    /// kube-proxy has ipset; the VIP is added to `excludeCIDRs`.
+    /// Fields of KubeProxyConfiguration, `mode: nftables`. The mode `ipvs` needs ipset in
+    /// kube-proxy's image, as in the default package; the VIP is added to `excludeCIDRs`.
     pub kube_proxy: serde_json::Map<String, serde_json::Value>,
     /// Flags of kube-controller-manager in the package, which hold where the topology has none.
     #[serde(skip)]
@@ -157,7 +157,7 @@ pub struct ImageTopology {
     #[schemars(extend("enum" = ["none", "all"]))]
     pub seeds: Option<String>,
     /// What happens to keys of a cloud-config that an immutable root cannot honour, such as
-    /// `packages`: `report` (default) applies the rest and says so on the console and in the status,
+    /// `packages`: `report` (default) applies the rest and reports it on the console and in the status,
     /// `refuse` refuses the document.
     #[schemars(extend("enum" = ["report", "refuse"]))]
     pub impossible_keys: Option<String>,

@@ -90,7 +90,7 @@ fn flash_makes_a_file_and_tells_what_is_next() {
     assert!(text.contains("logical_block_size=4096"), "{text}");
     check(&work, &work.path("large.raw"), 4096, 3 << 30);
 
-    // A question that nobody can answer; then its answer.
+    // A question without a terminal to answer it; then its answer.
     let args = flash(&["--host", "m1", "m1.raw"]);
     let before = start(&work.path("m1.raw"));
     let output = work.run(&args);

@@ -12,7 +12,7 @@ fn signed_image_takes_no_argument_that_leads_around_the_signature() {
     for argument in ["init=/bin/sh", "rd.break", "systemd.debug-shell", "single"] {
         for key in ["cmdline", "kernel_arguments"] {
             let text = image(&format!(", {key}: [{argument}]"));
-            only_error(&text, "would let a signed image run what nobody signed");
+            only_error(&text, "would let a signed image run unsigned code");
         }
     }
     let without = PROD.to_owned() + "image: {kernel_arguments: [systemd.wants=x.service]}\n";
@@ -22,7 +22,7 @@ fn signed_image_takes_no_argument_that_leads_around_the_signature() {
         let output = work.run(&["validate", "-t", "cluster.yaml"]);
         // The package of the example does not exist, which is another finding.
         assert!(
-            !stderr(&output).contains("nobody signed"),
+            !stderr(&output).contains("unsigned code"),
             "{}",
             stderr(&output)
         );

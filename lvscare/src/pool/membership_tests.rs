@@ -9,11 +9,11 @@ use super::tests::{Scene, refused, server, verdict, weights};
 use super::*;
 
 impl Scene {
-    fn told<const N: usize>(&mut self, servers: [u8; N]) -> &mut Self {
-        self.told_of(&servers)
+    fn listed<const N: usize>(&mut self, servers: [u8; N]) -> &mut Self {
+        self.list(&servers)
     }
 
-    fn told_of(&mut self, servers: &[u8]) -> &mut Self {
+    fn list(&mut self, servers: &[u8]) -> &mut Self {
         let list: Vec<_> = servers.iter().map(|n| (server(*n), 1)).collect();
         self.pool.set_backends(&list, self.now);
         self.settle()
@@ -40,7 +40,7 @@ impl Scene {
 #[test]
 fn a_new_member_is_used_once_it_answers() {
     let mut scene = Scene::all_up();
-    scene.told([1, 2, 3, 4]);
+    scene.listed([1, 2, 3, 4]);
     assert_eq!(scene.weights(), weights([(1, 1), (2, 1), (3, 1)]));
     scene.probe(4, &Verdict::Up);
     assert_eq!(scene.weights(), weights([(1, 1), (2, 1), (3, 1), (4, 1)]));
@@ -49,7 +49,7 @@ fn a_new_member_is_used_once_it_answers() {
 #[test]
 fn removed_backend_is_drained_then_killed_after_grace() {
     let mut scene = Scene::all_up();
-    scene.busy(3).told([1, 2]);
+    scene.busy(3).listed([1, 2]);
     assert_eq!(scene.weights(), weights([(1, 1), (2, 1), (3, 0)]));
     scene.wait(GRACE - Duration::from_secs(1)).settle();
     assert_eq!((scene.weights().len(), scene.killed.len()), (3, 0));
@@ -63,7 +63,7 @@ fn removed_backend_is_drained_then_killed_after_grace() {
 #[test]
 fn one_who_left_and_is_idle_goes_at_once() {
     let mut scene = Scene::all_up();
-    scene.told([1, 2]);
+    scene.listed([1, 2]);
     assert_eq!(
         (scene.weights(), scene.killed.len()),
         (weights([(1, 1), (2, 1)]), 0)
@@ -73,7 +73,7 @@ fn one_who_left_and_is_idle_goes_at_once() {
 #[test]
 fn backend_back_within_grace_keeps_connections() {
     let mut scene = Scene::all_up();
-    scene.busy(3).told([1, 2]).told([1, 2, 3]);
+    scene.busy(3).listed([1, 2]).listed([1, 2, 3]);
     // Its health is unknown again, so its weight stays.
     scene.probe(3, &Verdict::Up).wait(2 * GRACE).settle();
     assert_eq!(
@@ -83,9 +83,12 @@ fn backend_back_within_grace_keeps_connections() {
 }
 
 #[test]
-fn the_last_one_up_stays_though_nobody_tells_of_it() {
+fn the_last_one_up_stays_though_no_server_lists_it() {
     let mut scene = Scene::all_up();
-    scene.probe(1, &refused()).probe(2, &refused()).told([1, 2]);
+    scene
+        .probe(1, &refused())
+        .probe(2, &refused())
+        .listed([1, 2]);
     scene.wait(2 * ABSENT).settle();
     assert_eq!(scene.weights(), weights([(3, 1)]));
     scene.probe(1, &Verdict::Up).probe(1, &Verdict::Up);
@@ -100,7 +103,7 @@ fn absent_failing_backend_is_evicted_after_5_min() {
         scene.probe(n, &refused());
     }
     scene
-        .told([1, 2])
+        .listed([1, 2])
         .wait(ABSENT - Duration::from_secs(1))
         .settle();
     assert_eq!(scene.backends().len(), 3);
@@ -111,14 +114,14 @@ fn absent_failing_backend_is_evicted_after_5_min() {
 #[test]
 fn an_empty_list_changes_nothing() {
     let mut scene = Scene::all_up();
-    scene.told([]).wait(2 * ABSENT).settle();
+    scene.listed([]).wait(2 * ABSENT).settle();
     assert_eq!(scene.weights(), weights([(1, 1), (2, 1), (3, 1)]));
 }
 
 #[test]
 fn disjoint_list_takes_over_once_a_member_is_up() {
     let mut scene = Scene::all_up();
-    scene.told([7, 8]).wait(2 * ABSENT).settle();
+    scene.listed([7, 8]).wait(2 * ABSENT).settle();
     assert_eq!(scene.weights(), weights([(1, 1), (2, 1), (3, 1)]));
     scene.probe(8, &Verdict::Up);
     assert_eq!(scene.weights(), weights([(8, 1)]));
@@ -142,7 +145,7 @@ proptest! {
             let up_before: Vec<_> = scene.pool.backends().iter()
                 .filter(|backend| backend.health.class() == Class::Up).map(|backend| backend.address).collect();
             if let Some(list) = list {
-                scene.told_of(&list);
+                scene.list(&list);
                 if !list.is_empty() {
                     told = list;
                 }

@@ -98,7 +98,7 @@ pub(super) fn passwords(raw: raw::Chpasswd, spans: &Spans, found: &mut Diagnosti
     }
 }
 
-/// cloud-init stores any text as a hash, with which nobody can log in.
+/// cloud-init stores any text as a hash, with which no login succeeds.
 pub(super) fn warn_unless_hash(
     hash: &Secret<String>,
     at: &str,
@@ -116,7 +116,7 @@ pub(super) fn warn_unless_hash(
     if !known {
         let help = "`mkpasswd` makes a hash; a password in plain text is `plain_text_passwd`, or \
                     `type: text`";
-        let message = "not a password hash: nobody can log in with it";
+        let message = "not a password hash: no login succeeds with it";
         found.push(spans.warning_at(at, message, Some(help.to_owned())));
     }
 }

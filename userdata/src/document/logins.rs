@@ -77,7 +77,7 @@ impl Document {
             }
         }
         if keys.is_empty() {
-            return without_nobody(users, config);
+            return without_keyless_users(users, config);
         }
         if has_default(config)
             && let Some(user) = users.iter_mut().find(|user| user.name == default)
@@ -99,12 +99,12 @@ impl Document {
         } else {
             add(root, &keys);
         }
-        without_nobody(users, config)
+        without_keyless_users(users, config)
     }
 }
 
-/// A document that says nothing about users and has no key changes no user.
-fn without_nobody(mut users: Vec<User>, config: &CloudConfig) -> Vec<User> {
+/// A document without users and without keys changes no user.
+fn without_keyless_users(mut users: Vec<User>, config: &CloudConfig) -> Vec<User> {
     if config.users.is_none() && config.default_user.is_none() {
         users.retain(|user| !user.ssh_authorized_keys.is_empty());
     }
@@ -167,13 +167,13 @@ fn default_user(config: &CloudConfig) -> User {
 }
 
 /// cloud-init disables root unless the document says otherwise. Here root is the default user of an
-/// image that has no other, and then nobody could log in.
+/// image that has no other, and then no login would be possible.
 fn root_is_disabled(config: &CloudConfig) -> bool {
     let only_root = has_default(config) && default_name(config) == DEFAULT_USER;
     config.disable_root.unwrap_or(!only_root)
 }
 
-/// Warns of each key that lets nobody in.
+/// Warns of each key that allows no login.
 pub(super) fn check(document: &Document, config: &Spans, meta: &Spans, found: &mut Diagnostics) {
     let cloud_config = &document.cloud_config;
     let has_default = has_default(cloud_config);
@@ -204,7 +204,7 @@ pub(super) fn check(document: &Document, config: &Spans, meta: &Spans, found: &m
             .iter()
             .any(|user| user.ssh_authorized_keys.contains(key))
     };
-    let message = format!("this SSH key lets nobody in: {why}");
+    let message = format!("this SSH key allows no login: {why}");
     let at = "ssh_authorized_keys";
     for (i, key) in cloud_config.ssh_authorized_keys.iter().enumerate() {
         if !used(key) {
@@ -226,7 +226,7 @@ pub(super) fn check(document: &Document, config: &Spans, meta: &Spans, found: &m
         };
         found.push(meta.warning_at_key(
             key,
-            format!("these SSH keys let nobody in: {why}"),
+            format!("these SSH keys allow no login: {why}"),
             Some(help.to_owned()),
         ));
     }

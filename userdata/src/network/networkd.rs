@@ -1,7 +1,7 @@
 //! Converts a network to unit files of systemd-networkd.
 //!
 //! The tests compare them with the output of netplan's generator. Four differences are deliberate:
-//! a link with static addresses only takes no router advertisements unless `accept-ra` says so;
+//! a link with static addresses only takes no router advertisements without `accept-ra: true`;
 //! DHCP never sets the host name, because it is the Kubernetes node name; an optional device is
 //! marked in its `.network` file; and a device with `set-name` is matched under its old name too,
 //! which it has on the first boot until udev renames it.

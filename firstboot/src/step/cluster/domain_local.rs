@@ -6,7 +6,7 @@ use anyhow::Result;
 use userdata::node_config::NodeConfig;
 
 use super::node_address;
-use crate::document::Host;
+use crate::host::Host;
 use crate::report::Reporter;
 use crate::step::Step;
 use crate::step::hosts::{hosts_file_with, with_current_lines};

@@ -15,10 +15,10 @@ use userdata::node_config::{Master, NodeConfig, Role};
 use super::joiner::Joiner;
 use super::kubeadm_config::KubeadmConfig;
 use super::{Membership, node_address};
-use crate::document::Host;
 use crate::etcd;
 use crate::etcd::learner::Learner;
 use crate::etcd::membership::{self, Etcd, Member, Verdict, verdict};
+use crate::host::Host;
 use crate::kube::client::Client;
 use crate::kube::lease;
 use crate::kubeadm::{marker, paths};
@@ -134,7 +134,7 @@ impl EtcdMember {
         loop {
             let why = match self.join_etcd_once(&mut learner) {
                 Ok(None) => {
-                    report.waited();
+                    report.wait_finished();
                     return Ok(());
                 }
                 Ok(Some(why)) => why,

@@ -63,7 +63,7 @@ impl InitFinish {
             report.waiting(&target, answer, wait);
         })
         .context("creating the configuration of CoreDNS")?;
-        report.waited();
+        report.wait_finished();
         Ok(())
     }
 }

@@ -108,7 +108,7 @@ impl InitGuard {
                 }
             }
         }
-        report.waited();
+        report.wait_finished();
         Ok(())
     }
 

@@ -99,7 +99,7 @@ impl Joiner {
                         false
                     });
             if let Some(at) = ready {
-                report.waited();
+                report.wait_finished();
                 return Ok((&self.others[at].0, clients.swap_remove(at)));
             }
             report.waiting(&target, &answers.join("; "), backoff.wait());
@@ -143,7 +143,7 @@ impl Joiner {
             report.waiting(&target, &format!("{error:#}"), backoff.wait());
             backoff.pause();
         }
-        report.waited();
+        report.wait_finished();
         report.kubeadm_started();
         if let Err(error) = phases::join(&self.phases, skipped) {
             // kubeadm stops kubelet before it writes and starts it after: a running kubelet has

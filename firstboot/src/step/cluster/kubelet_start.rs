@@ -10,7 +10,7 @@ use super::Membership;
 use super::etcd_member::EtcdMember;
 use super::ipvs::Ipvs;
 use super::joiner::Joiner;
-use crate::document::Host;
+use crate::host::Host;
 use crate::kube::client::Client;
 use crate::kubeadm::{marker, paths, phases};
 use crate::report::Reporter;

@@ -133,7 +133,7 @@ impl Step for Manifests {
             apply::apply(&client, &objects, |answer, wait| {
                 report.waiting(&target, answer, wait);
             })?;
-            report.waited();
+            report.wait_finished();
         }
         self.root.write(
             APPLIED_MARK,

@@ -67,7 +67,7 @@ impl Step for SystemPods {
             report.waiting(&target, &obstacle, backoff.wait());
             backoff.pause();
         }
-        report.waited();
+        report.wait_finished();
         self.root.write(SEEN, b"", Attributes::mode(0o600))?;
         Ok(())
     }

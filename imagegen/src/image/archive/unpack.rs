@@ -88,7 +88,7 @@ impl Archive {
     }
 
     /// Leaves out the device nodes of the container image at `folder` that reach hardware. Below
-    /// `/dev` nobody sees them, because every container has a `/dev` of its own; elsewhere they are
+    /// `/dev` they are invisible, because every container has a `/dev` of its own; elsewhere they are
     /// an error.
     pub fn drop_devices(&mut self, folder: &str) -> Result<()> {
         let below = format!("{folder}/");

@@ -1,5 +1,5 @@
 //! The package's networks against those of the topology: what firstboot sets instead, and what
-//! nobody can make agree.
+//! cannot be reconciled.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ pub(crate) trait Places {
     fn file(&self) -> &str;
 }
 
-/// What sealos's packages and cluster images ship, which is nobody's wish.
+/// The default that sealos's packages and cluster images ship, which no user chose.
 const SHIPPED: [&str; 3] = ["100.64.0.0/10", "10.96.0.0/22", "10.96.0.0/12"];
 
 /// A pod range in a manifest.

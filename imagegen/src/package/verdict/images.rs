@@ -13,7 +13,7 @@ use super::{PackedImage, State, Verdict};
 #[derive(Debug, Default)]
 pub(super) struct Archives {
     pub(super) images: BTreeMap<String, Found>,
-    /// Some archive cannot be read, so nobody knows what is missing.
+    /// Some archive cannot be read, so the missing images are unknown.
     pub(super) broken: bool,
 }
 

@@ -41,7 +41,7 @@ impl Verdict {
             .min(70);
         for image in &self.images {
             let named_by = match image.named_by.as_slice() {
-                [] => "nobody in the package names it".to_owned(),
+                [] => "nothing in the package refers to it".to_owned(),
                 [one] => one.clone(),
                 [first, rest @ ..] => format!("{first} and {} more", rest.len()),
             };

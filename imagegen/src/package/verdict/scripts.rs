@@ -63,7 +63,7 @@ pub(super) fn is_sealos(name: &str) -> bool {
 }
 
 /// Number and text of each line of `script` that the image does not do, and that no hook of the
-/// package has either. A line of `hooks/waived` is done by nobody, and wanted so.
+/// package has either. A line of `hooks/waived` is not done, on purpose.
 pub(super) fn unknown(package: &Package, script: &str) -> Vec<(usize, String)> {
     let taken: Vec<String> = package
         .names()
