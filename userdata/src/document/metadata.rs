@@ -79,7 +79,7 @@ pub(super) fn read(
     bytes: &[u8],
 ) -> Result<(Parsed<MetaData>, Vec<Diagnostic>), Diagnostics> {
     let (parsed, mut found) =
-        yaml::parse_leniently::<MetaData>(name, super::text(name, bytes)?, false);
+        yaml::parse_leniently::<MetaData>(name, super::text(name, bytes)?, true);
     let Some(parsed) = parsed else {
         return Err(found);
     };

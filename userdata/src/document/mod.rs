@@ -200,7 +200,7 @@ fn node_file(
     if file.append || file.defer {
         return refuse("the node file cannot be appended to or deferred");
     }
-    let parsed = yaml::parse::<NodeConfig>(&name, text(&name, file.content.expose())?)?;
+    let parsed = yaml::parse_redacted::<NodeConfig>(&name, text(&name, file.content.expose())?)?;
     let found = validate::parsed_node(&parsed);
     if found.has_errors() {
         Err(found)

@@ -339,11 +339,10 @@ pub(super) fn address_options(parsed: &mut Parsed<Network>, prefix: &str, found:
                         ("label", _) => {
                             spans.error_at(&path, "a label is a word of up to 15 characters", None)
                         }
-                        _ => spans.error_at_key(
-                            &path,
-                            format!("unknown key `{key}`"),
-                            Some("known keys here: `label`, `lifetime`".to_owned()),
-                        ),
+                        _ => {
+                            let help = "known keys here: `label`, `lifetime`";
+                            spans.unknown_key(&path, None, help)
+                        }
                     };
                     found.push_unless_known(error);
                 }

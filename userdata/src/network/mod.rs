@@ -116,12 +116,13 @@ struct Wrapped {
 
 impl Network {
     /// Reads a `network-config`, with or without the outer `network:`. `None` for an empty text or
-    /// `config: disabled`.
+    /// `config: disabled`. A tunnel has keys and a Wi-Fi network a password, so no finding shows a
+    /// line of the text.
     pub fn parse(
         name: &str,
         text: &str,
     ) -> Result<(Option<Network>, Vec<Diagnostic>), Diagnostics> {
-        let (top, unreadable) = yaml::parse_leniently::<IgnoredAny>(name, text, false);
+        let (top, unreadable) = yaml::parse_leniently::<IgnoredAny>(name, text, true);
         let Some(Parsed { spans: top, .. }) = top else {
             return Err(unreadable);
         };
@@ -153,7 +154,7 @@ impl Network {
         } else {
             yaml::parse_unquoted::<Network>(name, text)
         };
-        not_done::name_keys(&mut found);
+        not_done::name_keys(text, &mut found);
         if let Some(network) = &mut network {
             if !is_first {
                 device::address_options(network, prefix, &mut found);
@@ -167,7 +168,7 @@ impl Network {
 
     /// Whether the text wants no network at all: `config: disabled`.
     pub fn is_disabled(text: &str) -> bool {
-        let (top, _) = yaml::parse_leniently::<IgnoredAny>("", text, false);
+        let (top, _) = yaml::parse_leniently::<IgnoredAny>("", text, true);
         top.is_some_and(|Parsed { spans, .. }| {
             let config = |path: &str| spans.text(path) == Some("disabled");
             config("config") || config("network.config")

@@ -26,14 +26,26 @@ const KEYS: &[&str] = &[
     "use-gateway",
 ];
 
-/// Says of each unknown key that netplan knows that it is not supported.
-pub(super) fn name_keys(found: &mut Diagnostics) {
+/// Names each unknown key that netplan knows. Other unknown keys stay unnamed: they may be secrets
+/// in a wrong place.
+pub(super) fn name_keys(text: &str, found: &mut Diagnostics) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for finding in &mut found.0 {
-        let key = finding
-            .message
-            .strip_prefix("unknown key `")
-            .and_then(|rest| rest.strip_suffix('`'));
-        if let Some(key) = key.filter(|key| KEYS.contains(key)) {
+        if !finding.message.starts_with("unknown key") {
+            continue;
+        }
+        let line = text.lines().nth(finding.line.saturating_sub(1));
+        let rest: String = line
+            .unwrap_or_default()
+            .chars()
+            .skip(finding.column.saturating_sub(1))
+            .collect();
+        let rest = rest.trim_start_matches(['"', '\'']);
+        let named = |key: &&&str| {
+            let after = rest.strip_prefix(**key);
+            after.is_some_and(|after| after.starts_with(['"', '\'', ':', ' ', '\t']))
+        };
+        if let Some(key) = KEYS.iter().find(named) {
             finding.message = format!("`{key}` is not supported");
             finding.help = Some("remove the key; firstboot uses systemd-networkd".to_owned());
         }

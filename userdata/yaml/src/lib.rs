@@ -161,13 +161,13 @@ pub fn parse_leniently<T: DeserializeOwned>(
     read(name, text, redact, false)
 }
 
-/// Like [`parse_leniently`], for formats whose readers take a quoted boolean or number for one, as
-/// netplan's does.
+/// Like [`parse_leniently`] of a text with secrets, for formats whose readers take a quoted boolean
+/// or number for one, as netplan's does.
 pub fn parse_unquoted<T: DeserializeOwned>(
     name: &str,
     text: &str,
 ) -> (Option<Parsed<T>>, Diagnostics) {
-    read(name, text, false, true)
+    read(name, text, true, true)
 }
 
 fn read<T: DeserializeOwned>(

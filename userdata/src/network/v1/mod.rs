@@ -26,10 +26,10 @@ pub(super) fn parse(
     wrapped: bool,
 ) -> (Option<Parsed<Network>>, Diagnostics) {
     let (read, mut found) = if wrapped {
-        let (read, found) = yaml::parse_leniently::<raw::Wrapped>(name, text, false);
+        let (read, found) = yaml::parse_leniently::<raw::Wrapped>(name, text, true);
         (read.map(|read| (read.value.network, read.spans)), found)
     } else {
-        let (read, found) = yaml::parse_leniently::<raw::Top>(name, text, false);
+        let (read, found) = yaml::parse_leniently::<raw::Top>(name, text, true);
         (read.map(|read| (read.value, read.spans)), found)
     };
     let Some((top, spans)) = read else {
