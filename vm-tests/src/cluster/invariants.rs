@@ -14,6 +14,8 @@ use crate::cluster::testbed::Testbed;
 
 /// On machines with KVM.
 const SYSTEM_PODS_DEADLINE: Duration = Duration::from_secs(120);
+/// The topologies of the tests set a `syncFrequency` of 2 minutes, which kubelet exceeds by half.
+const ETCD_PODS_DEADLINE: Duration = Duration::from_secs(200);
 
 impl Testbed {
     /// Fails unless all machines run and form one healthy cluster: one etcd with a healthy voting
@@ -33,9 +35,14 @@ impl Testbed {
         self.cluster.assert_no_packet_left()
     }
 
-    /// Fails unless kubeadm finds the etcd of every control-plane host, which it asks when it
-    /// upgrades or resets one: in annotations of their static pods.
+    /// Waits until kubeadm finds the etcd of every control-plane host, which it asks when it
+    /// upgrades or resets one: in annotations of their static pods. The kubelet of master0 retries
+    /// what the apiserver refused before it had its priority classes after its `syncFrequency`.
     fn assert_kubeadm_finds_etcd(&self, master: &str) -> Result<()> {
+        self.wait_until(master, ETCD_PODS_DEADLINE, || self.check_etcd_pods(master))
+    }
+
+    fn check_etcd_pods(&self, master: &str) -> Result<()> {
         let pods = self.get(
             master,
             "/api/v1/namespaces/kube-system/pods?labelSelector=component%3Detcd",
@@ -66,9 +73,20 @@ impl Testbed {
     /// every Deployment, outside the namespace `default`. A node is Ready a little before its pods
     /// are.
     fn assert_system_pods_run(&self, master: &str) -> Result<()> {
-        let end = Instant::now() + self.vm(master)?.wall(SYSTEM_PODS_DEADLINE);
+        self.wait_until(master, SYSTEM_PODS_DEADLINE, || {
+            self.check_system_pods(master)
+        })
+    }
+
+    fn wait_until(
+        &self,
+        master: &str,
+        guest: Duration,
+        check: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let end = Instant::now() + self.vm(master)?.wall(guest);
         loop {
-            match self.check_system_pods(master) {
+            match check() {
                 Err(_) if Instant::now() < end => thread::sleep(Duration::from_secs(2)),
                 result => return result,
             }
