@@ -15,6 +15,8 @@ use crate::step::Step;
 use crate::step::addresses::Addresses;
 use crate::step::cluster::Membership;
 use crate::step::cluster::apiserver_ready::ApiserverReady;
+use crate::step::cluster::client_authority::ClientAuthority;
+use crate::step::cluster::credentials::Credentials;
 use crate::step::cluster::domain_local::DomainLocal;
 use crate::step::cluster::etcd_member::EtcdMember;
 use crate::step::cluster::init_finish::InitFinish;
@@ -184,9 +186,11 @@ fn first_control_plane(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Res
         boxed(NodeIp::new(root, node, image)?),
         boxed(InitGuard::new(root, node)?),
         boxed(StaticPods::new(root, node, image, membership)?),
+        boxed(ClientAuthority::new(root, node, image)?),
         boxed(ApiserverReady::new(root, node, membership)?),
         boxed(NodeRegistered::new(root, node, image, membership)?),
         boxed(InitFinish::new(root, node, image)?),
+        boxed(Credentials::new(root, node)),
         // On the first boot kubeadm has started it. It is never enabled, so that it does not run
         // unconfigured.
         boxed(Unit {
@@ -217,10 +221,12 @@ fn joining_control_plane(
         boxed(ControlPlaneKubelet::new(root, host, node, image)?),
         boxed(EtcdMember::new(root, host, node, image)?),
         boxed(StaticPods::new(root, node, image, membership)?),
+        boxed(ClientAuthority::new(root, node, image)?),
         boxed(ApiserverReady::new(root, node, membership)?),
         boxed(DomainLocal::new(root, host, node)?),
         boxed(NodeRegistered::new(root, node, image, membership)?),
         boxed(JoinFinish::new(root, image)),
+        boxed(Credentials::new(root, node)),
         boxed(Unit {
             name: "kubelet",
             unit: "kubelet.service",
@@ -245,6 +251,7 @@ fn worker(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Result<Steps> {
         boxed(NodeIp::new(root, node, image)?),
         boxed(WorkerKubelet::new(root, node, image)?),
         boxed(NodeRegistered::new(root, node, image, Membership::Worker)?),
+        boxed(Credentials::new(root, node)),
         boxed(Unit {
             name: "kubelet",
             unit: "kubelet.service",

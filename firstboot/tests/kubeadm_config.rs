@@ -126,6 +126,7 @@ fn documents_bring_encryption_and_kubelets_certificates() {
             security: Security {
                 encrypted_secrets: true,
                 kubelet_certificates: true,
+                client_authority: false,
             },
             ..node()
         };
@@ -180,6 +181,85 @@ fn documents_bring_encryption_and_kubelets_certificates() {
         let (encryption, authority, volumes, kubelet) = found(&older);
         assert_eq!((encryption, authority), (None, None));
         assert!(volumes.is_null() && kubelet.is_null());
+    }
+}
+
+/// The flags that the configuration sets for a part of the control plane, in any shape.
+fn extra_args(node: &NodeConfig, kubernetes: &str, api: &str, part: &str) -> Vec<(String, String)> {
+    let text = configuration(node, kubernetes, api);
+    let documents = documents::parse("x", &text).unwrap();
+    let cluster = documents
+        .iter()
+        .find(|one| one["kind"] == "ClusterConfiguration");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    match &cluster.unwrap()[part]["extraArgs"] {
+        Value::Object(map) => map
+            .iter()
+            .map(|(name, value)| (name.clone(), text(value)))
+            .collect(),
+        Value::Array(list) => list
+            .iter()
+            .map(|entry| (text(&entry["name"]), text(&entry["value"])))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn clients_with_their_own_authority_are_accepted_and_signed_by_it_only() {
+    for (kubernetes, api) in [("1.20.2", "v1beta2"), ("1.33.1", "v1beta4")] {
+        let node = NodeConfig {
+            security: Security {
+                client_authority: true,
+                ..Security::default()
+            },
+            ..node()
+        };
+        let flag = |node: &NodeConfig, part: &str, name: &str| {
+            let args = extra_args(node, kubernetes, api, part);
+            let found: Vec<_> = args.into_iter().filter(|arg| arg.0 == name).collect();
+            assert!(found.len() < 2, "{found:?}");
+            found.into_iter().next().map(|(_, value)| value)
+        };
+        let manager = |node: &NodeConfig, signer: &str| {
+            ["cert", "key"].map(|kind| {
+                let name = format!("cluster-signing-{signer}{kind}-file");
+                flag(node, "controllerManager", &name)
+            })
+        };
+        let some = |pair: [&str; 2]| pair.map(|path| Some(path.to_owned()));
+        let authorities = some([contract::CLIENT_AUTHORITIES, ""])[0].clone();
+        assert_eq!(flag(&node, "apiServer", "client-ca-file"), authorities);
+        // The controller manager does not start with one pair for all and one for a signer.
+        assert_eq!(manager(&node, ""), some(["", ""]), "{api}");
+        let clients = some([
+            contract::CLIENT_SIGNER_CERTIFICATE,
+            contract::CLIENT_SIGNER_KEY,
+        ]);
+        let cluster = some(["/etc/kubernetes/pki/ca.crt", "/etc/kubernetes/pki/ca.key"]);
+        assert_eq!(manager(&node, "kubelet-client-"), clients);
+        assert_eq!(manager(&node, "kube-apiserver-client-"), clients);
+        assert_eq!(manager(&node, "kubelet-serving-"), cluster);
+        assert_eq!(manager(&node, "legacy-unknown-"), cluster);
+
+        // The topology may sign with another authority, but not have another one accepted.
+        let mut own = node.clone();
+        let args = &mut own.kubernetes.controller_manager_args;
+        args.insert("cluster-signing-cert-file".into(), "/own.crt".into());
+        args.insert("cluster-signing-key-file".into(), "/own.key".into());
+        let args = &mut own.kubernetes.apiserver_args;
+        args.insert("client-ca-file".into(), "/own.crt".into());
+        assert_eq!(manager(&own, ""), some(["/own.crt", "/own.key"]));
+        assert_eq!(manager(&own, "kubelet-client-"), [None, None]);
+        assert_eq!(flag(&own, "apiServer", "client-ca-file"), authorities);
+
+        // An older document changes neither.
+        let older = NodeConfig {
+            security: Security::default(),
+            ..node
+        };
+        assert_eq!(flag(&older, "apiServer", "client-ca-file"), None);
+        assert_eq!(manager(&older, ""), [None, None]);
     }
 }
 

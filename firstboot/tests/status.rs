@@ -122,6 +122,14 @@ impl Drop for Server {
 
 /// As systemd does for `firstboot-status.socket`: the socket is the standard input of the program.
 fn serve(authority: &Authority, status: &Value) -> (IpAddr, Server) {
+    serve_clients_of(authority, &[], status)
+}
+
+fn serve_clients_of(
+    authority: &Authority,
+    clients: &[&Authority],
+    status: &Value,
+) -> (IpAddr, Server) {
     let (address, dir) = (address(), TempDir::new().unwrap());
     let [certificate, key] = authority.sign(
         "firstlight:status",
@@ -135,6 +143,10 @@ fn serve(authority: &Authority, status: &Value) -> (IpAddr, Server) {
         "etc/kubernetes/pki/ca.crt",
         &authority.certificate,
     );
+    if !clients.is_empty() {
+        let bundle: String = clients.iter().map(|one| one.certificate.as_str()).collect();
+        put(dir.path(), "etc/kubernetes/pki/clients-ca.crt", &bundle);
+    }
     put_status(dir.path(), status);
     let listener = TcpListener::bind((address, STATUS_PORT)).unwrap();
     let program = Command::new(cargo_bin!("firstboot"))
@@ -203,6 +215,24 @@ fn only_administrators_of_this_cluster_read_the_status() {
         format!("{error:#}").contains("invalid peer certificate"),
         "{error:#}"
     );
+}
+
+#[test]
+fn rotation_changes_whose_administrators_read_the_status() {
+    let (ca, new) = (Authority::new(), Authority::new());
+    let client = TempDir::new().unwrap();
+    for (clients, of_ca, of_new) in [
+        (&[][..], true, false),
+        (&[&ca, &new], true, true),
+        (&[&new], false, true),
+    ] {
+        let (address, _server) = serve_clients_of(&ca, clients, &ready());
+        for (signer, reads) in [(&ca, of_ca), (&new, of_new)] {
+            ca.kubeconfig(client.path(), signer, "system:masters");
+            let answer = ask(address, client.path(), "/status");
+            assert_eq!(answer.is_ok(), reads, "{answer:?}");
+        }
+    }
 }
 
 #[test]
@@ -367,31 +397,4 @@ fn worker_names_the_hosts_to_run_on() {
     let (code, _, errors) = status_all(root.path(), &[]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("run this on m0, m1"), "{errors}");
-}
-
-#[test]
-fn units_use_the_paths_and_port_of_the_contract() {
-    let unit = |name: &str| {
-        fs::read_to_string(
-            Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("systemd")
-                .join(name),
-        )
-        .unwrap()
-    };
-    assert!(unit("firstboot-status.socket").contains(&format!("\nListenStream={STATUS_PORT}\n")));
-    let listens = format!("PathExists={}", userdata::contract::STATUS_KEY);
-    for name in ["firstboot-status.socket", "firstboot-status.path"] {
-        assert!(unit(name).contains(&listens), "{name}");
-    }
-    let service = unit("firstboot-status.service");
-    for line in [
-        format!(
-            "LoadCredential=certificate:{}",
-            userdata::contract::STATUS_CERTIFICATE
-        ),
-        format!("LoadCredential=key:{}", userdata::contract::STATUS_KEY),
-    ] {
-        assert!(service.lines().any(|found| found == line), "{line}");
-    }
 }

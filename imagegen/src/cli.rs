@@ -167,7 +167,8 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<PackageAction>,
     },
-    /// Show the certificates and keys of an output folder
+    /// Show the certificates and keys of an output folder, or replace the
+    /// authority of clients
     Pki {
         #[command(subcommand)]
         action: PkiAction,
@@ -201,6 +202,36 @@ pub enum PkiAction {
         #[arg(long)]
         json: bool,
     },
+    /// Replace the authority that signs client certificates, in three phases, and
+    /// expel hosts; without an option, show the phase and what to do next
+    ///
+    /// Each phase writes new documents. Every host must have its own, and be ready,
+    /// before the next phase begins: 1. hosts accept clients of the old and of the
+    /// new authority; 2. clients get certificates of the new one, except those of
+    /// expelled hosts; 3. hosts accept the new one only, and the certificates of
+    /// expelled hosts are worthless.
+    Rotate(Rotate),
+}
+
+#[derive(Debug, Args)]
+pub struct Rotate {
+    /// Begin a rotation that expels this worker; repeat it for several. Also adds
+    /// workers during phase 1
+    #[arg(long, value_name = "NAME")]
+    pub expel: Vec<String>,
+    /// Begin a rotation that expels no host
+    #[arg(long)]
+    pub start: bool,
+    /// Begin the next phase, or end the last one
+    #[arg(long, conflicts_with_all = ["expel", "start"])]
+    pub next: bool,
+    /// With --next: the output of `firstboot status --all --json` on a master (`-`
+    /// is standard input), which must show that every host has its document
+    #[arg(long, value_name = "FILE", requires = "next", value_hint = clap::ValueHint::FilePath)]
+    pub status: Option<PathBuf>,
+    /// With --next: every host has its document, and imagegen does not check it
+    #[arg(long, requires = "next", conflicts_with = "status")]
+    pub unchecked: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use serde::Serialize;
-use userdata::contract::{API_VERSION, ENCRYPTION_FILE, STATUS_CERTIFICATE, STATUS_KEY};
+use userdata::contract::{
+    API_VERSION, CLIENT_AUTHORITIES, CLIENT_SIGNER_CERTIFICATE, CLIENT_SIGNER_KEY, ENCRYPTION_FILE,
+    STATUS_CERTIFICATE, STATUS_KEY,
+};
 use userdata::document::{DocumentBuilder, HostMatch};
 use userdata::network::{self, Destination, Device, MacAddress, Nameservers, Route};
 use userdata::node_config::{HostsEntry, Network, NodeConfig, Role, Security};
@@ -167,6 +170,16 @@ fn files(plan: &ClusterPlan, pki: &Pki, host: &HostPlan) -> Result<Vec<(String, 
         );
     }
     let pair = &pki.authorities.service_account;
+    let signer = pki.authorities.get(Issuer::Clients);
+    if pki.authorities.has_client_authority() {
+        open(
+            CLIENT_AUTHORITIES.to_owned(),
+            &pki.authorities.client_bundle(),
+        );
+        if master {
+            open(CLIENT_SIGNER_CERTIFICATE.to_owned(), &signer.certificate);
+        }
+    }
     if master {
         open(
             format!("{KUBERNETES}/pki/{SERVICE_ACCOUNT}.pub"),
@@ -197,6 +210,9 @@ fn files(plan: &ClusterPlan, pki: &Pki, host: &HostPlan) -> Result<Vec<(String, 
             format!("{KUBERNETES}/pki/{SERVICE_ACCOUNT}.key"),
             pair.key.expose(),
         );
+        if pki.authorities.has_client_authority() {
+            secret(CLIENT_SIGNER_KEY.to_owned(), signer.key.expose());
+        }
     }
     if let Some(key) = pki.encryption_key.as_ref().filter(|_| master) {
         secret(ENCRYPTION_FILE.to_owned(), &key.configuration());
@@ -260,6 +276,7 @@ fn node_file(plan: &ClusterPlan, pki: &Pki, host: &HostPlan, hosts: Vec<HostsEnt
         security: Security {
             encrypted_secrets: pki.encryption_key.is_some(),
             kubelet_certificates: true,
+            client_authority: pki.authorities.has_client_authority(),
         },
     }
 }

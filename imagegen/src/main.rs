@@ -36,8 +36,12 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             None => command::package::run(common, kubernetes.as_deref()),
         },
         Some(Command::Pki { action }) => {
-            let PkiAction::Status { json } = action;
-            return command::pki::status(common, *json);
+            return match action {
+                PkiAction::Status { json } => command::pki::status(common, *json),
+                PkiAction::Rotate(args) => {
+                    command::pki::rotate(common, args).map(|()| ExitCode::SUCCESS)
+                }
+            };
         }
         Some(Command::ResetToken { host }) => command::reset_token::run(common, host),
         Some(Command::Schema) => command::schema::run(),

@@ -4,6 +4,7 @@
 //! and gzip in it. Each private key and certificate must be on the host's list of allowed ones, so
 //! that unforeseen secrets are refused too.
 
+mod clients;
 mod encoded;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use rcgen::{KeyPair, PublicKeyData as _};
 use userdata::node_config::Role;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use self::clients::ClientMaterial;
 use self::encoded::{base64_runs, decode};
 use crate::documents::Document;
 use crate::pki::issue::SecretPem;
@@ -37,6 +39,7 @@ pub struct SecretIndex {
     /// Owner by public key (SubjectPublicKeyInfo).
     owners: BTreeMap<Vec<u8>, String>,
     authorities: Vec<Material>,
+    clients: ClientMaterial,
     service_account: Vec<u8>,
     hosts: BTreeMap<String, Vec<Material>>,
     /// The key of Secrets, and the line of a master's document that has it.
@@ -70,6 +73,7 @@ impl SecretIndex {
                 authority.key.expose(),
             )?);
         }
+        let clients = ClientMaterial::new(pki)?;
         let service_account = key_der(pki.authorities.service_account.key.expose())?;
         let mut hosts = BTreeMap::new();
         for host in &plan.hosts {
@@ -87,6 +91,8 @@ impl SecretIndex {
         let mut owners = BTreeMap::new();
         for material in authorities
             .iter()
+            .chain(&clients.trusted)
+            .chain(&clients.signer)
             .chain(hosts.values().flatten())
             .chain([&operator])
         {
@@ -113,6 +119,7 @@ impl SecretIndex {
             encryption,
             owners,
             authorities,
+            clients,
             service_account,
             hosts,
         })
@@ -138,8 +145,14 @@ impl SecretIndex {
                 keys.insert(&authority.key);
             }
         }
+        let trusted = self.clients.trusted.iter();
+        certificates.extend(trusted.map(|one| one.certificate.as_slice()));
         if host.role != Role::Node {
             keys.insert(&self.service_account);
+            if let Some(signer) = &self.clients.signer {
+                certificates.insert(&signer.certificate);
+                keys.insert(&signer.key);
+            }
         }
         let search = Search {
             index: self,

@@ -42,6 +42,15 @@ pub const ENCRYPTION_FILE: &str = "/etc/kubernetes/encryption/config.yaml";
 pub const KUBELET_CERTIFICATE: &str = "/etc/kubernetes/pki/kubelet-server.crt";
 pub const KUBELET_KEY: &str = "/etc/kubernetes/pki/kubelet-server.key";
 
+/// The authorities whose client certificates a host accepts, one or two. Part of the document of a
+/// cluster whose clients have an authority of their own; without it `ca.crt` is the only one.
+pub const CLIENT_AUTHORITIES: &str = "/etc/kubernetes/pki/clients-ca.crt";
+
+/// The authority that signs certificates of clients now, and its key, beside
+/// [`CLIENT_AUTHORITIES`]. Masters only: the controller manager signs with them.
+pub const CLIENT_SIGNER_CERTIFICATE: &str = "/etc/kubernetes/pki/clients-signer.crt";
+pub const CLIENT_SIGNER_KEY: &str = "/etc/kubernetes/pki/clients-signer.key";
+
 /// The steps that firstboot completed on this host, with times. For people; never used for
 /// decisions.
 pub const RECEIPT_FILE: &str = "/var/lib/firstlight/receipt.json";

@@ -96,12 +96,17 @@ const MASTER0_STEPS: &[StepInfo] = &[
         "refuse to initialise beside a running cluster",
     ),
     step("static-pods", "run kubeadm init: kubelet and static pods"),
+    step(
+        "client-authority",
+        "let the control plane use the authorities of clients",
+    ),
     step("apiserver-ready", "wait for the local apiserver"),
     step("node-registered", "wait for kubelet to register the node"),
     step(
         "init-finish",
         "run kubeadm init: upload configuration, mark the control plane, add-ons",
     ),
+    step("credentials", "restart what still has earlier credentials"),
     step("kubelet", "start kubelet.service"),
     step("manifests", "apply the package's manifests"),
     step("node-ready", "wait until the node is Ready"),
@@ -128,6 +133,10 @@ const MASTER_STEPS: &[StepInfo] = &[
         "static-pods",
         "run kubeadm join: static pods of the control plane",
     ),
+    step(
+        "client-authority",
+        "let the control plane use the authorities of clients",
+    ),
     step("apiserver-ready", "wait for the local apiserver"),
     step(
         "domain-local",
@@ -135,6 +144,7 @@ const MASTER_STEPS: &[StepInfo] = &[
     ),
     step("node-registered", "wait for kubelet to register the node"),
     step("join-finish", "run kubeadm join: mark the control plane"),
+    step("credentials", "restart what still has earlier credentials"),
     step("kubelet", "start kubelet.service"),
     step("node-ready", "wait until the node is Ready"),
 ];
@@ -151,6 +161,7 @@ const NODE_STEPS: &[StepInfo] = &[
         "run kubeadm join: configure and start kubelet",
     ),
     step("node-registered", "wait for kubelet to register the node"),
+    step("credentials", "restart what still has earlier credentials"),
     step("kubelet", "start kubelet.service"),
     step("node-ready", "wait until the node is Ready"),
 ];

@@ -160,6 +160,7 @@ fn cluster(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> R
     replace(manager, "service-cluster-ip-range", &services);
     replace(manager, "cluster-cidr", &pods);
     arguments(manager, "extraArgs", &settings.controller_manager_args, api)?;
+    security::controller_manager(manager, node.security, api)?;
     arguments(
         section(document, "scheduler")?,
         "extraArgs",

@@ -5,6 +5,7 @@ use crate::system::files::Root;
 pub const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
 pub const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
 pub const CA_CERTIFICATE: &str = "/etc/kubernetes/pki/ca.crt";
+pub const CA_KEY: &str = "/etc/kubernetes/pki/ca.key";
 pub const MANIFESTS: &str = "/etc/kubernetes/manifests";
 pub const ETCD_DATA: &str = "/var/lib/etcd";
 /// Data of an etcd that never served or of a removed member, kept for inspection.

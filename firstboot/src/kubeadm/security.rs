@@ -1,15 +1,19 @@
-//! What the documents bring for the control plane's security: the key of Secrets, and kubelets'
-//! serving certificates. The package's base and the topology may say otherwise.
+//! What the documents bring for the control plane's security: the key of Secrets, kubelets' serving
+//! certificates, and the authorities of clients. The package's base and the topology may say
+//! otherwise, except for the authorities of clients: a host would accept those that it must not.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
-use userdata::contract::{ENCRYPTION_DIR, ENCRYPTION_FILE, KUBELET_CERTIFICATE, KUBELET_KEY};
+use userdata::contract::{
+    CLIENT_AUTHORITIES, CLIENT_SIGNER_CERTIFICATE, CLIENT_SIGNER_KEY, ENCRYPTION_DIR,
+    ENCRYPTION_FILE, KUBELET_CERTIFICATE, KUBELET_KEY,
+};
 use userdata::node_config::Security;
 
-use super::documents::{Api, default_arguments};
-use super::paths::CA_CERTIFICATE;
+use super::documents::{Api, arguments, default_arguments};
+use super::paths::{CA_CERTIFICATE, CA_KEY};
 
 const ENCRYPTION_FLAG: &str = "encryption-provider-config";
 
@@ -20,6 +24,10 @@ pub(super) fn apiserver(
     security: Security,
     api: Api,
 ) -> Result<()> {
+    if security.client_authority {
+        let flags = BTreeMap::from([("client-ca-file".to_owned(), CLIENT_AUTHORITIES.to_owned())]);
+        arguments(section, "extraArgs", &flags, api)?;
+    }
     let mut flags = BTreeMap::new();
     if security.kubelet_certificates {
         flags.insert(
@@ -50,12 +58,50 @@ pub(super) fn apiserver(
     default_arguments(section, "extraArgs", flags, api)
 }
 
-fn has_flag(section: &Map<String, Value>, flag: &str) -> bool {
-    match section.get("extraArgs") {
-        Some(Value::Object(map)) => map.contains_key(flag),
-        Some(Value::Array(list)) => list.iter().any(|entry| entry["name"] == flag),
-        _ => false,
+/// kubeadm's `controllerManager` section: certificates that the controller manager signs for clients
+/// are of the authority that apiservers accept, all others of `ca`. It takes either one pair for
+/// everything or one for each signer, so that kubeadm's own flags become empty. Flags for files of
+/// the package or the topology stay as they are.
+pub(super) fn controller_manager(
+    section: &mut Map<String, Value>,
+    security: Security,
+    api: Api,
+) -> Result<()> {
+    let signs = |name: &str| name.starts_with("cluster-signing-") && name.ends_with("-file");
+    if !security.client_authority || flags(section).any(signs) {
+        return Ok(());
     }
+    let clients = (CLIENT_SIGNER_CERTIFICATE, CLIENT_SIGNER_KEY);
+    let cluster = (CA_CERTIFICATE, CA_KEY);
+    let mut own = BTreeMap::new();
+    for (signer, (certificate, key)) in [
+        ("", ("", "")),
+        ("kubelet-client-", clients),
+        ("kube-apiserver-client-", clients),
+        ("kubelet-serving-", cluster),
+        ("legacy-unknown-", cluster),
+    ] {
+        let pair = [("cert", certificate), ("key", key)];
+        own.extend(pair.map(|(kind, path)| {
+            let name = format!("cluster-signing-{signer}{kind}-file");
+            (name, path.to_owned())
+        }));
+    }
+    arguments(section, "extraArgs", &own, api)
+}
+
+fn has_flag(section: &Map<String, Value>, flag: &str) -> bool {
+    flags(section).any(|name| name == flag)
+}
+
+/// The names of the flags that the package or the topology sets.
+fn flags(section: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let arguments = section.get("extraArgs");
+    let map = arguments.and_then(Value::as_object);
+    let list = arguments.and_then(Value::as_array);
+    let listed = list.into_iter().flatten();
+    let mapped = map.into_iter().flat_map(Map::keys).map(String::as_str);
+    mapped.chain(listed.filter_map(|entry| entry["name"].as_str()))
 }
 
 /// kubelet's configuration, which is the same on every host.

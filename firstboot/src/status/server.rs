@@ -22,7 +22,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, Stream};
 use serde_json::json;
-use userdata::contract::{STATUS_CERTIFICATE, STATUS_KEY};
+use userdata::contract::{CLIENT_AUTHORITIES, STATUS_CERTIFICATE, STATUS_KEY};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::StatusReport;
@@ -87,7 +87,7 @@ fn config(root: &Root) -> Result<Arc<ServerConfig>> {
     let certificate = material(root, "certificate", STATUS_CERTIFICATE)?;
     let key = material(root, "key", STATUS_KEY)?;
     let mut ca = RootCertStore::empty();
-    for one in certificates(&material(root, "authority", CA_CERTIFICATE)?)? {
+    for one in authorities(root)? {
         ca.add(one).context("loading the CA certificate")?;
     }
     // The error may quote the key.
@@ -108,14 +108,28 @@ fn config(root: &Root) -> Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
+/// The authorities of clients, if they have their own, else the cluster's.
+fn authorities(root: &Root) -> Result<Vec<CertificateDer<'static>>> {
+    let own = found(root, "clients", CLIENT_AUTHORITIES)?.unwrap_or_default();
+    let own = certificates(&own)?;
+    if own.is_empty() {
+        return certificates(&material(root, "authority", CA_CERTIFICATE)?);
+    }
+    Ok(own)
+}
+
 /// From systemd's credentials, because this process may not read the key itself; with `--root` from
 /// the directory.
 fn material(root: &Root, credential: &str, path: &str) -> Result<Vec<u8>> {
-    let found = match std::env::var_os("CREDENTIALS_DIRECTORY") {
-        Some(folder) if root.is_machine() => Root::new(folder).read(credential)?,
-        _ => root.read(path)?,
-    };
+    let found = found(root, credential, path)?;
     found.with_context(|| format!("`{path}` is missing from the document"))
+}
+
+fn found(root: &Root, credential: &str, path: &str) -> Result<Option<Vec<u8>>> {
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(folder) if root.is_machine() => Root::new(folder).read(credential),
+        _ => root.read(path),
+    }
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {

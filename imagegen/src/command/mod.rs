@@ -28,16 +28,20 @@ use yaml::Severity;
 /// A command without a topology is wrong usage: exit status 2.
 fn request(common: &Common) -> Request {
     let Some(topology) = common.topology.clone() else {
-        let message = "no topology; give one with `--topology cluster.yaml`";
-        Cli::command()
-            .error(UsageError::MissingRequiredArgument, message)
-            .exit()
+        wrong_usage("no topology; give one with `--topology cluster.yaml`");
     };
     Request {
         topology,
         package: common.package.clone(),
         output: common.output.clone(),
     }
+}
+
+/// Exits with status 2.
+fn wrong_usage(message: &str) -> ! {
+    Cli::command()
+        .error(UsageError::MissingRequiredArgument, message)
+        .exit()
 }
 
 /// What is wrong where a command needs the folder of an image.
@@ -50,9 +54,7 @@ fn folder(common: &Common, message: &str) -> Result<PathBuf> {
         return Ok(output.clone());
     }
     if common.topology.is_none() {
-        Cli::command()
-            .error(UsageError::MissingRequiredArgument, message)
-            .exit();
+        wrong_usage(message);
     }
     let request = request(common);
     let plan = read(&request)?.plan;

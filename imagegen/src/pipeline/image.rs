@@ -10,12 +10,13 @@ use build_tools::cache::Cache;
 use build_tools::process::side_by_side;
 use build_tools::progress::Progress;
 
-use super::{HOSTS, IMAGE, Input, Outcome, QCOW2, Request, SBOM, input};
+use super::{HOSTS, IMAGE, Input, Outcome, PKI, QCOW2, Request, SBOM, input};
 use crate::digest::{digest, digest_file};
 use crate::image::{self, ImageReport, ImageRequest, Signing};
 use crate::output::manifest::{self, Manifest};
 use crate::output::{Folder, beneath};
 use crate::package::Package;
+use crate::pki::rotation::Rotation;
 
 /// What an image needs besides the topology, checked before the first write.
 #[derive(Debug)]
@@ -135,7 +136,9 @@ fn documents(input: &Input, folder: &Folder) -> Result<Vec<(String, Vec<u8>)>> {
         "the documents in `{shown}` are of another topology than the image; {cure}"
     );
     let mut files = Vec::new();
-    for host in &input.plan.hosts {
+    let rotation = Rotation::read(&folder.root().join(PKI))?;
+    let hosts = input.plan.hosts.iter();
+    for host in hosts.filter(|host| !rotation.is_expelled(&host.name)) {
         for file in ["meta-data", "network-config", "user-data"] {
             let name = format!("{HOSTS}/{}/{file}", host.name);
             let bytes = beneath::read(folder.root(), Path::new(&name))?

@@ -8,6 +8,7 @@ mod image;
 mod input;
 pub mod pxe;
 mod reset_token;
+mod rotate;
 mod userdata;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub use self::image::{ImageInputs, image};
 pub use self::input::{Input, Refused, Request, output, package, read, validate};
 pub use self::pxe::pxe;
 pub use self::reset_token::reset_token;
+pub use self::rotate::{Step, rotate, rotation};
 pub use self::userdata::userdata;
 
 const HOSTS: &str = "hosts";

@@ -12,6 +12,7 @@ use crate::output::Folder;
 use crate::output::manifest::{self, Manifest};
 use crate::pki::folder::ENCRYPTION_KEY;
 use crate::pki::issue;
+use crate::pki::rotation::{ROTATION_FILE, Rotation, is_of_rotation};
 use crate::pki::store::Pki;
 use crate::plan::HostPlan;
 use crate::secret_scan::SecretIndex;
@@ -19,12 +20,34 @@ use crate::seed;
 
 /// Writes all of them or none. A second call with the same input changes nothing.
 pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
-    let plan = &input.plan_with_base()?;
+    userdata_for(input, folder, Rotation::read(&folder.root().join(PKI))?)
+}
+
+/// The same for a phase of the rotation. Its expelled hosts get no document, and no other host's
+/// document names them.
+pub(super) fn userdata_for(
+    input: &Input,
+    folder: &Folder,
+    mut rotation: Rotation,
+) -> Result<Outcome> {
+    let mut plan = input.plan_with_base()?;
+    rotation.forget_removed(&plan);
+    for name in rotation.expelled() {
+        log::warn!("`{name}` is expelled and gets no document; remove it from the topology");
+    }
+    plan.hosts.retain(|host| !rotation.is_expelled(&host.name));
+    let plan = &plan;
     let today = OffsetDateTime::now_utc().date();
     issue::check_clock(today)?;
-    let mut pki = Pki::prepare(&folder.root().join(PKI), plan, today)?;
-    let index = SecretIndex::new(plan, &pki)?;
     let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
+    let state = format!("{PKI}/{ROTATION_FILE}");
+    ensure!(
+        rotation.file()?.is_some() || !manifest.outputs.contains_key(&state),
+        "`{}` is gone; it says which authorities the hosts trust: restore it",
+        folder.root().join(state).display()
+    );
+    let mut pki = Pki::prepare_for(&folder.root().join(PKI), plan, rotation, today)?;
+    let index = SecretIndex::new(plan, &pki)?;
     let key = format!("{PKI}/{ENCRYPTION_KEY}");
     ensure!(
         pki.encryption_key.is_some() || !manifest.outputs.contains_key(&key),
@@ -59,7 +82,7 @@ pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
         record(format!("{PKI}/{}", path.display()), &bytes);
     }
     // The PKI is first: a document must never exist without its CA and its number.
-    let mut changed = change.add_tree(tree, |_| false)?;
+    let mut changed = change.add_tree(tree, is_of_rotation)?;
     changed |= change.add_tree(hosts, is_host_file)?;
 
     let admin = admin_conf(plan, &pki);

@@ -53,19 +53,21 @@ impl std::fmt::Debug for KeyText {
 }
 
 pub(super) fn authority(dir: &Path, row: &AuthorityRow, today: Date) -> Result<Authority> {
-    match pair(
-        dir,
-        &format!("{}.crt", row.file),
-        &format!("{}.key", row.file),
-    )? {
+    match authority_pair(dir, row.file, today)? {
         None => Authority::create(row, today),
-        Some((certificate, key)) => Authority::load(&certificate, &key, today).with_context(|| {
-            refusal(
-                &dir.join(format!("{}.crt", row.file)),
-                &dir.join(format!("{}.key", row.file)),
-            )
-        }),
+        Some(authority) => Ok(authority),
     }
+}
+
+/// The authority in `FILE.crt` and `FILE.key`, if both are there.
+pub(super) fn authority_pair(dir: &Path, file: &str, today: Date) -> Result<Option<Authority>> {
+    let (crt, key) = (format!("{file}.crt"), format!("{file}.key"));
+    let Some((certificate, private)) = pair(dir, &crt, &key)? else {
+        return Ok(None);
+    };
+    Authority::load(&certificate, &private, today)
+        .with_context(|| refusal(&dir.join(&crt), &dir.join(&key)))
+        .map(Some)
 }
 
 pub(super) fn service_account(dir: &Path) -> Result<ServiceAccount> {

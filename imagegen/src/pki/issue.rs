@@ -16,6 +16,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
+use super::rotation::Clients;
 use super::{AuthorityRow, Issuer, Specification, Usage};
 
 /// NotBefore of all certificates, early enough for a machine whose clock is at its firmware's date.
@@ -79,9 +80,14 @@ pub struct Authority {
 impl Authority {
     /// A new CA, valid from [`NOT_BEFORE`] until [`AUTHORITY_DAYS`] after `today`.
     pub fn create(row: &AuthorityRow, today: Date) -> Result<Self> {
-        let doing = || format!("creating the CA `{}`", row.common_name);
+        Self::named(row.common_name, today)
+    }
+
+    /// A new CA with this common name.
+    pub fn named(common_name: &str, today: Date) -> Result<Self> {
+        let doing = || format!("creating the CA `{common_name}`");
         let not_after = end(today, AUTHORITY_DAYS)?;
-        let mut params = base(row.common_name, None, not_after);
+        let mut params = base(common_name, None, not_after);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![
             KeyUsagePurpose::DigitalSignature,
@@ -246,6 +252,7 @@ pub struct Authorities {
     pub cluster: Authority,
     pub front_proxy: Authority,
     pub etcd: Authority,
+    pub clients: Clients,
     pub service_account: ServiceAccount,
 }
 
@@ -253,9 +260,26 @@ impl Authorities {
     pub fn get(&self, issuer: Issuer) -> &Authority {
         match issuer {
             Issuer::Cluster => &self.cluster,
+            Issuer::Clients => self.clients.signer().unwrap_or(&self.cluster),
             Issuer::FrontProxy => &self.front_proxy,
             Issuer::Etcd => &self.etcd,
         }
+    }
+
+    /// Whether clients have an authority of their own, or are about to get one.
+    pub fn has_client_authority(&self) -> bool {
+        !matches!(self.clients, Clients::Shared)
+    }
+
+    /// The certificates of the authorities whose clients hosts accept, in PEM one after another.
+    pub fn client_bundle(&self) -> String {
+        let trusted = self.trusted_by_hosts().into_iter();
+        trusted.map(|one| one.certificate.as_str()).collect()
+    }
+
+    /// The authorities whose clients hosts accept.
+    pub fn trusted_by_hosts(&self) -> Vec<&Authority> {
+        self.clients.trusted(&self.cluster)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod encryption;
 pub mod folder;
 pub mod issue;
 mod names;
+pub mod rotation;
 pub mod status;
 pub mod store;
 
@@ -31,6 +32,10 @@ pub const DNS_DOMAIN: &str = "cluster.local";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Issuer {
     Cluster,
+    /// Signs clients of apiservers: the cluster's own authority until the first
+    /// [rotation]. Its name keeps certificates that were issued before rotations existed.
+    #[serde(rename = "Cluster")]
+    Clients,
     FrontProxy,
     Etcd,
 }
@@ -113,7 +118,7 @@ impl Holders {
 }
 
 use Holders::{Everyone, Masters};
-use Issuer::{Cluster, Etcd, FrontProxy};
+use Issuer::{Clients, Cluster, Etcd, FrontProxy};
 use Place::{Endpoint, Files, Local, Status};
 
 const MASTERS_GROUP: Option<&str> = Some("system:masters");
@@ -124,16 +129,17 @@ const STATUS_GROUP: Option<&str> = Some("firstlight:status");
 #[rustfmt::skip]
 pub const LEAVES: [LeafRow; 13] = [
     LeafRow { name: "apiserver",                issuer: Cluster,    common_name: "kube-apiserver",                 organization: None,          names: Names::Apiserver, usage: Usage::Server, place: Files("apiserver"),                holders: Masters },
+    // kubeadm checks that `ca` has signed it, and kubelets accept clients of `ca`.
     LeafRow { name: "apiserver-kubelet-client", issuer: Cluster,    common_name: "kube-apiserver-kubelet-client",  organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("apiserver-kubelet-client"), holders: Masters },
     LeafRow { name: "front-proxy-client",       issuer: FrontProxy, common_name: "front-proxy-client",             organization: None,          names: Names::None,      usage: Usage::Client, place: Files("front-proxy-client"),       holders: Masters },
     LeafRow { name: "etcd-server",              issuer: Etcd,       common_name: "<host>",                         organization: None,          names: Names::Etcd,      usage: Usage::Both,   place: Files("etcd/server"),              holders: Masters },
     LeafRow { name: "etcd-peer",                issuer: Etcd,       common_name: "<host>",                         organization: None,          names: Names::Etcd,      usage: Usage::Both,   place: Files("etcd/peer"),                holders: Masters },
     LeafRow { name: "etcd-healthcheck-client",  issuer: Etcd,       common_name: "kube-etcd-healthcheck-client",   organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("etcd/healthcheck-client"),  holders: Masters },
     LeafRow { name: "apiserver-etcd-client",    issuer: Etcd,       common_name: "kube-apiserver-etcd-client",     organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Files("apiserver-etcd-client"),    holders: Masters },
-    LeafRow { name: ADMIN,                      issuer: Cluster,    common_name: "kubernetes-admin",               organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Endpoint("admin.conf"),            holders: Masters },
-    LeafRow { name: "controller-manager",       issuer: Cluster,    common_name: "system:kube-controller-manager", organization: None,          names: Names::None,      usage: Usage::Client, place: Local("controller-manager.conf"),  holders: Masters },
-    LeafRow { name: "scheduler",                issuer: Cluster,    common_name: "system:kube-scheduler",          organization: None,          names: Names::None,      usage: Usage::Client, place: Local("scheduler.conf"),           holders: Masters },
-    LeafRow { name: KUBELET,                    issuer: Cluster,    common_name: "system:node:<host>",             organization: NODES_GROUP,   names: Names::None,      usage: Usage::Client, place: Endpoint("kubelet.conf"),          holders: Everyone },
+    LeafRow { name: ADMIN,                      issuer: Clients,    common_name: "kubernetes-admin",               organization: MASTERS_GROUP, names: Names::None,      usage: Usage::Client, place: Endpoint("admin.conf"),            holders: Masters },
+    LeafRow { name: "controller-manager",       issuer: Clients,    common_name: "system:kube-controller-manager", organization: None,          names: Names::None,      usage: Usage::Client, place: Local("controller-manager.conf"),  holders: Masters },
+    LeafRow { name: "scheduler",                issuer: Clients,    common_name: "system:kube-scheduler",          organization: None,          names: Names::None,      usage: Usage::Client, place: Local("scheduler.conf"),           holders: Masters },
+    LeafRow { name: KUBELET,                    issuer: Clients,    common_name: "system:node:<host>",             organization: NODES_GROUP,   names: Names::None,      usage: Usage::Client, place: Endpoint("kubelet.conf"),          holders: Everyone },
     // kubelet serves `exec` and `logs` with it, and the apiserver verifies it. kubeadm knows no such file.
     LeafRow { name: "kubelet-server",           issuer: Cluster,    common_name: "system:node:<host>",             organization: NODES_GROUP,   names: Names::Host,      usage: Usage::Server, place: Files("kubelet-server"),           holders: Everyone },
     // A server certificate, which gives no access: a client of the status API needs an
@@ -194,20 +200,20 @@ impl LeafRow {
 /// The operator's own certificate, for `admin.conf` in the output folder.
 pub fn operator(plan: &ClusterPlan) -> Specification {
     Specification {
-        issuer: Cluster,
+        issuer: Clients,
         common_name: "kubernetes-admin".to_owned(),
         organization: MASTERS_GROUP,
         dns: Vec::new(),
         ips: Vec::new(),
         usage: Usage::Client,
-        validity_days: validity_days(plan, Cluster, MASTERS_GROUP),
+        validity_days: validity_days(plan, Clients, MASTERS_GROUP),
     }
 }
 
 /// etcd's clients have the administrators' group too, as kubeadm makes them, but no apiserver
 /// accepts etcd's authority.
 fn validity_days(plan: &ClusterPlan, issuer: Issuer, organization: Option<&str>) -> u32 {
-    if issuer == Cluster && organization == MASTERS_GROUP {
+    if matches!(issuer, Cluster | Clients) && organization == MASTERS_GROUP {
         plan.admin_days
     } else {
         plan.validity_days

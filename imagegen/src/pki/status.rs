@@ -12,6 +12,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::folder::{self, DOCUMENT_KEY, ENCRYPTION_KEY};
 use super::issue::certificate_der;
+use super::rotation::{CLIENTS, CLIENTS_NEXT, Phase, Rotation};
 use super::store::OPERATOR;
 use super::{AUTHORITIES, Holders, SERVICE_ACCOUNT};
 
@@ -88,6 +89,26 @@ pub fn read(dir: &Path, today: Date) -> Result<Vec<Entry>> {
         if let Some(pem) = folder::read(dir, &format!("{}.crt", row.file))? {
             let authority = Entry::of(holder, row.file, Kind::Authority, &pem, today)?;
             entries.push(authority);
+        }
+    }
+    let rotation = Rotation::read(dir)?;
+    let after_first = rotation.phase() > Some(Phase::TrustBoth);
+    let clients = [
+        (
+            CLIENTS,
+            rotation.phase() == Some(Phase::TrustNew),
+            after_first,
+        ),
+        (CLIENTS_NEXT, false, !after_first),
+    ];
+    for (file, has_gone, has_no_key) in clients {
+        let holder = match (has_gone, has_no_key) {
+            (true, _) => "this folder only",
+            (_, true) => "every host; its key: this folder only",
+            _ => "every host; its key: masters",
+        };
+        if let Some(pem) = folder::read(dir, &format!("{file}.crt"))? {
+            entries.push(Entry::of(holder, file, Kind::Authority, &pem, today)?);
         }
     }
     let keys = [

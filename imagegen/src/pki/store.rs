@@ -18,7 +18,8 @@ use super::folder::{
     service_account,
 };
 use super::issue::{self, Authorities, Authority, Issued, SecretPem};
-use super::{ADMIN, AUTHORITIES, AuthorityRow, LEAVES, SERVICE_ACCOUNT, Specification};
+use super::rotation::{Clients, Rotation};
+use super::{ADMIN, AUTHORITIES, LEAVES, SERVICE_ACCOUNT, Specification};
 use crate::digest::hex;
 use crate::plan::{ClusterPlan, HostPlan};
 
@@ -34,6 +35,7 @@ pub struct Pki {
     pub generations: Generations,
     /// `None` for a cluster that began without encryption.
     pub encryption_key: Option<EncryptionKey>,
+    pub rotation: Rotation,
     hosts: BTreeMap<String, BTreeMap<&'static str, Issued>>,
     kept: BTreeMap<String, BTreeMap<String, Kept>>,
 }
@@ -42,16 +44,34 @@ impl Pki {
     /// Reads `dir`, creates what is missing, and issues a certificate for each row of [`LEAVES`]
     /// and each holder in `plan`. Writes nothing.
     pub fn prepare(dir: &Path, plan: &ClusterPlan, today: Date) -> Result<Self> {
+        Self::prepare_for(dir, plan, Rotation::read(dir)?, today)
+    }
+
+    /// The same for another phase of the rotation than that of `dir`.
+    pub fn prepare_for(
+        dir: &Path,
+        plan: &ClusterPlan,
+        rotation: Rotation,
+        today: Date,
+    ) -> Result<Self> {
         super::names::check(plan)?;
+        let stored = Rotation::read(dir)?;
         let [cluster, front_proxy, etcd] = AUTHORITIES.map(|row| authority(dir, &row, today));
         let authorities = Authorities {
             cluster: cluster?,
             front_proxy: front_proxy?,
             etcd: etcd?,
+            clients: Clients::load(dir, &stored, &rotation, today)?,
             service_account: service_account(dir)?,
         };
         for row in &AUTHORITIES {
-            warn_of_end(row, authorities.get(row.issuer), plan.validity_days, today);
+            let authority = authorities.get(row.issuer);
+            let cure = "a new CA needs a new cluster";
+            warn_of_end(row.file, authority, cure, plan.validity_days, today);
+        }
+        for (file, authority) in authorities.clients.pairs() {
+            let cure = "`imagegen pki rotate` replaces it";
+            warn_of_end(file, authority, cure, plan.validity_days, today);
         }
         let mut before = read_issued(dir)?;
         let mut pki = Pki {
@@ -63,6 +83,7 @@ impl Pki {
             document_key: document_key(dir)?,
             generations: generations(dir)?,
             encryption_key: encryption_key(dir, is_new(dir)?)?,
+            rotation,
             hosts: BTreeMap::new(),
             kept: BTreeMap::new(),
         };
@@ -104,16 +125,20 @@ impl Pki {
     /// The files of the `pki/` folder by relative path, all readable by their owner only.
     pub fn files(&self) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
         let mut files = BTreeMap::new();
-        for row in &AUTHORITIES {
-            let authority = self.authorities.get(row.issuer);
+        let fixed = AUTHORITIES.iter();
+        let fixed = fixed.map(|row| (row.file, self.authorities.get(row.issuer)));
+        for (file, authority) in fixed.chain(self.authorities.clients.pairs()) {
             files.insert(
-                format!("{}.crt", row.file).into(),
+                format!("{file}.crt").into(),
                 authority.certificate.clone().into_bytes(),
             );
             files.insert(
-                format!("{}.key", row.file).into(),
+                format!("{file}.key").into(),
                 authority.key.expose().as_bytes().to_vec(),
             );
+        }
+        if let Some((name, bytes)) = self.rotation.file()? {
+            files.insert(name.into(), bytes);
         }
         let pair = &self.authorities.service_account;
         files.insert(
@@ -204,13 +229,12 @@ fn is_due(
 }
 
 /// Warns when certificates end long before their validity does, because the CA ends.
-fn warn_of_end(row: &AuthorityRow, authority: &Authority, validity_days: u32, today: Date) {
+fn warn_of_end(file: &str, authority: &Authority, cure: &str, validity_days: u32, today: Date) {
     let end = authority.not_after().date();
     if (end - today).whole_days() * 3 <= i64::from(validity_days) {
         log::warn!(
-            "the CA `{}` and its certificates end on {end}, though `certificates.validity` is \
-             {validity_days} days; a new CA needs a new cluster",
-            row.file
+            "the CA `{file}` and its certificates end on {end}, though `certificates.validity` is \
+             {validity_days} days; {cure}"
         );
     }
 }

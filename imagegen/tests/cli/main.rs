@@ -22,6 +22,8 @@ mod pki;
 mod pki_status;
 mod refusals;
 mod refused_packages;
+mod rotation;
+mod rotation_refusals;
 mod secret_scan;
 mod secure_boot;
 mod serve;

@@ -7,6 +7,8 @@
 //! atomically, so a file alone proves nothing.
 
 pub mod apiserver_ready;
+pub mod client_authority;
+pub mod credentials;
 pub mod domain_local;
 pub mod etcd_member;
 pub mod init_finish;
