@@ -17,6 +17,7 @@ fn steps(plan: &ClusterPlan, host: &HostPlan) -> Vec<StepInfo> {
     let machine = MACHINE_STEPS.iter().filter(|step| match step.name {
         "users" | "ssh" => !plan.ssh_authorized_keys.is_empty(),
         "ntp" => !plan.ntp.is_empty(),
+        "recovery-key" => plan.image.state().is_some(),
         // imagegen's documents have none of these.
         "timezone" | "locale" | "ca-certs" | "mounts" | "bootcmd" | "scripts" | "runcmd" => false,
         _ => true,

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use serde::Serialize;
 use userdata::contract::{
     API_VERSION, CLIENT_AUTHORITIES, CLIENT_SIGNER_CERTIFICATE, CLIENT_SIGNER_KEY, ENCRYPTION_FILE,
-    STATUS_CERTIFICATE, STATUS_KEY,
+    RECOVERY_KEY, STATUS_CERTIFICATE, STATUS_KEY,
 };
 use userdata::document::{DocumentBuilder, HostMatch};
 use userdata::network::{self, Destination, Device, MacAddress, Nameservers, Route};
@@ -20,6 +20,7 @@ use crate::kubeconfig::{self, Server};
 use crate::pki::store::Pki;
 use crate::pki::{AUTHORITIES, Issuer, KUBELET, LEAVES, Place, SERVICE_ACCOUNT, issue};
 use crate::plan::{ClusterPlan, HostPlan};
+use crate::state_keys::RecoveryKeys;
 
 const KUBERNETES: &str = "/etc/kubernetes";
 
@@ -65,6 +66,8 @@ pub struct Writer<'a> {
     /// The `hosts` of every node file, in the form of user-data. With 1000 hosts they are most of a
     /// document and equal in all; writing them once takes a quarter of the time.
     hosts: String,
+    /// Of hosts with encrypted state.
+    recovery: Option<&'a RecoveryKeys>,
 }
 
 #[derive(Serialize)]
@@ -87,7 +90,13 @@ impl<'a> Writer<'a> {
             pki,
             generation,
             hosts,
+            recovery: None,
         })
+    }
+
+    /// With a recovery key in each document.
+    pub fn with_recovery(self, recovery: Option<&'a RecoveryKeys>) -> Self {
+        Self { recovery, ..self }
     }
 
     /// The document of one host.
@@ -120,6 +129,10 @@ impl<'a> Writer<'a> {
         .ntp(plan.ntp.iter().map(String::as_str));
         for (path, mode, text) in files(plan, self.pki, host)? {
             builder = builder.file(path, mode, text);
+        }
+        if let Some(keys) = self.recovery {
+            let key = format!("{}\n", keys.of(&host.name)?.expose());
+            builder = builder.file(RECOVERY_KEY, 0o600, key);
         }
         let texts = builder.build();
         Ok(Document {

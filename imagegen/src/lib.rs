@@ -31,6 +31,7 @@ pub mod plan;
 pub mod secret_scan;
 pub mod seed;
 pub mod serve;
+pub mod state_keys;
 pub mod topology;
 
 /// The former path of [`digest`], which other crates use.

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use userdata::image_info::ImpossibleKeys;
 use userdata::node_config::{Apiserver, HostsEntry, Kubernetes, Master, Role, SeedPolicy};
+use userdata::state_info::{Encryption, StateInfo};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClusterPlan {
@@ -77,6 +78,9 @@ pub struct ImagePlan {
     /// Whether every host's document is in the seed partition.
     pub seeds: bool,
     pub impossible_keys: ImpossibleKeys,
+    /// Of the state partition.
+    #[serde(skip_serializing_if = "is_none")]
+    pub encrypt: Encryption,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<SecureBootPlan>,
     #[serde(skip_serializing_if = "DisklessPlan::is_default")]
@@ -91,6 +95,10 @@ pub struct DisklessPlan {
     pub blank_disks: bool,
     /// In memory also for masters, whose etcd is lost with the power.
     pub memory_masters: bool,
+}
+
+fn is_none(encryption: &Encryption) -> bool {
+    *encryption == Encryption::None
 }
 
 impl DisklessPlan {
@@ -129,6 +137,14 @@ impl ImagePlan {
         let known = FIRMWARE.iter();
         let chosen = known.filter(|(name, _)| self.firmware.iter().any(|one| one == name));
         chosen.map(|(_, package)| *package)
+    }
+
+    /// What the image says about its state; `None` if it is not encrypted.
+    pub fn state(&self) -> Option<StateInfo> {
+        (self.encrypt != Encryption::None).then_some(StateInfo {
+            encrypt: self.encrypt,
+            secure_boot: self.secure_boot.is_some(),
+        })
     }
 
     /// Whether the firmware has microcode for processors.

@@ -23,6 +23,7 @@ use crate::pki::issue::SecretPem;
 use crate::pki::store::Pki;
 use crate::pki::{AUTHORITIES, issue};
 use crate::plan::{ClusterPlan, HostPlan};
+use crate::state_keys::{RecoveryKeys, recovery_keys};
 
 /// The kind of the file with the key of Secrets.
 const ENCRYPTION: &str = "EncryptionConfiguration";
@@ -35,7 +36,7 @@ const MAX_UNPACKED: u64 = 16 << 20;
 
 /// The owners of all keys and certificates of one cluster.
 #[derive(Debug)]
-pub struct SecretIndex {
+pub struct SecretIndex<'a> {
     /// Owner by public key (SubjectPublicKeyInfo).
     owners: BTreeMap<Vec<u8>, String>,
     authorities: Vec<Material>,
@@ -44,6 +45,7 @@ pub struct SecretIndex {
     hosts: BTreeMap<String, Vec<Material>>,
     /// The key of Secrets, and the line of a master's document that has it.
     encryption: Option<(SecretPem, SecretPem)>,
+    recovery: Option<&'a RecoveryKeys>,
 }
 
 /// DER of a certificate and of its key.
@@ -60,7 +62,7 @@ impl std::fmt::Debug for Material {
     }
 }
 
-impl SecretIndex {
+impl<'a> SecretIndex<'a> {
     /// Indexes the whole PKI.
     pub fn new(plan: &ClusterPlan, pki: &Pki) -> Result<Self> {
         let mut authorities = Vec::new();
@@ -122,7 +124,13 @@ impl SecretIndex {
             clients,
             service_account,
             hosts,
+            recovery: None,
         })
+    }
+
+    /// With the recovery keys that documents have, each its host's.
+    pub fn with_recovery(self, recovery: Option<&'a RecoveryKeys>) -> Self {
+        Self { recovery, ..self }
     }
 
     /// Refuses a document with a secret or certificate that its host may not have.
@@ -158,6 +166,7 @@ impl SecretIndex {
             index: self,
             keys,
             certificates,
+            recovery: self.recovery.map(|keys| keys.of(&host.name)).transpose()?,
         };
         // A master has the key of Secrets once, in its own file.
         let mut user_data = Cow::Borrowed(document.user_data.as_str());
@@ -200,9 +209,11 @@ fn key_der(pem: &str) -> Result<Vec<u8>> {
 }
 
 struct Search<'a> {
-    index: &'a SecretIndex,
+    index: &'a SecretIndex<'a>,
     keys: BTreeSet<&'a [u8]>,
     certificates: BTreeSet<&'a [u8]>,
+    /// The host's own recovery key.
+    recovery: Option<&'a SecretPem>,
 }
 
 impl Search<'_> {
@@ -286,6 +297,9 @@ impl Search<'_> {
             && plain.contains(key.expose())
         {
             bail!("the key of Secrets, where it does not belong");
+        }
+        if recovery_keys(&plain).any(|key| self.recovery.is_none_or(|own| own.expose() != key)) {
+            bail!("a recovery key that does not belong here");
         }
         for run in base64_runs(&plain) {
             for decoded in decode(&run) {

@@ -9,6 +9,18 @@ pub const NODE_FILE: &str = "/etc/firstlight/node.yaml";
 /// The image file: describes the content of the image. Part of the read-only root.
 pub const IMAGE_FILE: &str = "/usr/share/firstlight/image.json";
 
+/// The state file: how the image encrypts the state partition. Part of the read-only root of images
+/// that do.
+pub const STATE_FILE: &str = "/usr/share/firstlight/state.json";
+
+/// The key that opens this machine's encrypted state without its TPM. Part of the document; the
+/// host's file is in that state.
+pub const RECOVERY_KEY: &str = "/etc/firstlight/recovery.key";
+
+/// The kernel image's public key of the policy that the TPM seals the state to. systemd-stub puts it
+/// into the initrd.
+pub const POLICY_KEY: &str = "/.extra/tpm2-pcr-public-key.pem";
+
 /// The package's `conf/` folder as it is in the read-only root (`kubeadm.yaml`, `net/*.yaml`, …).
 pub const CONF_DIR: &str = "/usr/share/firstlight/conf";
 

@@ -19,5 +19,6 @@ pub mod role;
 pub mod runtime;
 pub mod secret;
 pub mod signature;
+pub mod state_info;
 pub mod validate;
 pub mod value;

@@ -66,6 +66,10 @@ pub const MACHINE_STEPS: &[StepInfo] = &[
     step("timezone", "set the time zone"),
     step("locale", "set the locale"),
     step("files", "write the document's files"),
+    step(
+        "recovery-key",
+        "enrol the recovery key of the encrypted state",
+    ),
     step("hosts", "write /etc/hosts"),
     step("ca-certs", "add certificate authorities"),
     step("mounts", "mount the document's file systems"),

@@ -73,7 +73,11 @@ fn kernel_image(run_dir: &RunDir, name: &str, signing: Option<&Signing>) -> Resu
         cmdline: "console=ttyS0 marker=1",
         os_release: b"NAME=Firstlight\n",
     };
-    let uki = uki::build(&tools, &contents, signing, &work)?;
+    let keys = uki::Keys {
+        secure_boot: signing,
+        policy: None,
+    };
+    let uki = uki::build(&tools, &contents, keys, &work)?;
     Ok(fs::read(uki)?)
 }
 

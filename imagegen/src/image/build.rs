@@ -160,7 +160,7 @@ pub fn build(
         cmdline: &cmdline,
         os_release: &os_release,
     };
-    let uki = uki::build(&tools, &contents, request.signing, work)?;
+    let uki = uki::build(&tools, &contents, request.keys(), work)?;
     took("uki", stage.done());
 
     let stage = progress.stage("disk image");

@@ -7,7 +7,7 @@ use build_tools::cache::Cache;
 use build_tools::debian_tree::{Spec, Tree};
 use build_tools::progress::Progress;
 
-use super::root_files;
+use super::{root_files, sealed};
 use crate::plan::{ImagePlan, Kernel};
 
 const SUITE: &str = "trixie";
@@ -58,6 +58,10 @@ pub fn tools_for(cache: &Cache, plan: &ImagePlan, progress: &Progress) -> Result
 
 fn tools_spec_for(plan: &ImagePlan) -> Spec {
     let mut spec = tools_spec(plan.kernel);
+    if plan.state().is_some() {
+        let packages = sealed::TOOLS.iter().map(|&name| name.to_owned());
+        spec.packages.extend(packages);
+    }
     add_firmware(&mut spec, plan, |_| true);
     spec
 }
@@ -85,6 +89,10 @@ pub(super) fn root_for(cache: &Cache, plan: &ImagePlan, progress: &Progress) -> 
 /// The kernel loads microcode before it has a root, and from there only.
 fn root_spec_for(plan: &ImagePlan) -> Spec {
     let mut spec = root_spec();
+    if plan.state().is_some() {
+        let packages = sealed::ROOT.iter().map(|&name| name.to_owned());
+        spec.packages.extend(packages);
+    }
     add_firmware(&mut spec, plan, |name| !name.ends_with("-microcode"));
     spec.packages.extend(plan.packages.iter().cloned());
     spec
@@ -110,6 +118,8 @@ pub(super) fn is_booted(package: &str) -> bool {
         || package.starts_with("libsystemd")
         || package.starts_with("firmware-")
         || package.ends_with("-microcode")
+        || package.starts_with("libcryptsetup")
+        || package.starts_with("libtss2-")
         || [
             "systemd-boot-efi",
             "dracut-core",

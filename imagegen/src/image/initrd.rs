@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use build_tools::debian_tree::Tree;
 use build_tools::process;
 
+use super::sealed;
 use crate::plan::ImagePlan;
 
 /// Path and contents of files besides dracut's modules.
@@ -61,17 +62,17 @@ const OPTIONS: &[&str] = &[
 /// What an initrd has besides that of a machine's own disk.
 #[derive(Debug, Default)]
 pub(super) struct Additions<'a> {
-    pub(super) files: &'a [(&'a str, &'a str)],
+    pub(super) files: Vec<(&'a str, &'a str)>,
     /// Path and source of programs.
-    pub(super) programs: &'a [(&'a str, &'a Path)],
-    pub(super) modules: &'a str,
+    pub(super) programs: Vec<(&'a str, &'a Path)>,
+    pub(super) modules: String,
     /// Programs of the tools tree.
-    pub(super) install: &'a str,
-    pub(super) drivers: &'a str,
+    pub(super) install: String,
+    pub(super) drivers: String,
 }
 
 /// Builds the initrd for kernel `release` as `work/initrd` and returns its path. `programs` has
-/// firstboot, which tells why a machine does not boot.
+/// firstboot, which tells why a machine does not boot. Only this initrd opens encrypted state.
 pub fn build(
     tools: &Tree,
     release: &str,
@@ -81,9 +82,10 @@ pub fn build(
 ) -> Result<PathBuf> {
     let firstboot = programs.join("firstboot");
     let additions = Additions {
-        programs: &[("usr/bin/firstboot", &firstboot)],
+        programs: vec![("usr/bin/firstboot", &firstboot)],
         ..Additions::default()
     };
+    let additions = sealed::initrd(plan, additions);
     build_with(tools, release, "initrd", &additions, plan, work)
 }
 
@@ -106,11 +108,11 @@ pub(super) fn build_with(
         }
         Ok(file)
     };
-    for (path, contents) in FILES.iter().chain(more.files) {
+    for (path, contents) in FILES.iter().chain(&more.files) {
         let file = place(path)?;
         fs::write(&file, contents).with_context(|| format!("writing `{}`", file.display()))?;
     }
-    for (path, source) in more.programs {
+    for (path, source) in &more.programs {
         let file = place(path)?;
         fs::copy(source, &file).with_context(|| format!("copying `{}`", source.display()))?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
@@ -135,10 +137,10 @@ pub(super) fn build_with(
         "--modules",
         &format!("{MODULES} {}", more.modules),
         "--add-drivers",
-        &drivers(plan, more.drivers),
+        &drivers(plan, &more.drivers),
     ]);
     if !more.install.is_empty() {
-        dracut.args(["--install", more.install]);
+        dracut.args(["--install", &more.install]);
     }
     dracut.args(["--include", &format!("/tmp/work/{name}-files"), "/"]);
     dracut.arg(format!("/tmp/work/{name}"));

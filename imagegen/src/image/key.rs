@@ -7,10 +7,13 @@ use build_tools::cache::Key;
 use build_tools::debian_tree::SOURCE_DATE_EPOCH;
 
 use super::signing::Signing;
-use super::{containerd, debian, disk, docker, hooks, initrd, programs, root_files, uki, verity};
+use super::{
+    containerd, debian, disk, docker, hooks, initrd, programs, root_files, sealed, uki, verity,
+};
 use crate::digest::{digest, digest_file};
 use crate::package::{BUILD_HOOK, Package};
 use crate::plan::ImagePlan;
+use crate::state_keys::PolicyKey;
 
 /// Incremented when code changes the image in a way that no part of the key shows.
 const REVISION: u32 = 4;
@@ -55,11 +58,20 @@ pub struct ImageRequest<'a> {
     pub programs: &'a Path,
     /// `None`: the firmware boots the image only without Secure Boot.
     pub signing: Option<&'a Signing>,
+    /// Signs the policy of an image with encrypted state.
+    pub policy: Option<&'a PolicyKey>,
     /// Files for the seed partition, by name; normally none.
     pub seed: Vec<(String, Vec<u8>)>,
 }
 
-impl ImageRequest<'_> {
+impl<'a> ImageRequest<'a> {
+    pub(super) fn keys(&self) -> uki::Keys<'a> {
+        uki::Keys {
+            secure_boot: self.signing,
+            policy: self.policy,
+        }
+    }
+
     /// A digest of everything that decides the image's bytes.
     pub fn key(&self) -> Result<String> {
         let mut key = Key::new("image", REVISION);
@@ -101,6 +113,10 @@ impl ImageRequest<'_> {
         text("initrd", initrd::recipe(self.plan));
         text("command line", uki::recipe());
         text("disk", disk::recipe());
+        if let Some(policy) = self.policy {
+            parts.push(("policy".to_owned(), policy.public_pem().into_bytes()));
+            parts.push(("sealed".to_owned(), sealed::recipe(self.plan).into_bytes()));
+        }
         if let Some(signing) = self.signing {
             parts.push(("signature".to_owned(), signing.recipe().to_vec()));
         }
@@ -115,6 +131,8 @@ impl ImageRequest<'_> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use userdata::state_info::Encryption;
 
     use super::*;
     use crate::plan::Kernel;
@@ -159,6 +177,7 @@ mod tests {
             plan,
             programs: dir,
             signing: None,
+            policy: None,
             seed: Vec::new(),
         }
     }
@@ -217,6 +236,16 @@ mod tests {
         fs::write(dir.path().join("lvscare"), "new")?;
         keys.push(request(dir.path(), &before, &plan).key()?);
         keys.push(request(dir.path(), &package(dir.path(), true)?, &plan).key()?);
+        let encrypted = ImagePlan {
+            encrypt: Encryption::Tpm2,
+            ..plan.clone()
+        };
+        for _ in 0..2 {
+            let policy = PolicyKey::create()?;
+            let mut sealed = request(dir.path(), &before, &encrypted);
+            sealed.policy = Some(&policy);
+            keys.push(sealed.key()?);
+        }
         for (i, key) in keys.iter().enumerate() {
             assert!(!keys[..i].contains(key), "{i}: {keys:?}");
         }

@@ -11,7 +11,6 @@ use build_tools::cache::Cache;
 use build_tools::debian_tree::{Spec, Tree};
 use build_tools::progress::Progress;
 
-use super::signing::Signing;
 use super::{initrd, uki};
 use crate::digest::digest_file;
 use crate::plan::ImagePlan;
@@ -110,8 +109,8 @@ pub struct Inputs<'a> {
     pub release: &'a str,
     pub plan: &'a ImagePlan,
     pub root_hash: &'a str,
-    /// Signs the EFI program of a medium.
-    pub signing: Option<&'a Signing>,
+    /// Sign the EFI program of a medium.
+    pub keys: uki::Keys<'a>,
     /// The folder of the static programs.
     pub programs: &'a Path,
     /// Makes the Debian tree of iPXE.
@@ -132,11 +131,11 @@ pub fn write(inputs: &Inputs<'_>, out: &Path, progress: &Progress) -> Result<()>
     let stage = progress.stage("initrd for the network");
     let firstboot = inputs.programs.join("firstboot");
     let additions = initrd::Additions {
-        files: INITRD_FILES,
-        programs: &[("usr/bin/firstboot", &firstboot)],
-        modules: MODULES,
-        install: INSTALL,
-        drivers: DRIVERS,
+        files: INITRD_FILES.to_vec(),
+        programs: vec![("usr/bin/firstboot", &firstboot)],
+        modules: MODULES.to_owned(),
+        install: INSTALL.to_owned(),
+        drivers: DRIVERS.to_owned(),
     };
     let initrd = initrd::build_with(tools, release, INITRD, &additions, inputs.plan, work)?;
     stage.done();
@@ -153,7 +152,7 @@ pub fn write(inputs: &Inputs<'_>, out: &Path, progress: &Progress) -> Result<()>
         cmdline: &medium,
         os_release: &os_release,
     };
-    let medium = uki::build(tools, &contents, inputs.signing, work)?;
+    let medium = uki::build(tools, &contents, inputs.keys, work)?;
     stage.done();
     let kernel = tools.path().join(format!("boot/vmlinuz-{release}"));
     let loader = tree(inputs.cache, progress)?.path().join("usr/lib/ipxe");

@@ -27,6 +27,7 @@ mod releases;
 pub mod root;
 mod root_files;
 mod sbom;
+pub mod sealed;
 pub mod signing;
 mod site;
 pub mod uki;

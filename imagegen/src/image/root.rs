@@ -13,6 +13,7 @@ use userdata::runtime::Runtime;
 
 use super::archive::{Archive, Content, Entry, Placed};
 use super::root_files::{self, REMOVED};
+use super::sealed;
 use super::site::Site;
 use crate::package::{MANIFESTS, Verdict, unpacked};
 use crate::plan::ImagePlan;
@@ -63,6 +64,7 @@ pub fn compose(inputs: &Inputs<'_>) -> Result<(Archive, Vec<(String, u64)>)> {
         )?;
     }
     root_files::add(&mut root, inputs.facts)?;
+    sealed::add(&mut root, inputs.plan)?;
     site.add(&mut root, inputs.plan);
     Ok((root, site.sizes))
 }

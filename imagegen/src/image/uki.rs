@@ -8,6 +8,7 @@ use build_tools::debian_tree::Tree;
 use build_tools::process;
 
 use super::signing::Signing;
+use crate::state_keys::PolicyKey;
 
 /// The command line of every image, after `roothash=`.
 const CMDLINE: &[&str] = &[
@@ -80,11 +81,29 @@ pub struct Contents<'a> {
     pub os_release: &'a [u8],
 }
 
-/// Builds `work/uki.efi`, signed if there is a key, and returns its path.
+/// What signs an image.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Keys<'a> {
+    /// The whole, for Secure Boot.
+    pub secure_boot: Option<&'a Signing>,
+    /// The values that the firmware's TPM measures of it, for encrypted state.
+    pub policy: Option<&'a PolicyKey>,
+}
+
+/// The signature holds until the initrd is left: a root shell of the running system cannot ask the
+/// TPM for the key of the state. One bank, because each value is signed for each bank.
+const POLICY: &[&str] = &[
+    "--pcr-private-key=/tmp/keys/policy.key",
+    "--pcr-public-key=/tmp/keys/policy.pub",
+    "--phases=enter-initrd",
+    "--pcr-banks=sha256",
+];
+
+/// Builds `work/uki.efi`, signed by `keys`, and returns its path.
 pub fn build(
     tools: &Tree,
     contents: &Contents<'_>,
-    signing: Option<&Signing>,
+    keys: Keys<'_>,
     work: &Path,
 ) -> Result<PathBuf> {
     let Contents {
@@ -102,8 +121,8 @@ pub fn build(
         Ok(format!("/tmp/work/{}", name.to_string_lossy()))
     };
     // Only root reads it, and it goes when this function ends.
-    let keys = tempfile::tempdir_in(work).context("creating a folder for the signing key")?;
-    let binds = [(work, "/tmp/work"), (keys.path(), "/tmp/keys")];
+    let folder = tempfile::tempdir_in(work).context("creating a folder for the signing keys")?;
+    let binds = [(work, "/tmp/work"), (folder.path(), "/tmp/keys")];
     let mut ukify = tools.chroot(&binds, "ukify")?;
     ukify.arg("build");
     ukify.arg(format!("--linux=/boot/vmlinuz-{release}"));
@@ -112,8 +131,18 @@ pub fn build(
     ukify.arg(format!("--uname={release}"));
     ukify.arg(format!("--os-release=@{}", name(&os_release_file)?));
     ukify.arg(format!("--output={}", name(&uki)?));
-    if let Some(signing) = signing {
-        signing.write_to(keys.path())?;
+    if let Some(policy) = keys.policy {
+        for (name, text) in [
+            ("policy.key", policy.private_pem().expose()),
+            ("policy.pub", &policy.public_pem()),
+        ] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).with_context(|| format!("writing `{}`", path.display()))?;
+        }
+        ukify.args(POLICY);
+    }
+    if let Some(signing) = keys.secure_boot {
+        signing.write_to(folder.path())?;
         ukify.args([
             "--signtool=systemd-sbsign",
             // The signature of the whole covers the kernel in it; this tool cannot look whether the
@@ -129,7 +158,7 @@ pub fn build(
 
 /// The part of the image's key that this module decides.
 pub(super) fn recipe() -> String {
-    format!("{CMDLINE:?}")
+    format!("{:?}", (CMDLINE, POLICY))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use build_tools::cache::Cache;
 use build_tools::process::side_by_side;
 use build_tools::progress::Progress;
 
-use super::{HOSTS, IMAGE, Input, Outcome, PKI, QCOW2, Request, SBOM, input};
+use super::{HOSTS, IMAGE, Input, Outcome, PKI, QCOW2, Request, SBOM, input, state};
 use crate::digest::{digest, digest_file};
 use crate::image::{self, ImageReport, ImageRequest, Signing};
 use crate::output::manifest::{self, Manifest};
@@ -75,6 +75,7 @@ pub fn image(
     } else {
         Vec::new()
     };
+    let policy = state::kept_policy(&input.plan, folder)?;
     let cache = Cache::open()?;
     let package = match inputs.package {
         Some(package) => package,
@@ -92,6 +93,7 @@ pub fn image(
         plan: &input.plan.image,
         programs: &inputs.programs,
         signing: inputs.signing.as_ref(),
+        policy: policy.as_ref(),
         seed,
     };
     let build = |out: &Path, work: &Path| image::build(&request, out, work, &cache, progress);

@@ -9,6 +9,7 @@ mod input;
 pub mod pxe;
 mod reset_token;
 mod rotate;
+mod state;
 mod userdata;
 
 use std::path::PathBuf;

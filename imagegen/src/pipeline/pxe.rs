@@ -9,6 +9,7 @@ use build_tools::progress::Progress;
 use super::image::signing;
 use super::{IMAGE, Input, Outcome, Request};
 use crate::digest::digest_file;
+use crate::image::uki::Keys;
 use crate::image::{self, extract, live};
 use crate::output::manifest::{self, Manifest};
 use crate::output::{Folder, beneath};
@@ -72,7 +73,11 @@ pub fn pxe(
         release: &release,
         plan: &input.plan.image,
         root_hash: &report.root_hash,
-        signing: signing.as_ref(),
+        // State is encrypted only on machines that boot from their own disk.
+        keys: Keys {
+            secure_boot: signing.as_ref(),
+            policy: None,
+        },
         programs: &programs,
         cache: &cache,
         work: &work,

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use time::OffsetDateTime;
 
-use super::{ADMIN_CONF, HOSTS, Input, Outcome, PKI, SEED};
+use super::{ADMIN_CONF, HOSTS, Input, Outcome, PKI, SEED, state};
 use crate::digest::digest;
 use crate::documents::{Document, Writer, admin_conf};
 use crate::output::Folder;
@@ -17,6 +17,7 @@ use crate::pki::store::Pki;
 use crate::plan::HostPlan;
 use crate::secret_scan::SecretIndex;
 use crate::seed;
+use crate::state_keys::{PolicyKey, RecoveryKeys};
 
 /// Writes all of them or none. A second call with the same input changes nothing.
 pub fn userdata(input: &Input, folder: &Folder) -> Result<Outcome> {
@@ -40,14 +41,17 @@ pub(super) fn userdata_for(
     let today = OffsetDateTime::now_utc().date();
     issue::check_clock(today)?;
     let mut manifest = Manifest::read(folder.root())?.unwrap_or_default();
-    let state = format!("{PKI}/{ROTATION_FILE}");
+    let rotated = format!("{PKI}/{ROTATION_FILE}");
     ensure!(
-        rotation.file()?.is_some() || !manifest.outputs.contains_key(&state),
+        rotation.file()?.is_some() || !manifest.outputs.contains_key(&rotated),
         "`{}` is gone; it says which authorities the hosts trust: restore it",
-        folder.root().join(state).display()
+        folder.root().join(rotated).display()
     );
     let mut pki = Pki::prepare_for(&folder.root().join(PKI), plan, rotation, today)?;
-    let index = SecretIndex::new(plan, &pki)?;
+    let policy = state::policy(plan, folder, &manifest)?;
+    let recovery = state::recovery(plan, folder, &manifest)?;
+    let known = state::known(&manifest);
+    let index = SecretIndex::new(plan, &pki)?.with_recovery(recovery.as_ref());
     let key = format!("{PKI}/{ENCRYPTION_KEY}");
     ensure!(
         pki.encryption_key.is_some() || !manifest.outputs.contains_key(&key),
@@ -60,11 +64,12 @@ pub(super) fn userdata_for(
     for path in [PKI, HOSTS, ADMIN_CONF] {
         manifest.remove_outputs(path);
     }
+    manifest.outputs.extend(known);
     let mut record = |path: String, bytes: &[u8]| manifest.outputs.insert(path, digest(bytes));
     let mut change = folder.change()?;
 
     let mut generations = std::mem::take(&mut pki.generations);
-    let writer = Writer::new(plan, &pki)?;
+    let writer = Writer::new(plan, &pki)?.with_recovery(recovery.as_ref());
     let mut hosts = change.tree(HOSTS, 0o755)?;
     for host in &plan.hosts {
         let document = writer.document(host)?;
@@ -78,6 +83,12 @@ pub(super) fn userdata_for(
     pki.generations = generations;
     let mut tree = change.tree(PKI, 0o700)?;
     for (path, bytes) in pki.files()? {
+        tree.add(&path, &bytes, 0o600)?;
+        record(format!("{PKI}/{}", path.display()), &bytes);
+    }
+    let policy = policy.iter().flat_map(PolicyKey::files);
+    let recovery = recovery.iter().flat_map(RecoveryKeys::files);
+    for (path, bytes) in policy.chain(recovery) {
         tree.add(&path, &bytes, 0o600)?;
         record(format!("{PKI}/{}", path.display()), &bytes);
     }
@@ -101,7 +112,7 @@ pub(super) fn userdata_for(
 /// Name, contents and mode of the scanned document and of the seed disk of `host`.
 fn host_files(
     document: &Document,
-    index: &SecretIndex,
+    index: &SecretIndex<'_>,
     host: &HostPlan,
 ) -> Result<Vec<(&'static str, Vec<u8>, u32)>> {
     index.check(host, document)?;

@@ -1,6 +1,7 @@
 //! Options of the node image.
 
 use userdata::image_info::ImpossibleKeys;
+use userdata::state_info::Encryption;
 
 use crate::plan::{DisklessPlan, ImagePlan, Kernel, SecureBootPlan};
 
@@ -42,6 +43,7 @@ pub(super) fn check(given: &ImageTopology, f: &mut Findings<'_>) -> ImagePlan {
         packages: f.all("image.packages", &given.packages, hardware::package),
         secure_boot: secure_boot(given, f),
         seeds: seeds(given, f),
+        encrypt: encryption(given, f),
         diskless: DisklessPlan {
             blank_disks: given.diskless.blank_disks,
             memory_masters: given.diskless.memory_masters,
@@ -59,6 +61,37 @@ fn seeds(given: &ImageTopology, f: &mut Findings<'_>) -> bool {
             false
         }
     }
+}
+
+fn encryption(given: &ImageTopology, f: &mut Findings<'_>) -> Encryption {
+    const KEY: &str = "image.state.encrypt";
+    match given.state.encrypt.as_deref() {
+        None | Some("none") => return Encryption::None,
+        Some("tpm2") => {}
+        Some(other) => {
+            let message = format!("unknown encryption of the state `{other}`");
+            f.error(KEY, message, "write `tpm2` or `none`");
+            return Encryption::None;
+        }
+    }
+    if given.diskless.blank_disks {
+        let message = "state on the disk of a machine that boots from the network is not encrypted";
+        let help = "remove `image.diskless.blank_disks`, or flash the disk with the image";
+        f.error(KEY, message, help);
+    }
+    if given.seeds.as_deref() == Some("all") {
+        let message =
+            "every disk would have the recovery keys of all hosts beside the encrypted state";
+        let help = "remove `image.seeds`, and give each host its own document";
+        f.error(KEY, message, help);
+    }
+    if given.secure_boot.is_none() {
+        let message = "without Secure Boot the TPM protects only a disk away from its machine";
+        let help = "another system that boots on the machine opens the state: set \
+                    `image.secure_boot`";
+        f.warning(KEY, message, help);
+    }
+    Encryption::Tpm2
 }
 
 fn impossible_keys(given: &ImageTopology, f: &mut Findings<'_>) -> ImpossibleKeys {

@@ -165,6 +165,8 @@ pub struct ImageTopology {
     /// without a passphrase, paths relative to this file. Enrol the certificate in the machines'
     /// firmware: imagegen writes `db.der` and `db.esl` beside the image.
     pub secure_boot: Option<SecureBootTopology>,
+    /// How the state partition of a machine's own disk is kept.
+    pub state: StateTopology,
     /// State of machines that boot from the network or a medium: `{ blank_disks: true }` makes it
     /// on the only blank disk, `{ memory_masters: true }` lets masters have it in memory.
     pub diskless: DisklessTopology,
@@ -179,6 +181,16 @@ pub struct SecureBootTopology {
     /// Its certificate in PEM; a path relative to this file.
     #[schemars(required, with = "String")]
     pub certificate: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StateTopology {
+    /// `none` (default), or `tpm2`: the first boot makes the state partition as LUKS2 and seals its
+    /// key to the machine's TPM and to images of this output folder. A machine without a TPM 2.0
+    /// then does not start. imagegen keeps a recovery key of each host in `pki/state/recovery/`.
+    #[schemars(extend("enum" = ["none", "tpm2"]))]
+    pub encrypt: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

@@ -9,6 +9,7 @@ use imagegen::pki::issue::{NOT_BEFORE, SecretPem};
 use imagegen::pki::store::Pki;
 use imagegen::plan::ClusterPlan;
 use imagegen::secret_scan::SecretIndex;
+use imagegen::state_keys::RecoveryKeys;
 use imagegen::topology::check;
 
 use crate::work::PROD;
@@ -110,6 +111,41 @@ fn unchanged_documents_pass() {
     let cluster = Cluster::new();
     for host in 0..cluster.plan.hosts.len() {
         assert_eq!(cluster.check(host, &cluster.document(host)), Ok(()));
+    }
+}
+
+#[test]
+fn recovery_key_is_its_hosts_only() {
+    let cluster = Cluster::new();
+    let (plan, empty) = (&cluster.plan, tempfile::tempdir().expect("a folder"));
+    let keys = RecoveryKeys::prepare(empty.path(), &plan.hosts, |_| false).expect("keys");
+    let index = SecretIndex::new(plan, &cluster.pki).expect("an index");
+    let index = index.with_recovery(Some(&keys));
+    let check = |host: usize, of: usize| {
+        let key = keys.of(&plan.hosts[of].name).expect("a key").expose();
+        let with = |(how, text): (&'static str, String)| {
+            let mut document = cluster.document(host);
+            document.user_data.push_str(&text);
+            (how, document)
+        };
+        encodings(key).into_iter().map(with).collect::<Vec<_>>()
+    };
+    for (how, document) in check(3, 3) {
+        let checked = index.check(&plan.hosts[3], &document);
+        assert!(checked.is_ok(), "{how}: {checked:?}");
+    }
+    for (how, document) in check(3, 0) {
+        let error = index.check(&plan.hosts[3], &document).expect_err(how);
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("a recovery key that does not belong"),
+            "{how}: {error}"
+        );
+    }
+    // Without encrypted state no document has any.
+    for (how, document) in check(3, 3) {
+        let error = cluster.check(3, &document).expect_err(how);
+        assert!(error.contains("a recovery key"), "{how}: {error}");
     }
 }
 
