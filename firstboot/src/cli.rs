@@ -80,7 +80,12 @@ pub enum Command {
     #[command(hide = true)]
     CheckBootDisk,
 
-    /// In the initrd: link `/run/firstlight/state` to the state partition of the boot disk.
+    /// In the initrd, with encrypted state: make the state partition, or let it grow.
+    #[command(hide = true)]
+    MakeState,
+
+    /// In the initrd: open the state partition of the boot disk if it is encrypted, and link
+    /// `/run/firstlight/state` to it.
     #[command(hide = true)]
     LinkState,
 

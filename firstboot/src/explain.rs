@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::report::console;
 use crate::screen::Screen;
+use crate::sealed::Obstacle;
 use crate::state_partition::{self, SYSROOT, SeveralDisks};
 use crate::system::command;
 use crate::system::disks;
@@ -35,6 +36,7 @@ fn screen(root: &Root, machine: &Identity) -> Screen {
     let several = failure
         .as_ref()
         .is_some_and(|error| error.is::<SeveralDisks>());
+    let obstacle = Obstacle::read(root);
     let (headline, advice) = if !mounted {
         (
             "this machine does not find its node image",
@@ -46,6 +48,8 @@ fn screen(root: &Root, machine: &Identity) -> Screen {
             "this machine does not know which disk is its own",
             "detach the other disks with a node image; then start the machine again",
         )
+    } else if let Some(obstacle) = &obstacle {
+        ("this machine has no usable state", obstacle.advice())
     } else if !root.exists(state_partition::LINK) {
         (
             "this machine has no state partition",
@@ -64,6 +68,9 @@ fn screen(root: &Root, machine: &Identity) -> Screen {
         screen
             .tried
             .extend(failure.map(|error| format!("{error:#}")));
+        screen
+            .tried
+            .extend(obstacle.map(|obstacle| obstacle.to_string()));
     } else {
         screen.tried.extend(wanted(root));
     }
@@ -229,5 +236,12 @@ mod tests {
         let screen = screen(&root, &Identity::default());
         assert_eq!(screen.headline, "this machine has no state partition");
         assert!(screen.advice[0].contains("2 GiB"));
+        let obstacle = br#""no-tpm""#;
+        root.write_volatile("/run/firstlight/obstacle.json", obstacle)
+            .unwrap();
+        let screen = super::screen(&root, &Identity::default());
+        assert_eq!(screen.headline, "this machine has no usable state");
+        assert!(screen.tried[0].contains("TPM 2.0"), "{:?}", screen.tried);
+        assert!(screen.advice[0].contains("firmware's settings"));
     }
 }

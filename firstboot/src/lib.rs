@@ -25,6 +25,7 @@ pub mod receipt;
 pub mod report;
 pub mod runner;
 pub mod screen;
+pub mod sealed;
 pub mod source;
 pub mod state_partition;
 pub mod status;

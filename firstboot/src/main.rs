@@ -13,6 +13,7 @@ use firstboot::install;
 use firstboot::live;
 use firstboot::logger;
 use firstboot::report::Reporter;
+use firstboot::sealed;
 use firstboot::source::directory::Directory;
 use firstboot::source::{Source, machine_sources};
 use firstboot::state_partition;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Some(Command::Reset) => return exit(reset(&root), None),
         Some(Command::ResolvConf) => return exit(resolv_conf::update(&root), None),
         Some(Command::CheckBootDisk) => return exit(state_partition::check_boot_disk(&root), None),
+        Some(Command::MakeState) => return exit(sealed::make::make(&root), None),
         Some(Command::LinkState) => return exit(state_partition::link(&root), None),
         Some(Command::AttachRoot) => return exit(live::root::attach(&root), None),
         Some(Command::PrepareState) => return exit(live::state::prepare(&root), None),

@@ -39,6 +39,7 @@ use crate::step::hosts::Hosts;
 use crate::step::kernel::Kernel;
 use crate::step::network::Network;
 use crate::step::ntp::Ntp;
+use crate::step::recovery_key::RecoveryKey;
 use crate::step::scripts::Scripts;
 use crate::step::service_routes;
 use crate::step::ssh::Ssh;
@@ -146,6 +147,7 @@ fn machine(host: &Host, root: &Root) -> Result<Steps> {
     if !host.files.is_empty() {
         steps.push(boxed(files(host, root)));
     }
+    steps.extend(RecoveryKey::find(root, host)?.map(boxed));
     steps.push(boxed(Hosts::new(root, host)));
     steps.extend(extras.after_files());
     // After files, which may configure sshd; before commands, so that a hanging one can be

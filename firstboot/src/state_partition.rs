@@ -6,10 +6,12 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use userdata::contract::STATE_PARTITION;
 
+use crate::sealed;
 use crate::system::disks;
 use crate::system::files::Root;
 
@@ -37,20 +39,31 @@ impl std::error::Error for SeveralDisks {}
 
 /// Fails unless exactly one attached disk carries the root that runs.
 pub fn check_boot_disk(root: &Root) -> Result<()> {
-    boot_disk(root, &disks::below(root, SYSROOT)?).map(drop)
+    disk(root).map(drop)
 }
 
-/// Makes `/run/firstlight/state` lead to the state partition.
+/// Makes `/run/firstlight/state` lead to the file system of the state partition, which it opens if
+/// it is encrypted.
 pub fn link(root: &Root) -> Result<()> {
-    let disk = boot_disk(root, &disks::below(root, SYSROOT)?)?;
-    let device = state_partition(root, &disk)?;
+    let partition = node(root, &disk(root)?)?;
+    let device = sealed::open::open(root, &partition)?;
     let link = root.join(LINK);
     root.remove(LINK)?;
     if let Some(folder) = link.parent() {
         fs::create_dir_all(folder).with_context(|| format!("creating `{}`", folder.display()))?;
     }
-    symlink(format!("/dev/{}", device.replace('!', "/")), &link)
-        .with_context(|| format!("creating `{}`", link.display()))
+    symlink(&device, &link).with_context(|| format!("creating `{}`", link.display()))
+}
+
+/// The disk of the root that runs.
+pub(crate) fn disk(root: &Root) -> Result<String> {
+    boot_disk(root, &disks::below(root, SYSROOT)?)
+}
+
+/// The device of the state partition on `disk`.
+pub(crate) fn node(root: &Root, disk: &str) -> Result<PathBuf> {
+    let device = state_partition(root, disk)?;
+    Ok(Path::new("/dev").join(device.replace('!', "/")))
 }
 
 /// The disk of the partitions `below` the verified root.
@@ -112,7 +125,6 @@ fn state_partition(root: &Root, disk: &str) -> Result<String> {
 mod tests {
     use std::collections::BTreeMap;
     use std::fs::File;
-    use std::path::Path;
 
     use gpt::GptConfig;
     use gpt::disk::LogicalBlockSize;

@@ -10,6 +10,7 @@ use nix::mount::{MsFlags, mount};
 use userdata::contract::STATE_PARTITION;
 
 use super::{Record, Settings, State, memory, say};
+use crate::sealed::header;
 use crate::system::files::Root;
 use crate::system::{command, disks};
 
@@ -37,7 +38,14 @@ enum Choice {
 pub fn prepare(root: &Root) -> Result<()> {
     let settings = Settings::require(root)?;
     let (device, state) = match choose(root, settings.blank_disk)? {
-        Choice::Ours(device) => (device.clone(), State::Disk { device }),
+        Choice::Ours(device) => {
+            ensure!(
+                header::read(&node(&device))?.is_none(),
+                "the state on {device} is encrypted and opens only if the machine boots from that \
+                 disk: do that, or detach it"
+            );
+            (device.clone(), State::Disk { device })
+        }
         Choice::Blank(disk) => {
             say(&format!("making the state partition on /dev/{disk}"));
             let node = node(&disk);

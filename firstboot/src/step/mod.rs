@@ -21,6 +21,7 @@ pub mod network;
 pub mod ntp;
 pub mod phone_home;
 pub mod power_state;
+pub mod recovery_key;
 pub mod resolv_conf;
 pub mod scripts;
 pub mod service_routes;
