@@ -92,9 +92,11 @@ impl DebianTools {
     pub fn command(&self, program: &str, preload: Option<&Path>) -> Command {
         let mut command = Command::new(self.loader());
         command.arg("--library-path").arg(format!(
-            "{}:{}",
+            "{}:{}:{}",
             self.path("usr/lib/x86_64-linux-gnu").display(),
-            self.path("lib/x86_64-linux-gnu").display()
+            self.path("lib/x86_64-linux-gnu").display(),
+            // swtpm's own.
+            self.path("usr/lib/x86_64-linux-gnu/swtpm").display()
         ));
         if let Some(library) = preload {
             command.arg("--preload").arg(library);

@@ -128,7 +128,7 @@ pub(crate) fn is_skip_forbidden() -> bool {
     std::env::var_os(NO_SKIP).is_some_and(|value| value == "1")
 }
 
-/// QEMU and its firmware, a kernel for initrd tests, libfaketime, which slows the clocks of guests,
+/// QEMU with firmware and TPM, a kernel for initrd tests, libfaketime, which slows the clocks of guests,
 /// and the init system of the small Debian that tests the harness itself.
 fn spec() -> Spec {
     let packages = [
@@ -141,6 +141,7 @@ fn spec() -> Spec {
         "e2fsprogs",
         "systemd-sysv",
         "udev",
+        "swtpm",
     ];
     Spec::new("tests", "trixie", "apt", &packages)
 }

@@ -11,4 +11,5 @@ pub mod qemu;
 pub mod qmp;
 pub mod smbios;
 mod starting_qemu;
+mod tpm;
 pub mod vm;

@@ -9,6 +9,7 @@ use crate::host::debian_tools::DebianTools;
 use crate::machine::boot_origin::{self, Tap};
 pub use crate::machine::drive::Drive;
 use crate::machine::smbios::{COMMAND_PORT, JOURNAL_PORT, Smbios};
+use crate::machine::tpm;
 
 /// What the machine boots.
 #[derive(Debug, Clone)]
@@ -77,6 +78,8 @@ pub struct Machine {
     /// An ISO image in an optical drive.
     pub medium: Option<PathBuf>,
     pub smbios: Vec<Smbios>,
+    /// The folder of a TPM 2.0.
+    pub tpm: Option<PathBuf>,
     pub rtc: Rtc,
     /// Guest seconds per second of the wall clock; below 1 libfaketime slows the guest's clock.
     pub time_scale: f64,
@@ -101,6 +104,7 @@ impl Machine {
             tap: None,
             medium: None,
             smbios: Vec::new(),
+            tpm: None,
             rtc: Rtc::Host,
             time_scale: 1.0,
             cpu_quota: None,
@@ -198,6 +202,9 @@ pub fn arguments(
         );
     }
     boot_origin::add(&mut list, machine);
+    if machine.tpm.is_some() {
+        tpm::add(&mut list, &paths.sockets);
+    }
     for text in &machine.smbios {
         list.add(
             "-smbios",

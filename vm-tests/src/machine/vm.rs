@@ -26,6 +26,7 @@ use crate::machine::qemu::{self, Boot, DiskFile, DiskFormat, Machine, Paths};
 use crate::machine::qmp::Qmp;
 use crate::machine::smbios;
 use crate::machine::starting_qemu::{StartingQemu, stderr_tail};
+use crate::machine::tpm::Tpm;
 
 /// Saving the memory of a machine takes seconds, and minutes when the disk is busy.
 const STATE_DEADLINE: Duration = Duration::from_secs(600);
@@ -37,6 +38,7 @@ pub struct Vm {
     process: Mutex<Child>,
     /// Fields are dropped in order: the process must end before its control group is removed.
     _cpu_quota: Option<CpuQuota>,
+    _tpm: Option<Tpm>,
     qmp: Mutex<Qmp>,
     journal: Option<Journal>,
     guest: Option<Guest>,
@@ -90,7 +92,8 @@ impl Vm {
         if machine.reports {
             machine.smbios.extend(smbios::report_units());
         }
-        if accel == Accel::Tcg {
+        // A TPM measures arguments from outside; the image of such a machine has this one itself.
+        if accel == Accel::Tcg && machine.tpm.is_none() {
             let arguments = smbios::kernel_arguments(smbios::NO_TIMER_CHECK);
             machine.smbios.push(arguments);
         }
@@ -100,6 +103,9 @@ impl Vm {
             .then(|| bind_reports(&sockets))
             .transpose()?;
 
+        let state = machine.tpm.as_deref();
+        let tpm = state.map(|state| Tpm::start(host.tools(), state, &sockets, &folder));
+        let tpm = tpm.transpose()?;
         let preload = (machine.time_scale != 1.0).then(|| host.tools().faketime());
         let mut command = host
             .tools()
@@ -151,6 +157,7 @@ impl Vm {
             name,
             process: Mutex::new(child),
             _cpu_quota: cpu_quota,
+            _tpm: tpm,
             qmp: Mutex::new(qmp),
             journal,
             guest,
