@@ -13,6 +13,10 @@ pub const IMAGE_FILE: &str = "/usr/share/firstlight/image.json";
 /// that do.
 pub const STATE_FILE: &str = "/usr/share/firstlight/state.json";
 
+/// An empty folder of the read-only root. firstboot mounts the first key of encrypted state there, for
+/// systemd-repart, which copies nothing from `/run`.
+pub const FIRST_KEY_DIR: &str = "/usr/share/firstlight/first-key";
+
 /// The key that opens this machine's encrypted state without its TPM. Part of the document; the
 /// host's file is in that state.
 pub const RECOVERY_KEY: &str = "/etc/firstlight/recovery.key";

@@ -28,12 +28,15 @@ use vm_tests::host::Host;
 use vm_tests::host::artifacts::Programs;
 use vm_tests::host::run_dir::RunDir;
 use vm_tests::machine::disk;
+use vm_tests::machine::journal::RecordMatch;
 use vm_tests::machine::qemu::{Boot, DiskFile, DiskFormat, Drive, Machine};
 use vm_tests::machine::smbios::{NO_TIMER_CHECK, credential};
 use vm_tests::machine::vm::Vm;
 
 const DEADLINE: Duration = Duration::from_secs(120);
 const RECOVERY: &str = "cbdefghi-jklnrtuv-cbdefghi-jklnrtuv-cbdefghi-jklnrtuv-cbdefghi-jklnrtuv";
+/// "Startup finished", systemd's sd-messages.h.
+const STARTED: &str = "b07a249cd024414a82dd00cd181378ff";
 /// In a file of the state.
 const MARKER: &str = "kept-in-the-encrypted-state";
 const CLOSED: &str = "== the TPM of this machine does not open its state ==";
@@ -65,7 +68,7 @@ fn tpm_opens_what_it_sealed_and_the_recovery_key_opens_it_without() -> Result<()
 
     // The first boot makes the state, and firstboot enrols the recovery key of its document.
     machine.tpm = Some(run_dir.folder().join("tpm"));
-    let vm = Vm::start(&host, &run_dir, &machine)?;
+    let vm = start(&host, &run_dir, &machine)?;
     assert_eq!(slots(&vm)?, 2, "the first key and the TPM's");
     ensure!(vm.shell("stat -c %a /var/lib/firstlight/state.key")?.trim() == "600");
     let document = format!(
@@ -88,9 +91,9 @@ fn tpm_opens_what_it_sealed_and_the_recovery_key_opens_it_without() -> Result<()
     }
 
     // The same image, and a later one of the same policy key, open it by themselves.
-    opens(&Vm::start(&host, &run_dir, &machine)?, "marker=1")?;
+    opens(&start(&host, &run_dir, &machine)?, "marker=1")?;
     builder.update(&path, &policy, "marker=2")?;
-    opens(&Vm::start(&host, &run_dir, &machine)?, "marker=2")?;
+    opens(&start(&host, &run_dir, &machine)?, "marker=2")?;
 
     // An image of another policy key does not, and neither does another TPM.
     builder.update(&path, &PolicyKey::create()?, "marker=3")?;
@@ -112,12 +115,13 @@ fn tpm_opens_what_it_sealed_and_the_recovery_key_opens_it_without() -> Result<()
     machine.smbios = key(RECOVERY);
     let vm = Vm::start(&host, &run_dir, &machine)?;
     vm.wait_for_console(SEALED_AGAIN, DEADLINE)?;
+    vm.wait_for(&RecordMatch::id(STARTED), &[], DEADLINE)?;
     assert_eq!(vm.shell("cat /var/marker")?.trim(), MARKER);
     assert_eq!(slots(&vm)?, 2, "the recovery key and the new TPM's");
     vm.shell("sync")?;
     drop(vm);
     machine.smbios = Vec::new();
-    opens(&Vm::start(&host, &run_dir, &machine)?, "marker=2")?;
+    opens(&start(&host, &run_dir, &machine)?, "marker=2")?;
     run_dir.passed();
     Ok(())
 }
@@ -145,11 +149,11 @@ fn state_of_a_signed_image_opens_only_with_secure_boot() -> Result<()> {
     assert!(disk::partition(&path, "firstlight-state").is_err());
 
     machine.boot = Boot::SecureUefi;
-    let vm = Vm::start(&host, &run_dir, &machine)?;
+    let vm = start(&host, &run_dir, &machine)?;
     vm.shell(&format!("echo {MARKER} >/var/marker; sync"))?;
     drop(vm);
     builder.update(&path, &policy, "marker=2")?;
-    opens(&Vm::start(&host, &run_dir, &machine)?, "marker=2")?;
+    opens(&start(&host, &run_dir, &machine)?, "marker=2")?;
 
     machine.boot = Boot::Uefi;
     let vm = Vm::start(&host, &run_dir, &machine)?;
@@ -168,6 +172,13 @@ fn opens(vm: &Vm, argument: &str) -> Result<()> {
     assert_eq!(source.trim(), "/dev/mapper/firstlight-state");
     ensure!(!vm.console().text().contains("recovery key"));
     Ok(())
+}
+
+/// Starts the machine and waits until it has started its services.
+fn start(host: &Host, run_dir: &RunDir, machine: &Machine) -> Result<Vm> {
+    let vm = Vm::start(host, run_dir, machine)?;
+    vm.wait_for(&RecordMatch::id(STARTED), &[], DEADLINE)?;
+    Ok(vm)
 }
 
 /// The machine asks for the recovery key, with this reason.

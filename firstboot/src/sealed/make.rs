@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount, umount};
-use userdata::contract::{POLICY_KEY, STATE_PARTITION};
+use userdata::contract::{FIRST_KEY_DIR, POLICY_KEY, STATE_PARTITION};
 use userdata::state_info::StateInfo;
 
 use super::{header, info, obstacle};
@@ -17,7 +17,7 @@ use crate::system::{command, disks};
 
 /// The folder of the first key while the partition is made.
 const FOLDER: &str = "/run/firstlight/first-key";
-/// Its name there and, for systemd-repart, in `/run` of the image.
+/// Its name there and, for systemd-repart, in [`FIRST_KEY_DIR`] of the image.
 const NAME: &str = "state.key";
 /// Letters of five bits each: 260 bits.
 const KEY_LENGTH: usize = 52;
@@ -59,7 +59,7 @@ pub fn make(root: &Root) -> Result<()> {
 /// systemd-repart with a new first key, which it also copies into the partition.
 fn make_new(info: &StateInfo) -> Result<()> {
     let result = first_key().and_then(|path| {
-        let inside = format!("{SYSROOT}/run");
+        let inside = format!("{SYSROOT}{FIRST_KEY_DIR}");
         let none = None::<&str>;
         mount(Some(FOLDER), inside.as_str(), none, MsFlags::MS_BIND, none)
             .with_context(|| format!("mounting `{inside}`"))?;

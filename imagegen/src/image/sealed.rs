@@ -2,7 +2,7 @@
 //! packages and files of the root.
 
 use anyhow::{Context as _, Result};
-use userdata::contract::STATE_FILE;
+use userdata::contract::{FIRST_KEY_DIR, STATE_FILE};
 
 use super::archive::Archive;
 use super::initrd::Additions;
@@ -66,6 +66,7 @@ pub fn add(root: &mut Archive, plan: &ImagePlan) -> Result<()> {
     };
     let (path, text) = DEFINITION;
     root.file(path, 0o644, text.as_bytes());
+    root.directory(FIRST_KEY_DIR.trim_start_matches('/'), 0o700);
     let state = serde_json::to_vec_pretty(&state).context("writing the state file")?;
     root.file(STATE_FILE.trim_start_matches('/'), 0o644, state);
     Ok(())
