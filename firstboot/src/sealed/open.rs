@@ -92,8 +92,9 @@ impl Reason {
         } else if fixed(12) && has_outside_arguments(root) {
             Self::OutsideArguments
         } else {
-            let last = error.lines().next_back().unwrap_or_default();
-            Self::OtherTpm(last.to_owned())
+            // The last line says that nothing was asked for.
+            let last = error.lines().rev().find(|line| !line.contains("headless"));
+            Self::OtherTpm(last.unwrap_or_default().to_owned())
         }
     }
 }
@@ -217,7 +218,7 @@ mod tests {
             signed: vec![11],
             fixed: vec![7, 12],
         }];
-        let found = || Reason::find(&root, &bindings, "one\ntwo");
+        let found = || Reason::find(&root, &bindings, "one\ntwo\n'headless'");
         assert_eq!(found(), Reason::NoTpm);
         write("/sys/class/tpm/tpm0/tpm_version_major", b"2\n");
         assert_eq!(found(), Reason::NoPolicy);
