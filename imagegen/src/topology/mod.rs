@@ -165,7 +165,9 @@ pub struct ImageTopology {
     /// without a passphrase, paths relative to this file. Enrol the certificate in the machines'
     /// firmware: imagegen writes `db.der` and `db.esl` beside the image.
     pub secure_boot: Option<SecureBootTopology>,
-    /// How the state partition of a machine's own disk is kept.
+    /// `{ encrypt: tpm2 }` makes the state partition as LUKS2, with a key that the machine's TPM 2.0
+    /// seals to the images of this output folder; a machine without a TPM then does not start.
+    /// imagegen keeps a recovery key of each host in `pki/state/recovery/`. Default `none`.
     pub state: StateTopology,
     /// State of machines that boot from the network or a medium: `{ blank_disks: true }` makes it
     /// on the only blank disk, `{ memory_masters: true }` lets masters have it in memory.
