@@ -10,7 +10,7 @@ use userdata::contract::RECOVERY_KEY;
 use userdata::secret::Secret;
 
 use super::Step;
-use crate::document::Host;
+use crate::host::Host;
 use crate::report::Reporter;
 use crate::sealed::{FIRST_KEY, PARTITION};
 use crate::system::command;
@@ -139,7 +139,7 @@ mod tests {
             network_config: None,
             vendor_data: None,
         };
-        let (host, _) = crate::document::understand(&seed)?;
+        let (host, _) = crate::host::understand(&seed)?;
         RecoveryKey::find(&root, &host)
     }
 
