@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -26,15 +26,20 @@ pub fn run(command: &mut Command) -> Result<()> {
     output(command).map(drop)
 }
 
+/// Runs `command` to its end, without input. Its exit status is the caller's to judge.
+pub fn capture(command: &mut Command) -> Result<Output> {
+    log::debug!("running {}", display(command));
+    let _guard = Guard::of(command)?;
+    command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| unstarted(command, &error))
+}
+
 /// Like [`run`], and returns what the program wrote to standard output.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let shown = display(command);
-    log::debug!("running {shown}");
-    let _guard = Guard::of(command)?;
-    let done = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| unstarted(command, &error))?;
+    let done = capture(command)?;
     if !done.status.success() {
         let mut said = done.stderr;
         if said.is_empty() {

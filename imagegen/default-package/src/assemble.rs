@@ -209,11 +209,14 @@ fn words(
         ("@VERSION@", format!("v{}", parts.version)),
         ("@SOURCE@", parts.source.clone()),
         ("@REPOSITORY@", release.repository.to_owned()),
-        ("@KUBEADM_API@", kubeadm_api(release).to_owned()),
+        (
+            "@KUBEADM_API@",
+            kubeadm_api(release.minor_number()).to_owned(),
+        ),
         ("@ETCD_TAG@", parts.etcd_tag()?),
         ("@PAUSE_IMAGE@", pause_image(release)),
         ("@FLANNEL_IMAGE@", flannel_image()),
-        ("@ARGUMENTS@", arguments(release)),
+        ("@ARGUMENTS@", arguments(release.minor_number())),
         ("@IMAGES@", list.trim_end().to_owned()),
         (
             "@CONTAINERD@",
@@ -241,8 +244,8 @@ fn words(
 }
 
 /// The newest format that this release's kubeadm reads, for use of the file by hand.
-fn kubeadm_api(release: &Release) -> &'static str {
-    match release.minor_number() {
+fn kubeadm_api(minor: u32) -> &'static str {
+    match minor {
         ..22 => "kubeadm.k8s.io/v1beta2",
         22..31 => "kubeadm.k8s.io/v1beta3",
         31.. => "kubeadm.k8s.io/v1beta4",
@@ -252,8 +255,7 @@ fn kubeadm_api(release: &Release) -> &'static str {
 /// Arguments of the control plane besides kubeadm's: no profiles, which show what a process holds.
 /// kubeadm before 1.36 mounts the folder of FlexVolume plugins from the host and would create it
 /// below /usr, which is read-only.
-fn arguments(release: &Release) -> String {
-    let minor = release.minor_number();
+fn arguments(minor: u32) -> String {
     let mut text = String::new();
     for component in ["apiServer", "controllerManager", "scheduler"] {
         text.push_str(&format!("{component}:\n  extraArgs:\n"));
@@ -269,6 +271,27 @@ fn arguments(release: &Release) -> String {
         }
     }
     text
+}
+
+/// `conf/kubeadm.yaml` of the default package, for another package of Kubernetes 1.`minor`.
+/// `version` has a leading `v`; `repository` and `etcd_tag` are those of its images.
+pub fn kubeadm_configuration(
+    minor: u32,
+    version: &str,
+    repository: &str,
+    etcd_tag: &str,
+) -> String {
+    [
+        ("@VERSION@", version),
+        ("@REPOSITORY@", repository),
+        ("@KUBEADM_API@", kubeadm_api(minor)),
+        ("@ETCD_TAG@", etcd_tag),
+        ("@ARGUMENTS@", &arguments(minor)),
+    ]
+    .iter()
+    .fold(assets::KUBEADM.to_owned(), |text, (word, value)| {
+        text.replace(word, value)
+    })
 }
 
 fn texts(target: &Path, parts: &Parts, words: &[(&str, String)]) -> Result<()> {

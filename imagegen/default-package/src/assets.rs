@@ -15,13 +15,16 @@ pub(super) const FILES: &[(&str, &str)] = &[
     asset!("conf/10-kubeadm.conf"),
     asset!("conf/containerd.service"),
     asset!("conf/crictl.yaml"),
-    asset!("conf/kubeadm.yaml"),
+    ("conf/kubeadm.yaml", KUBEADM),
     asset!("conf/kubelet.service"),
     asset!("conf/net/kube-flannel.yaml"),
     asset!("shell/docker.sh"),
     asset!("shell/init.sh"),
     asset!("shell/master.sh"),
 ];
+
+/// The base of kubeadm's configuration.
+pub(super) const KUBEADM: &str = include_str!("../conf/kubeadm.yaml");
 
 /// containerd's configuration for 1.x and for 2.x; the package has one of them.
 pub(super) const CONTAINERD_1: (&str, &str) = (

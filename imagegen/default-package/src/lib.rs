@@ -25,9 +25,11 @@ use anyhow::Result;
 use build_tools::cache::{Cache, Key};
 use build_tools::progress::Progress;
 
+pub use assemble::kubeadm_configuration;
+pub use output::{check as check_output, write as write_output};
 pub use supply::{
-    SUPPLIED_CRICTL, Supplies, is_own_script_line, supplied_plugins, supplied_version,
-    supply_recipe,
+    RELEASES, Releases, SUPPLIED_CRICTL, Supplies, is_own_script_line, supplied_plugins,
+    supplied_version, supply_recipe,
 };
 
 use parts::Parts;

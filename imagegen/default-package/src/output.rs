@@ -22,57 +22,80 @@ const WORKERS: u32 = 2;
 /// 128 MiB: so far back a copy is found; the base of two images is the same.
 const WINDOW_LOG: u32 = 27;
 
-pub(super) fn write(folder: &Path, output: &Path, progress: &Progress) -> Result<()> {
+/// What `output` becomes.
+enum Form {
+    Folder,
+    Tar { compress: bool },
+}
+
+fn form(output: &Path) -> Result<Form> {
     let name = output
         .file_name()
         .and_then(|n| n.to_str())
         .context("the package's output has no name")?;
+    if name.ends_with(".tar") || name.ends_with(".tar.zst") {
+        let compress = name.ends_with(".zst");
+        return Ok(Form::Tar { compress });
+    }
+    let others = [".tgz", ".gz", ".xz", ".zip"];
+    if others.iter().any(|end| name.ends_with(end)) {
+        bail!(
+            "cannot write `{}`: a package is written as a folder, .tar or .tar.zst",
+            output.display()
+        );
+    }
+    let empty = fs::read_dir(output)
+        .map(|mut entries| entries.next().is_none())
+        .unwrap_or(!output.exists());
+    ensure!(
+        empty,
+        "`{}` is already there; remove it or choose another output",
+        output.display()
+    );
+    Ok(Form::Folder)
+}
+
+/// Fails if [`write`] cannot write to `output`, before the work for it starts.
+pub fn check(output: &Path) -> Result<()> {
+    form(output).map(drop)
+}
+
+/// Writes a copy of `folder`, or an archive of it if `output` ends in `.tar` or `.tar.zst`.
+pub fn write(folder: &Path, output: &Path, progress: &Progress) -> Result<()> {
+    let form = form(output)?;
     let parent = match output.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     fs::create_dir_all(parent).with_context(|| format!("creating `{}`", parent.display()))?;
     let stage = progress.stage(format_args!("writing {}", output.display()));
-    if name.ends_with(".tar") || name.ends_with(".tar.zst") {
-        let mut file = tempfile::NamedTempFile::new_in(parent)
-            .with_context(|| format!("creating a file in `{}`", parent.display()))?;
-        archive(folder, file.as_file_mut(), name.ends_with(".zst"))
-            .with_context(|| format!("writing `{}`", output.display()))?;
-        file.as_file()
-            .sync_all()
-            .with_context(|| format!("syncing `{}`", output.display()))?;
-        use std::os::unix::fs::PermissionsExt as _;
-        file.as_file()
-            .set_permissions(fs::Permissions::from_mode(0o644))?;
-        file.persist(output)
-            .with_context(|| format!("writing `{}`", output.display()))?;
-    } else if [".tgz", ".gz", ".xz", ".zip"]
-        .iter()
-        .any(|end| name.ends_with(end))
-    {
-        bail!(
-            "cannot write `{}`: a package is written as a folder, .tar or .tar.zst",
-            output.display()
-        );
-    } else {
-        let empty = fs::read_dir(output)
-            .map(|mut entries| entries.next().is_none())
-            .unwrap_or(!output.exists());
-        ensure!(
-            empty,
-            "`{}` is already there; remove it or choose another output",
-            output.display()
-        );
-        let scratch = tempfile::tempdir_in(parent)
-            .with_context(|| format!("creating a folder in `{}`", parent.display()))?;
-        let copy = scratch.path().join("package");
-        process::run(
-            Command::new("cp")
-                .args(["-a", "--reflink=auto"])
-                .arg(folder)
-                .arg(&copy),
-        )?;
-        fs::rename(&copy, output).with_context(|| format!("writing `{}`", output.display()))?;
+    match form {
+        Form::Tar { compress } => {
+            let mut file = tempfile::NamedTempFile::new_in(parent)
+                .with_context(|| format!("creating a file in `{}`", parent.display()))?;
+            archive(folder, file.as_file_mut(), compress)
+                .with_context(|| format!("writing `{}`", output.display()))?;
+            file.as_file()
+                .sync_all()
+                .with_context(|| format!("syncing `{}`", output.display()))?;
+            use std::os::unix::fs::PermissionsExt as _;
+            file.as_file()
+                .set_permissions(fs::Permissions::from_mode(0o644))?;
+            file.persist(output)
+                .with_context(|| format!("writing `{}`", output.display()))?;
+        }
+        Form::Folder => {
+            let scratch = tempfile::tempdir_in(parent)
+                .with_context(|| format!("creating a folder in `{}`", parent.display()))?;
+            let copy = scratch.path().join("package");
+            process::run(
+                Command::new("cp")
+                    .args(["-a", "--reflink=auto"])
+                    .arg(folder)
+                    .arg(&copy),
+            )?;
+            fs::rename(&copy, output).with_context(|| format!("writing `{}`", output.display()))?;
+        }
     }
     stage.done();
     Ok(())

@@ -33,6 +33,23 @@ pub fn supplied_version(program: &str) -> String {
     format!("CNI plugins {}", modules::CNI_PLUGINS.version)
 }
 
+/// The releases of programs that this crate builds, and which upstream publishes too.
+#[derive(Debug, Clone, Copy)]
+pub struct Releases {
+    pub containerd: &'static str,
+    pub crictl: &'static str,
+    pub cni_plugins: &'static str,
+    pub flannel: &'static str,
+}
+
+/// Versions without a leading `v`.
+pub static RELEASES: Releases = Releases {
+    containerd: modules::CONTAINERD.version,
+    crictl: modules::CRICTL.version,
+    cni_plugins: modules::CNI_PLUGINS.version,
+    flannel: modules::FLANNEL.version,
+};
+
 /// What decides the bytes of all supplies, for keys.
 pub fn supply_recipe() -> String {
     let modules = [&modules::CRICTL].into_iter().chain(PLUGINS);
