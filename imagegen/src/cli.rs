@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::upstream;
+
 /// Builds an immutable Kubernetes node image and one document per host from a
 /// topology and an offline package.
 ///
@@ -125,6 +127,100 @@ impl DhcpMode {
     }
 }
 
+/// The runtime of a package's nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PackageRuntime {
+    Containerd,
+    Docker,
+}
+
+/// The architecture of a package's nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Arch {
+    Amd64,
+    Arm64,
+}
+
+impl Arch {
+    /// Of this machine.
+    pub fn here() -> Self {
+        match std::env::consts::ARCH {
+            "aarch64" => Self::Arm64,
+            _ => Self::Amd64,
+        }
+    }
+
+    /// As Kubernetes, Go and image registries write it.
+    pub fn kubernetes(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    /// As the kernel writes it.
+    pub fn machine(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64",
+            Self::Arm64 => "aarch64",
+        }
+    }
+
+    /// Whether imagegen builds node images for it.
+    pub fn is_baked(self) -> bool {
+        self == Self::Amd64
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Upstream {
+    /// The release of Kubernetes: `v1.34.4`, or `1.34` for its newest
+    #[arg(long, value_name = "VERSION", value_parser = upstream::parse_kubernetes)]
+    pub kubernetes: upstream::Kubernetes,
+    /// The container runtime; docker brings cri-dockerd from Kubernetes 1.24 on
+    #[arg(long, value_enum, default_value_t = PackageRuntime::Containerd)]
+    pub runtime: PackageRuntime,
+    /// The pod network: flannel of upstream, the manifest of another, or none
+    #[arg(long, value_name = "flannel|none|FILE", default_value = "flannel")]
+    #[arg(value_parser = upstream::parse_cni)]
+    pub cni: upstream::Cni,
+    /// A manifest that master0 applies too; repeat it for more
+    #[arg(long = "manifest", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub manifests: Vec<PathBuf>,
+    /// An image that no manifest names; repeat it for more
+    #[arg(long = "image", value_name = "NAME:TAG")]
+    pub images: Vec<String>,
+    /// The architecture of the nodes
+    #[arg(long, value_enum, default_value_t = Arch::Amd64)]
+    pub arch: Arch,
+    /// Another release of containerd, runc, cni-plugins, crictl, flannel, docker or
+    /// cri-dockerd; repeat it for more
+    #[arg(long = "release", value_name = "NAME=VERSION")]
+    #[arg(value_parser = upstream::parse_release)]
+    pub releases: Vec<upstream::Release>,
+    /// A mirror of files, with a folder for each of upstream's hosts:
+    /// URL/dl.k8s.io/…; or of one host
+    #[arg(long = "mirror", value_name = "[HOST=]URL")]
+    #[arg(value_parser = upstream::parse_mirror)]
+    pub mirrors: Vec<upstream::Mirror>,
+    /// A mirror of images, with a path for each registry: NAME/registry.k8s.io/…;
+    /// or of one registry
+    #[arg(long = "registry", value_name = "[REGISTRY=]NAME")]
+    #[arg(value_parser = upstream::parse_registry)]
+    pub registries: Vec<upstream::Mirror>,
+    /// The certificate (PEM) of an authority of the mirrors, besides the system's
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub ca: Option<PathBuf>,
+    /// The SHA-256 that a file must have, instead of upstream's checksum; repeat it
+    /// for more
+    #[arg(long = "sha256", value_name = "FILE=HEX", value_parser = upstream::parse_pin)]
+    pub pins: Vec<upstream::Pin>,
+    /// Seconds after which a silent connection is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check the topology and report every mistake with its position
@@ -236,6 +332,14 @@ pub struct Rotate {
 
 #[derive(Debug, Subcommand)]
 pub enum PackageAction {
+    /// Make a package of upstream's own releases at --output [default:
+    /// kube.tar.zst]
+    ///
+    /// Downloads programs from dl.k8s.io, github.com and download.docker.com with
+    /// curl, and compares their checksums. Pulls with skopeo the images that kubeadm
+    /// and the manifests name, with the credentials of docker's configuration. All
+    /// of it stays in the cache, so a second run fetches only what is missing.
+    Upstream(Box<Upstream>),
     /// Print what becomes of each part of a package, and all that is wrong with
     /// it; exit status 1 if no image can be built of it
     Inspect {

@@ -10,6 +10,8 @@
 //! 5. [`flash`] writes the image and one host's seed to a disk; [`serve`] boots machines over the
 //!    network.
 //!
+//! [`upstream`] makes a package of upstream's releases.
+//!
 //! [`cli`] and [`display`] are the user interface. Debian trees, subprocesses, the cache and
 //! progress output are in the crate `build-tools`; the crate `default-package` builds the default
 //! package.
@@ -33,6 +35,7 @@ pub mod seed;
 pub mod serve;
 pub mod state_keys;
 pub mod topology;
+pub mod upstream;
 
 /// The former path of [`digest`], which other crates use.
 pub mod manifest {

@@ -29,10 +29,15 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Flash(args)) => command::flash::run(common, args),
         Some(Command::Iso(args)) => command::iso::run(common, args),
         Some(Command::Serve(args)) => command::serve::run(common, args),
+        Some(Command::Package {
+            kubernetes: Some(_),
+            action: Some(_),
+        }) => command::package::misplaced_release(),
         Some(Command::Package { kubernetes, action }) => match action {
             Some(PackageAction::Inspect { path, json }) => {
                 return command::package::inspect(common, path.as_deref(), *json);
             }
+            Some(PackageAction::Upstream(wanted)) => command::package::upstream(common, wanted),
             None => command::package::run(common, kubernetes.as_deref()),
         },
         Some(Command::Pki { action }) => {

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use build_tools::cache::Cache;
 use build_tools::progress::Progress;
-use imagegen::cli::Common;
+use clap::CommandFactory as _;
+use clap::error::ErrorKind as UsageError;
+use imagegen::cli::{Cli, Common, Upstream};
 use imagegen::package::Package;
 
 /// Lists the package of `--package`; without it, builds a default package at `--output`.
@@ -15,9 +17,30 @@ pub(crate) fn run(common: &Common, kubernetes: Option<&str>) -> Result<()> {
     if let Some(path) = &common.package {
         return list(path);
     }
+    let progress = Progress::stderr();
+    default_package::write_default(kubernetes, &Cache::open()?, &output(common), &progress)
+}
+
+/// `imagegen package --kubernetes 1.34 upstream`: wrong usage, exit status 2.
+pub(crate) fn misplaced_release() -> ! {
+    let message = "`--kubernetes` before a command is for the package that imagegen builds from \
+                   source; write it after `upstream`";
+    Cli::command()
+        .error(UsageError::ArgumentConflict, message)
+        .exit()
+}
+
+/// Makes a package of upstream's releases at `--output`.
+pub(crate) fn upstream(common: &Common, wanted: &Upstream) -> Result<()> {
+    let (output, progress) = (output(common), Progress::stderr());
+    default_package::check_output(&output)?;
+    let folder = imagegen::upstream::package(wanted, &Cache::open()?, &progress)?;
+    default_package::write_output(&folder, &output, &progress)
+}
+
+fn output(common: &Common) -> PathBuf {
     let default = || PathBuf::from("kube.tar.zst");
-    let output = common.output.clone().unwrap_or_else(default);
-    default_package::write_default(kubernetes, &Cache::open()?, &output, &Progress::stderr())
+    common.output.clone().unwrap_or_else(default)
 }
 
 /// Prints the verdict on a package. Its errors are the verdict's, not this program's: they go to

@@ -18,6 +18,7 @@ mod scan;
 mod stream;
 mod verdict;
 
+pub(crate) use manifest::Manifests;
 /// The former name, which other crates use.
 pub use oci as images;
 use reader::HOOKS;

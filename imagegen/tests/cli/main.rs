@@ -31,4 +31,5 @@ mod serve;
 mod signed_documents;
 mod topology;
 mod topology_cases;
+mod upstream;
 mod work;
