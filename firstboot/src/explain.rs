@@ -67,10 +67,10 @@ fn screen(root: &Root, machine: &Identity) -> Screen {
     if mounted {
         screen
             .tried
-            .extend(failure.map(|error| format!("{error:#}")));
+            .extend(obstacle.map(|obstacle| obstacle.to_string()));
         screen
             .tried
-            .extend(obstacle.map(|obstacle| obstacle.to_string()));
+            .extend(failure.map(|error| format!("{error:#}")));
     } else {
         screen.tried.extend(wanted(root));
     }

@@ -181,12 +181,12 @@ impl Rotation {
 pub enum Clients {
     /// The cluster's own authority does both.
     Shared,
-    Apart(Authority),
+    Apart(Box<Authority>),
     Changing {
         phase: Phase,
         /// `None` for the cluster's own.
-        from: Option<Authority>,
-        to: Authority,
+        from: Option<Box<Authority>>,
+        to: Box<Authority>,
     },
 }
 
@@ -200,7 +200,8 @@ impl Clients {
         today: Date,
     ) -> Result<Self> {
         let load = |file: &str| {
-            folder::authority_pair(dir, file, today)?.with_context(|| {
+            let pair = folder::authority_pair(dir, file, today)?;
+            pair.map(Box::new).with_context(|| {
                 format!(
                     "`{}` has no `{file}.crt` and `{file}.key`, with which this cluster signs \
                      clients: restore both",
@@ -217,7 +218,7 @@ impl Clients {
             (None, Some(phase)) => Ok(Self::Changing {
                 phase,
                 from: present()?,
-                to: Authority::named(&common_name(before.complete + 1), today)?,
+                to: Box::new(Authority::named(&common_name(before.complete + 1), today)?),
             }),
             (Some(_), Some(phase)) => Ok(Self::Changing {
                 phase,
@@ -237,7 +238,7 @@ impl Clients {
                 phase: Phase::TrustBoth,
                 from,
                 ..
-            } => from.as_ref(),
+            } => from.as_deref(),
             Self::Changing { to, .. } => Some(to),
         }
     }
@@ -252,7 +253,7 @@ impl Clients {
                 to,
                 ..
             } => vec![to],
-            Self::Changing { from, to, .. } => vec![from.as_ref().unwrap_or(cluster), to],
+            Self::Changing { from, to, .. } => vec![from.as_deref().unwrap_or(cluster), to],
         }
     }
 
@@ -260,11 +261,11 @@ impl Clients {
     pub(super) fn pairs(&self) -> Vec<(&'static str, &Authority)> {
         match self {
             Self::Shared => Vec::new(),
-            Self::Apart(one) => vec![(CLIENTS, one)],
+            Self::Apart(one) => vec![(CLIENTS, &**one)],
             Self::Changing { from, to, .. } => from
                 .iter()
-                .map(|one| (CLIENTS, one))
-                .chain([(CLIENTS_NEXT, to)])
+                .map(|one| (CLIENTS, &**one))
+                .chain([(CLIENTS_NEXT, &**to)])
                 .collect(),
         }
     }

@@ -242,7 +242,7 @@ fn credentials() -> Option<PathBuf> {
 fn message(stderr: &str) -> String {
     let last = stderr.trim().lines().last().unwrap_or("skopeo was ended");
     match last.split_once("msg=\"") {
-        Some((_, text)) => text.trim_end_matches('"').replace("\\\"", "\""),
+        Some((_, text)) => text.strip_suffix('"').unwrap_or(text).replace("\\\"", "\""),
         None => last.to_owned(),
     }
 }

@@ -3,14 +3,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::testbed::Testbed;
-
-/// Connections through a forwarded port.
-const TRIES: usize = 10;
 
 /// Fails unless a client of `master` reads the log of the pod on `host`, runs a program in it, and
 /// copies a file into it and back. The pods are those of
@@ -45,14 +42,8 @@ pub fn logs_exec_and_cp(testbed: &Testbed, master: &str, host: &str) -> Result<(
 pub fn port_forward(testbed: &Testbed, master: &str, host: &str) -> Result<()> {
     let pod = pod_on(testbed, master, host)?;
     let forward = Forward::start(testbed, master, &pod)?;
-    // The pod closes each connection at once, and kubectl may then lose what was sent before.
     let mut answer = String::new();
-    for _ in 0..TRIES {
-        TcpStream::connect(forward.address)?.read_to_string(&mut answer)?;
-        if !answer.is_empty() {
-            break;
-        }
-    }
+    TcpStream::connect(forward.address)?.read_to_string(&mut answer)?;
     ensure!(answer.trim() == pod, "port-forward to {pod}: `{answer}`");
     Ok(())
 }
@@ -70,6 +61,8 @@ fn pod_on(testbed: &Testbed, master: &str, host: &str) -> Result<String> {
 /// `kubectl port-forward`, which runs until it is dropped.
 struct Forward {
     process: Child,
+    /// kubectl prints a line for each connection, and a closed pipe would end it.
+    stdout: BufReader<ChildStdout>,
     address: SocketAddr,
 }
 
@@ -85,10 +78,11 @@ impl Forward {
         // From here on the process ends with this value.
         let mut forward = Self {
             process,
+            stdout: BufReader::new(stdout),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        forward.stdout.read_line(&mut line)?;
         // "Forwarding from 127.0.0.1:40123 -> 8080"
         let address = line.split_whitespace().nth(2);
         forward.address = address
