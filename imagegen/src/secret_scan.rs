@@ -6,6 +6,7 @@
 
 mod clients;
 mod encoded;
+mod token;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use self::clients::ClientMaterial;
 use self::encoded::{base64_runs, decode};
+use self::token::is_bootstrap_token;
 use crate::documents::Document;
 use crate::pki::issue::SecretPem;
 use crate::pki::store::Pki;
@@ -386,17 +388,4 @@ fn shapes(text: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The format of kubeadm. One token in 200 has no digit and passes, since it looks like two words.
-fn is_bootstrap_token(id: &str, secret: &str) -> bool {
-    let lower = |part: &str| {
-        part.bytes()
-            .all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
-    };
-    id.len() == 6
-        && secret.len() == 16
-        && lower(id)
-        && lower(secret)
-        && secret.bytes().any(|b| b.is_ascii_digit())
 }

@@ -206,7 +206,7 @@ fn is_recovery_key(text: &str) -> bool {
             .all(|group| group.len() == GROUP && group.bytes().all(|b| DIGITS.contains(&b)))
 }
 
-/// Every recovery key in `text`, whoever made it.
+/// Every recovery key in `text`, of any folder.
 pub(crate) fn recovery_keys(text: &str) -> impl Iterator<Item = &str> {
     let is_part = |c: char| c == '-' || c.is_ascii_alphanumeric();
     text.split(move |c| !is_part(c))

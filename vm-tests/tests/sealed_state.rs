@@ -54,7 +54,7 @@ fn tpm_opens_what_it_sealed_and_the_recovery_key_opens_it_without() -> Result<()
     let path = builder.disk("node", &policy, "marker=1")?;
     let mut machine = machine(&run_dir, &path, Boot::Uefi);
 
-    // Without a TPM the machine says so, and makes nothing.
+    // Without a TPM the machine shows the cause, and makes nothing.
     machine.tpm = None;
     let vm = Vm::start(&host, &run_dir, &machine)?;
     for text in [

@@ -42,7 +42,7 @@ pub enum Obstacle {
     SecureBootOff,
     /// Register 12 is not zero.
     OutsideArguments,
-    /// The image wants encryption, and the partition has none.
+    /// The image asks for encryption, and the partition has none.
     Plain(String),
     /// The partition is encrypted, and the image does not expect that.
     Encrypted(String),

@@ -138,7 +138,7 @@ fn recover(root: &Root, partition: &str, info: &StateInfo, reason: &Reason) -> R
         root.remove(KEY)?;
         match (opened, sealed) {
             (Ok(()), sealed) => {
-                let told = match sealed {
+                let line = match sealed {
                     Some(Ok(())) | None => "the recovery key opened the state, which is sealed to \
                                             the TPM of this machine now"
                         .to_owned(),
@@ -147,13 +147,13 @@ fn recover(root: &Root, partition: &str, info: &StateInfo, reason: &Reason) -> R
                          machine: {error:#}; the next boot asks for the recovery key again"
                     ),
                 };
-                console::write(root, &format!("firstboot: {told}"));
+                console::write(root, &format!("firstboot: {line}"));
                 return Ok(());
             }
             (Err(error), _) => {
                 log::debug!("{error:#}");
-                let told = "firstboot: this key does not open the state";
-                console::write(root, told);
+                let line = "firstboot: this key does not open the state";
+                console::write(root, line);
             }
         }
     }

@@ -116,7 +116,7 @@ impl Curl {
             (22, 401 | 403 | 407) => (
                 Next::GiveUp,
                 format!(
-                    "HTTP {http}: the server wants other credentials; write \
+                    "HTTP {http}: the server refuses these credentials; write \
                      `machine {host} login NAME password SECRET` to ~/.netrc"
                 ),
             ),

@@ -259,7 +259,7 @@ fn explain(source: &str, said: &str, credentials: Option<&Path>) -> String {
             None => "there is no ~/.docker/config.json".to_owned(),
         };
         format!(
-            "the registry wants credentials, and {file}; run `docker login {host}`, or \
+            "the registry asks for credentials, and {file}; run `docker login {host}`, or \
              `skopeo login --authfile ~/.docker/config.json {host}`, and run the command again"
         )
     } else if has(&[
