@@ -25,6 +25,7 @@
 //! | [`initrd`] | machines with a kernel and one static program |
 //! | [`control_plane`] | etcd and kube-apiserver as processes of the host, without a machine |
 //! | [`cluster`] | the machines of a topology, saved clusters, invariants of a healthy cluster |
+//! | [`power_cut`] | what power cuts leave of the disks of a recorded formation |
 //! | [`observe`] | what clients on a worker see while something fails |
 //! | [`conformance`] | Kubernetes' own conformance tests against a formed cluster |
 //! | [`baseline`] | the same machines set up by scripts and kubeadm, for benchmarks |
@@ -39,4 +40,5 @@ pub mod initrd;
 pub mod machine;
 pub mod net;
 pub mod observe;
+pub mod power_cut;
 pub mod stats;

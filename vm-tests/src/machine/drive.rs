@@ -1,4 +1,8 @@
-//! The devices that a disk of the harness can be.
+//! The devices that a disk of the harness can be, and the files behind them.
+
+use std::path::Path;
+
+use super::qemu::{DiskFile, DiskFormat, escape};
 
 /// The device that a disk is to the guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,4 +27,28 @@ impl Drive {
             Self::Ahci => "ide-hd",
         }
     }
+}
+
+/// The options of QEMU's `-drive`. With `log`, an existing empty file, QEMU keeps all writes there.
+pub(super) fn options(number: usize, disk: &DiskFile, log: Option<&Path>) -> String {
+    let format = match disk.format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let path = escape(&disk.path);
+    let source = match log {
+        None => format!("format={format},file={path}"),
+        // The guest's flushes are logged. The two files need not reach the medium of the host.
+        Some(log) => format!(
+            "driver=blklogwrites,log.driver=file,log.filename={},log.cache.no-flush=on,\
+             file.driver={format},file.file.driver=file,file.file.filename={path},\
+             file.cache.no-flush=on",
+            escape(log)
+        ),
+    };
+    // `writeback` honours flushes of the guest: a power cut loses what a real disk would lose.
+    format!(
+        "if=none,id=disk{number},cache=writeback,discard=unmap,readonly={},{source}",
+        if disk.read_only { "on" } else { "off" },
+    )
 }

@@ -2,11 +2,12 @@
 //!
 //! These are pure functions. `vm.rs` starts the process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::host::accel::Accel;
 use crate::host::debian_tools::DebianTools;
 use crate::machine::boot_origin::{self, Tap};
+use crate::machine::drive;
 pub use crate::machine::drive::Drive;
 use crate::machine::smbios::{COMMAND_PORT, JOURNAL_PORT, Smbios};
 use crate::machine::tpm;
@@ -73,6 +74,8 @@ pub struct Machine {
     pub serial: Option<String>,
     pub boot: Boot,
     pub disks: Vec<DiskFile>,
+    /// A new file for all writes of the first disk; see [`crate::power_cut`].
+    pub write_log: Option<PathBuf>,
     pub nics: Vec<Nic>,
     pub tap: Option<Tap>,
     /// An ISO image in an optical drive.
@@ -100,6 +103,7 @@ impl Machine {
             serial: None,
             boot,
             disks: Vec::new(),
+            write_log: None,
             nics: Vec::new(),
             tap: None,
             medium: None,
@@ -184,7 +188,8 @@ pub fn arguments(
     list.add("-device", "pcie-root-port,id=plug,chassis=1");
     boot(&mut list, machine, tools, paths);
     for (number, disk) in machine.disks.iter().enumerate() {
-        add_disk(&mut list, number, disk);
+        let log = machine.write_log.as_deref().filter(|_| number == 0);
+        add_disk(&mut list, number, disk, log);
     }
     for (number, nic) in machine.nics.iter().enumerate() {
         list.add(
@@ -252,20 +257,8 @@ fn boot(list: &mut Arguments, machine: &Machine, tools: &DebianTools, paths: &Pa
     }
 }
 
-fn add_disk(list: &mut Arguments, number: usize, disk: &DiskFile) {
-    let format = match disk.format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
-    };
-    // `writeback` honours flushes of the guest: a power cut loses what a real disk would lose.
-    list.add(
-        "-drive",
-        &format!(
-            "if=none,id=disk{number},format={format},cache=writeback,discard=unmap,readonly={},file={}",
-            if disk.read_only { "on" } else { "off" },
-            escape(&disk.path)
-        ),
-    );
+fn add_disk(list: &mut Arguments, number: usize, disk: &DiskFile, log: Option<&Path>) {
+    list.add("-drive", &drive::options(number, disk, log));
     // With `-kernel`, QEMU uses boot index 0 itself.
     list.add(
         "-device",
@@ -340,7 +333,7 @@ mod tests {
 -device pcie-root-port,id=plug,chassis=1
 -drive if=pflash,unit=0,format=raw,readonly=on,file=/t/usr/share/OVMF/OVMF_CODE_4M.fd
 -drive if=pflash,unit=1,format=qcow2,file=/e/vars.qcow2
--drive if=none,id=disk0,format=qcow2,cache=writeback,discard=unmap,readonly=off,file=/d/a,,b.qcow2
+-drive if=none,id=disk0,cache=writeback,discard=unmap,readonly=off,format=qcow2,file=/d/a,,b.qcow2
 -device virtio-blk-pci,drive=disk0,serial=m0,bootindex=1
 -netdev dgram,id=net0,local.type=unix,local.path=/s/0.machine,remote.type=unix,remote.path=/s/0.switch
 -device virtio-net-pci,netdev=net0,mac=52:54:00:00:07:10,romfile=
