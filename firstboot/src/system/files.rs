@@ -133,7 +133,8 @@ impl Root {
         Ok(!self.write_all(&[file])?.is_empty())
     }
 
-    /// Replaces the file without syncing: for files that a power cut may lose, but not tear.
+    /// Replaces the file without syncing its folder: a power cut may lose the new version, but
+    /// leaves the old one or a complete one.
     pub fn write_volatile(&self, path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         let file = DesiredFile {
             path: path.as_ref().to_owned(),
@@ -141,7 +142,9 @@ impl Root {
             attributes: Attributes::mode(0o644),
         };
         let temporary = self.temporary(&file.path)?;
-        self.write_temporary(&file, &temporary)?;
+        // ext4 allocates blocks late: without this the rename may reach the disk before the bytes,
+        // and a power cut leaves an empty file.
+        self.write_temporary(&file, &temporary)?.sync_data()?;
         let full = self.join(&file.path);
         fs::rename(&temporary, &full).with_context(|| format!("replacing `{}`", full.display()))
     }
@@ -196,7 +199,7 @@ impl Root {
         sync(&directories)
     }
 
-    fn write_temporary(&self, desired: &DesiredFile, temporary: &Path) -> Result<()> {
+    fn write_temporary(&self, desired: &DesiredFile, temporary: &Path) -> Result<File> {
         if let Some(directory) = temporary.parent() {
             fs::create_dir_all(directory)
                 .with_context(|| format!("creating `{}`", directory.display()))?;
@@ -217,7 +220,7 @@ impl Root {
             nix::unistd::fchown(&file, Some(uid), Some(gid))?;
         }
         file.set_permissions(fs::Permissions::from_mode(desired.attributes.mode))?;
-        Ok(())
+        Ok(file)
     }
 
     /// Removes what an interrupted write of the file left. The next write would do so too, but
