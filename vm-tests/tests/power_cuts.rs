@@ -1,10 +1,11 @@
 //! A power cut at every step of every role, with a disk whose cache is volatile.
 //!
-//! The ignored tests form one cluster each, with a log of all writes of its disks, and judge what is
-//! left on each disk after hundreds of cuts. `FIRSTLIGHT_CUTS=500` is the number of cuts of both
+//! The ignored tests form one cluster each, with a log of all writes of its disks, and judge what
+//! is left on each disk after hundreds of cuts. `FIRSTLIGHT_CUTS=500` is the number of cuts of both
 //! together, `FIRSTLIGHT_SEED=1` chooses others, and `FIRSTLIGHT_BOOTS=2` is how many of the disks
 //! of each test machines boot from. `FIRSTLIGHT_RECORDED=1` takes the recordings of the last run,
-//! and `FIRSTLIGHT_CUT=m0:17` makes only that cut of them. `FIRSTLIGHT_SECTOR=512` is for old disks.
+//! and `FIRSTLIGHT_CUT=m0:17` makes only that cut of them. `FIRSTLIGHT_SECTOR=512` is for old
+//! disks.
 
 use std::fs;
 

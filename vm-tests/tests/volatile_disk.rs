@@ -3,8 +3,8 @@
 //! `firstboot --root` writes a tree while another program commits the file system's journal all the
 //! time, as journald and etcd do on a node. The same replay finds a careless program, so that its
 //! silence about firstboot means something. `FIRSTLIGHT_CUTS` is the number of cuts,
-//! `FIRSTLIGHT_SEED` chooses others, and `FIRSTLIGHT_FIRSTBOOT` is another static build of firstboot to
-//! judge. Needs root for the mount; boots no machine.
+//! `FIRSTLIGHT_SEED` chooses others, and `FIRSTLIGHT_FIRSTBOOT` is another static build of firstboot
+//! to judge. Needs root for the mount; boots no machine.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,9 +1,10 @@
 //! What a disk with a volatile cache holds after its power is cut.
 //!
 //! The sectors that were written before the last completed flush are on the medium. Of those that
-//! were written since, any subset may be: a cache writes them in any order, and a physical sector is
-//! written completely or not at all. Two writes of one sector leave the older content, the first or the
-//! second one, so a subset that is applied in the order of the log is every possible outcome.
+//! were written since, any subset may be: a cache writes them in any order, and a physical sector
+//! is written completely or not at all. Two writes of one sector leave the older content, the first
+//! or the second one, so a subset that is applied in the order of the log is every possible
+//! outcome.
 
 use std::iter;
 use std::ops::Range;

@@ -21,7 +21,7 @@ const ETC: &str = "etc/upper";
 /// The largest file that is read. None of ours comes near.
 const LARGE: u64 = 4 << 20;
 
-/// Files of the running machine by their paths: `/etc/hostname`, `/var/lib/firstlight/receipt.json`.
+/// Files of the running machine by their paths, such as `/etc/hostname`.
 pub type Tree = BTreeMap<String, Node>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

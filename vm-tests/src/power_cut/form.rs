@@ -19,8 +19,8 @@ use crate::machine::vm::Vm;
 /// The size of the disks, as in other tests.
 const SIZE: &str = "12G";
 
-/// Records the first boot of all machines of `testbed`, which are off, until the cluster is healthy,
-/// and with `later` another boot of each.
+/// Records the first boot of all machines of `testbed`, which are off, until the cluster is
+/// healthy, and with `later` another boot of each.
 pub fn record(
     testbed: &mut Testbed,
     programs: &Programs,

@@ -31,7 +31,8 @@ pub fn number(variable: &str, default: usize) -> Result<usize> {
     }
 }
 
-/// `FIRSTLIGHT_SECTOR`: the bytes that a disk writes completely or not at all, as [`cut::Cut::unit`].
+/// `FIRSTLIGHT_SECTOR`: the bytes that a disk writes completely or not at all, as
+/// [`cut::Cut::unit`].
 pub fn unit() -> Result<u64> {
     let bytes = number("FIRSTLIGHT_SECTOR", 4096)?;
     ensure!(

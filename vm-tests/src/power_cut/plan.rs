@@ -34,19 +34,26 @@ pub fn plan(log: &Log, machine: &Recorded, count: usize, seed: u64) -> Vec<Plann
         .collect();
     let mut planned = Vec::new();
     for number in 0..count {
-        let at = match number % 4 {
+        let (at, step) = match number % 4 {
             // Each step in turn, however few requests it has made.
             0 | 1 => {
                 let window = &windows[(number / 4 * 2 + number % 4) % windows.len()];
-                window.from + random.below(window.to - window.from + 1)
+                let at = window.from + random.below(window.to - window.from + 1);
+                (at, window.step.as_str())
             }
             // As the flush ends, when most is at stake.
-            2 if !flushes.is_empty() => flushes[random.below(flushes.len())],
-            _ => random.below(end + 1),
+            2 if !flushes.is_empty() => {
+                let at = flushes[random.below(flushes.len())];
+                (at, step_at(&windows, at))
+            }
+            _ => {
+                let at = random.below(end + 1);
+                (at, step_at(&windows, at))
+            }
         };
         planned.push(Planned {
             number,
-            step: step_at(&windows, at).to_owned(),
+            step: step.to_owned(),
             cut: Cut::choose(at, &mut random),
         });
     }
@@ -169,6 +176,7 @@ mod tests {
             "before firstboot",
             "document",
             "a",
+            "b",
             "record and seed",
             "after Ready",
         ];
