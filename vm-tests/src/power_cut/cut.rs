@@ -17,6 +17,9 @@ use super::log::{Entry, Log, Target};
 /// it: its superblock has 1,024 bytes, two sectors of an old disk, and one checksum.
 pub const PHYSICAL: u64 = 8;
 
+/// Requests with more sectors are written in larger units.
+const LARGE: u64 = 1 << 16;
+
 /// One power cut: after how many completed requests, and what the cache has written by itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cut {
@@ -132,9 +135,11 @@ impl Cut {
         }
         let mut parts = Vec::<Range<u64>>::new();
         let mut from = 0;
+        // Of gigabytes of zeros a few thousand parts are enough.
+        let size = self.unit * (entry.sectors / LARGE).max(1);
         while from < entry.sectors {
             // A physical sector begins at a multiple of its size, a request anywhere.
-            let unit = self.unit - (entry.sector + from) % self.unit;
+            let unit = size - (entry.sector + from) % size;
             let to = (from + unit).min(entry.sectors);
             if random.chance(0.5) {
                 match parts.last_mut() {

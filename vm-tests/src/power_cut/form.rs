@@ -63,6 +63,11 @@ pub fn record(
         })?;
     }
     end(testbed)?;
+    for machine in &recording.machines {
+        for number in 0..machine.boots {
+            make_sparse(&recording.log_path(&machine.name, number))?;
+        }
+    }
     recording.save()?;
     for machine in &recording.machines {
         let log = recording.log(machine)?;
@@ -129,6 +134,14 @@ fn end(testbed: &mut Testbed) -> Result<()> {
         member.machine.write_log = None;
     }
     Ok(())
+}
+
+/// QEMU reserves the room of the zeros that a file system begins with: ten gigabytes.
+fn make_sparse(log: &Path) -> Result<()> {
+    let sparse = log.with_extension("sparse");
+    let mut copy = Command::new("cp");
+    process::run(copy.arg("--sparse=always").args([log, &sparse]))?;
+    fs::rename(&sparse, log).with_context(|| format!("replacing `{}`", log.display()))
 }
 
 /// Writes image and seed to a disk as a user does. The log then has both in one order.

@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 
 /// The unit of a disk that is written completely or not at all.
 pub const SECTOR: u64 = 512;
@@ -24,6 +26,8 @@ const MARK: u64 = 1 << 3;
 
 /// The largest piece of a write that is read at a time.
 const PIECE: u64 = 1 << 20;
+
+const ZEROS: [u8; 4096] = [0; 4096];
 
 /// One request of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,13 +166,25 @@ impl Log {
         }
         let file = &self.files[entry.file];
         let mut buffer = vec![0; usize::try_from(((to - from) * SECTOR).min(PIECE))?];
+        let body = entry.begin + SECTOR;
         let mut at = from;
         while at < to {
+            // The initial zeros of a file system are gigabytes, and a hole in the log.
+            let data = next_data(file, body + at * SECTOR)?.map(|byte| (byte - body) / SECTOR);
+            let data = data.unwrap_or(to).min(to);
+            if data > at {
+                target.zero(entry.sector + at, data - at)?;
+                at = data;
+                continue;
+            }
             let count = (to - at).min(PIECE / SECTOR);
             let bytes = &mut buffer[..usize::try_from(count * SECTOR)?];
-            file.read_exact_at(bytes, entry.begin + SECTOR + at * SECTOR)
+            file.read_exact_at(bytes, body + at * SECTOR)
                 .context("reading the log")?;
-            if bytes.iter().all(|byte| *byte == 0) {
+            if bytes
+                .chunks(ZEROS.len())
+                .all(|part| part == &ZEROS[..part.len()])
+            {
                 target.zero(entry.sector + at, count)?;
             } else {
                 target.write(entry.sector + at, bytes)?;
@@ -176,6 +192,15 @@ impl Log {
             at += count;
         }
         Ok(())
+    }
+}
+
+/// The first byte at or after `from` that is not in a hole of the file.
+fn next_data(file: &File, from: u64) -> Result<Option<u64>> {
+    match lseek(file, i64::try_from(from)?, Whence::SeekData) {
+        Ok(at) => Ok(Some(u64::try_from(at)?)),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(error) => Err(error).context("looking for data in the log"),
     }
 }
 
