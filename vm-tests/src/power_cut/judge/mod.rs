@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use firstboot::document;
+use firstboot::host;
 use firstboot::source::Seed;
 use firstboot::system::files::Root;
 use firstboot::trust::record::{COPY, PATH, Phase, Record};
@@ -63,7 +63,7 @@ impl Known {
             network_config: file("network-config"),
             vendor_data: file("vendor-data"),
         };
-        let (host, _) = document::understand(&files)?;
+        let (host, _) = host::understand(&files)?;
         let mut known = Self {
             role: role.to_owned(),
             user_data,
