@@ -128,7 +128,7 @@ fn tpm_opens_what_it_sealed_and_the_recovery_key_opens_it_without() -> Result<()
 }
 
 #[test]
-#[ignore = "it has not passed yet; run: cargo test -p vm-tests --test sealed_state -- --include-ignored"]
+#[ignore = "3 minutes without KVM; run: cargo test -p vm-tests --test sealed_state -- --include-ignored"]
 fn state_of_a_signed_image_opens_only_with_secure_boot() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
