@@ -55,7 +55,7 @@ fn form(output: &Path) -> Result<Form> {
     Ok(Form::Folder)
 }
 
-/// Fails if [`write`] cannot write to `output`, before the work for it starts.
+/// Fails if [`write()`] cannot write to `output`, before the work for it starts.
 pub fn check(output: &Path) -> Result<()> {
     form(output).map(drop)
 }

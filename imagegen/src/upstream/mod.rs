@@ -1,8 +1,8 @@
 //! Makes a package of what upstream publishes: `imagegen package upstream`.
 //!
-//! [`source`] decides which files; [`fetch`] gets them with curl and compares their checksums;
-//! [`names`] asks kubeadm and [`manifests`] the manifests which images a cluster needs; [`skopeo`]
-//! pulls them; [`assemble`] makes the folder. Files and layers are in the cache by digest, so a run
+//! `source` decides which files; `fetch` gets them with curl and compares their checksums;
+//! `names` asks kubeadm and `manifests` the manifests which images a cluster needs; `skopeo`
+//! pulls them; `assemble` makes the folder. Files and layers are in the cache by digest, so a run
 //! after a failure fetches only what the first one lacks. `default-package` builds a package from
 //! source instead.
 
