@@ -52,7 +52,8 @@ pub struct Security {
     pub encrypted_secrets: bool,
     /// Every host has a serving certificate for its kubelet.
     pub kubelet_certificates: bool,
-    /// Hosts accept clients of the authorities in [`CLIENT_AUTHORITIES`](crate::contract::CLIENT_AUTHORITIES) instead of `ca`.
+    /// Hosts accept clients of the authorities in
+    /// [`CLIENT_AUTHORITIES`](crate::contract::CLIENT_AUTHORITIES) instead of `ca`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub client_authority: bool,
 }
