@@ -189,7 +189,7 @@ mod tests {
 
     /// Each condition in the order in which a person meets it.
     #[test]
-    fn machine_is_told_what_it_lacks() {
+    fn first_missing_condition_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         let write = |path: &str, bytes: &[u8]| root.write_volatile(path, bytes).unwrap();

@@ -19,6 +19,16 @@ fn ranges(site: &Site, path: &str) -> Vec<Option<usize>> {
     of_path.map(|(_, from)| from).collect()
 }
 
+/// A run that gets 100,000 bytes of the file and fails.
+fn broken(site: &Site, path: &str) {
+    let fault = Fault::Cut {
+        bytes: 100_000,
+        times: usize::MAX,
+    };
+    site.server.fail(path, fault);
+    refused(site, &[], &["the connection broke"]);
+}
+
 #[test]
 fn refusals_of_the_server_are_explained() {
     let site = Site::new();
@@ -139,14 +149,7 @@ fn part_of_other_bytes_and_servers_without_ranges_start_again() {
     let right = site.server.get(&path);
     // The part is of another file.
     site.server.put(&path, &vec![7; KUBELET_SIZE]);
-    site.server.fail(
-        &path,
-        Fault::Cut {
-            bytes: 100_000,
-            times: usize::MAX,
-        },
-    );
-    refused(&site, &[], &["the connection broke"]);
+    broken(&site, &path);
     site.server.recover();
     site.server.put(&path, &right);
     ranges(&site, &path);
@@ -154,14 +157,7 @@ fn part_of_other_bytes_and_servers_without_ranges_start_again() {
     assert_eq!(ranges(&site, &path), [Some(100_000), None]);
 
     forget(&site);
-    site.server.fail(
-        &path,
-        Fault::Cut {
-            bytes: 100_000,
-            times: usize::MAX,
-        },
-    );
-    refused(&site, &[], &["the connection broke"]);
+    broken(&site, &path);
     site.server.fail(&path, Fault::Whole);
     ranges(&site, &path);
     made(&site, &[]);
@@ -184,10 +180,8 @@ fn silent_server_is_given_up() {
 #[test]
 fn registry_without_image_or_credentials_is_explained() {
     let site = Site::without_credentials();
-    let image = format!(
-        "pulling the image `{}/registry.k8s.io/",
-        site.registry.name()
-    );
+    // Images are pulled side by side, so that any of them may be the first to fail.
+    let image = format!("pulling the image `{}/", site.registry.name());
     let login = format!("`docker login {}`", site.registry.name());
     let none = refused(
         &site,
