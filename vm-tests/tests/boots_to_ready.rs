@@ -1,27 +1,30 @@
-//! A control-plane host boots its disk image by UEFI and becomes Ready without an outside network.
+//! A control-plane host boots its disk image by UEFI, loses power inside kubeadm, and becomes Ready
+//! without an outside network.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use firstboot::journal::{KUBEADM_STARTED, field};
+use firstboot::journal::{KUBEADM_STARTED, STEP_STARTED, field};
 use userdata::contract::STATE_PARTITION;
 use vm_tests::cluster::etcd::Etcd;
 use vm_tests::cluster::kubectl;
 use vm_tests::cluster::snapshot;
 use vm_tests::cluster::ssh;
-use vm_tests::cluster::{Cluster, wait_ready};
+use vm_tests::cluster::{Cluster, READY_DEADLINE, never_ready, wait_ready};
 use vm_tests::host::Host;
 use vm_tests::host::artifacts::{Output, Programs, topology};
 use vm_tests::host::run_dir::RunDir;
 use vm_tests::machine::disk;
 use vm_tests::machine::journal::RecordMatch;
+use vm_tests::machine::vm::Vm;
 
 // A boot takes minutes without KVM, so checks that do not disturb each other share one.
 #[test]
-fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
+fn disk_image_boots_to_ready_despite_a_power_cut() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
     };
@@ -40,8 +43,15 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
         .machine
         .disks
         .push(foreign.clone());
+    let time_scale = cluster.first().machine.time_scale;
+    cut_inside_kubeadm(cluster.first().start(&host, &run_dir)?, time_scale)?;
     let vm = cluster.first().start(&host, &run_dir)?;
     let ready = wait_ready(&vm)?;
+    assert_ne!(
+        ready.get(field::CHANGED),
+        Some("0"),
+        "the power was cut after the first boot: {ready:?}"
+    );
     assert_eq!(ready.get(field::HOST), Some("m0"), "{ready:?}");
     assert_eq!(ready.get(field::ROLE), Some("master0"), "{ready:?}");
 
@@ -248,7 +258,7 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
         own.get(field::PEAK_MEMORY_KIB)
     );
     println!(
-        "power-on to ready: {:.1} s of the guest's clock",
+        "power-on after the cut to ready: {:.1} s of the guest's clock",
         ready.since_boot().unwrap_or_default().as_secs_f64()
     );
     cluster.assert_no_packet_left()?;
@@ -256,4 +266,13 @@ fn disk_image_boots_to_ready_without_pulling_images() -> Result<()> {
     snapshot::save_master0(&host, &output, vm, cluster.first().disk())?;
     run_dir.passed();
     Ok(())
+}
+
+/// Cuts the power of a machine in its first boot. `resumes_after_power_cut` does it at other steps.
+fn cut_inside_kubeadm(vm: Vm, time_scale: f64) -> Result<()> {
+    let inside = RecordMatch::id(STEP_STARTED).field(field::STEP, "static-pods");
+    vm.wait_for(&inside, &never_ready(), READY_DEADLINE)?;
+    // kubeadm's call takes 2.4 s of an emulated machine's clock.
+    thread::sleep(Duration::from_secs(1).div_f64(time_scale));
+    vm.power_cut()
 }

@@ -1,4 +1,5 @@
-//! A first boot that loses power at several steps still ends with a Ready node.
+//! A first boot that loses power at several steps still ends with a Ready node. The cut inside
+//! kubeadm is also in `boots_to_ready`.
 
 use std::time::Duration;
 
@@ -25,28 +26,16 @@ const CUTS: &[(&str, &str, Duration)] = &[
     ("with a running apiserver", "init-finish", Duration::ZERO),
 ];
 
-/// How many of [`CUTS`] every submission makes; each costs a boot.
-const ALWAYS: usize = 1;
-
-#[test]
-fn first_boot_resumes_after_a_power_cut_inside_kubeadm() -> Result<()> {
-    resumes("resumes_after_power_cut", &CUTS[..ALWAYS])
-}
-
 #[test]
 #[ignore = "15 minutes without KVM; run: cargo test -p vm-tests --test resumes_after_power_cut -- --include-ignored"]
-fn first_boot_resumes_after_a_power_cut_at_each_boundary() -> Result<()> {
-    resumes("resumes_after_power_cuts", CUTS)
-}
-
-fn resumes(test: &str, cuts: &[(&str, &str, Duration)]) -> Result<()> {
+fn first_boot_resumes_after_power_cuts() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
     };
     let output = Output::make(&Programs::build()?, &topology("one"))?;
-    let run_dir = RunDir::new(test)?;
+    let run_dir = RunDir::new("resumes_after_power_cut")?;
     let cluster = Cluster::new(&host, &run_dir, &output)?;
-    for (when, step, after) in cuts {
+    for (when, step, after) in CUTS {
         let vm = cluster.first().start(&host, &run_dir)?;
         let want = RecordMatch::id(STEP_STARTED).field(field::STEP, step);
         vm.wait_for(

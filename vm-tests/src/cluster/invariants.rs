@@ -14,8 +14,8 @@ use crate::cluster::testbed::Testbed;
 
 /// On machines with KVM.
 const SYSTEM_PODS_DEADLINE: Duration = Duration::from_secs(120);
-/// The topologies of the tests set a `syncFrequency` of 2 minutes, which kubelet exceeds by half.
-const ETCD_PODS_DEADLINE: Duration = Duration::from_secs(200);
+/// The topologies of the tests set a `syncFrequency` of 30 s, which kubelet exceeds by half.
+const ETCD_PODS_DEADLINE: Duration = Duration::from_secs(60);
 
 impl Testbed {
     /// Fails unless all machines run and form one healthy cluster: one etcd with a healthy voting
