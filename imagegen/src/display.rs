@@ -10,6 +10,7 @@ use crate::image::ImageReport;
 use crate::image::vfat::SECTOR;
 use crate::pki::{AUTHORITIES, Holders, LEAVES, Place};
 use crate::plan::{ClusterPlan, HostPlan};
+use crate::virtual_machine::{VirtualDisk, quoted};
 
 /// The steps of a host's first boot: those of any host that its document needs, then those of its
 /// role.
@@ -224,7 +225,7 @@ pub fn sizes(report: &ImageReport) -> String {
 /// What to do with the results in `folder`, on one screen. `program` is imagegen as it was called.
 pub fn next_steps(plan: &ClusterPlan, folder: &Path, program: &str) -> String {
     /// The other hosts' commands differ by the name only.
-    const SHOWN: usize = 10;
+    const SHOWN: usize = 4;
     let (program, output) = (quoted(program), quoted_path(folder));
     let flash = |host: &HostPlan| format!("{program} flash -o {output} --host {}", host.name);
     let shown = || plan.hosts.iter().take(SHOWN);
@@ -245,12 +246,17 @@ pub fn next_steps(plan: &ClusterPlan, folder: &Path, program: &str) -> String {
     }
     if let Some(host) = plan.hosts.first() {
         let file = format!("{}.raw", host.name);
+        let mac = host.mac.to_string();
+        let disk = VirtualDisk {
+            host: &host.name,
+            file: Path::new(&file),
+            sector: SECTOR,
+            mac: Some(&mac),
+        };
         let _ = writeln!(
             out,
-            "Or make the disk of a virtual machine, and start it on a bridge of this machine:\n  \
-             {} --size 20G {file}\n{}",
+            "Or make the disk of a virtual machine:\n  {} --size 20G {file}\nand {disk}",
             flash(host),
-            qemu(Path::new(&file), SECTOR, Some(&host.mac.to_string()))
         );
     }
     let _ = writeln!(
@@ -266,37 +272,8 @@ pub fn next_steps(plan: &ClusterPlan, folder: &Path, program: &str) -> String {
     out
 }
 
-/// The command that starts a virtual machine from the disk `file` with these sectors.
-pub fn qemu(file: &Path, sector: u64, mac: Option<&str>) -> String {
-    let file = format!("file={},format=raw", file.display());
-    let drive = match sector {
-        SECTOR => quoted(&format!("{file},if=virtio")),
-        _ => format!(
-            "{} \\\n    -device virtio-blk-pci,drive=disk,logical_block_size={sector},\
-             physical_block_size={sector}",
-            quoted(&format!("{file},if=none,id=disk"))
-        ),
-    };
-    let mac = mac.map(|mac| format!(",mac={mac}")).unwrap_or_default();
-    // Without random numbers, a machine waits for them.
-    format!(
-        "  qemu-system-x86_64 -accel kvm -cpu host -smp 2 -m 4G -device virtio-rng-pci \\\n    \
-         -bios /usr/share/ovmf/OVMF.fd -drive {drive} \\\n    \
-         -nic bridge,br=br0,model=virtio-net-pci{mac}"
-    )
-}
-
 fn quoted_path(path: &Path) -> String {
     quoted(&path.display().to_string())
-}
-
-/// An argument as a shell reads it.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,=@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -350,10 +327,10 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        assert!(text.contains("mac=52:54:00:00:07:10"), "{text}");
+        assert_eq!(text.matches("=52:54:00:00:07:10").count(), 3, "{text}");
         plan.hosts = vec![plan.hosts[3].clone(); 200];
         let text = next_steps(&plan, Path::new("prod"), "imagegen");
-        assert!(text.contains("190 more hosts in prod/hosts"), "{text}");
+        assert!(text.contains("196 more hosts in prod/hosts"), "{text}");
         assert!(text.lines().count() <= 24, "{text}");
     }
 }

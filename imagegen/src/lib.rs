@@ -36,6 +36,7 @@ pub mod serve;
 pub mod state_keys;
 pub mod topology;
 pub mod upstream;
+pub mod virtual_machine;
 
 /// The former path of [`digest`], which other crates use.
 pub mod manifest {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use firstboot::journal::{DOCUMENT_FOUND, DOCUMENT_REFUSED, FAILED, STEP_STARTED, field};
+use vm_tests::cluster::wait_ready;
 use vm_tests::host::Host;
 use vm_tests::host::artifacts::{Output, Programs, topology};
 use vm_tests::host::process;
@@ -60,10 +61,15 @@ fn reaches_its_document(vm: &Vm) -> Result<String> {
 }
 
 fn machine(host: &Host) -> Machine {
+    machine_of(host, "m0", 1)
+}
+
+/// One of several machines.
+fn machine_of(host: &Host, name: &str, machines: usize) -> Machine {
     Machine {
-        time_scale: host.time_scale(1),
-        cpus: host.cpus(1),
-        ..Machine::new("m0", Boot::Uefi)
+        time_scale: host.time_scale(machines),
+        cpus: host.cpus(machines),
+        ..Machine::new(name, Boot::Uefi)
     }
 }
 
@@ -82,7 +88,7 @@ fn machine_boots_over_the_network_and_is_installed() -> Result<()> {
 
     // A master without a disk would have etcd in memory.
     let mut machine = machine(&host);
-    machine.tap = Some(room.tap(MAC));
+    machine.tap = Some(room.tap(MAC)?);
     let vm = Vm::start(&host, &run_dir, &machine)?;
     let refused = vm.wait_for(&RecordMatch::id(DOCUMENT_REFUSED), &[], BOOT)?;
     let reason = refused.get(field::REASON).unwrap_or_default();
@@ -165,6 +171,57 @@ fn machine_boots_from_a_medium() -> Result<()> {
         "{status}"
     );
     drop(vm);
+    run_dir.passed();
+    Ok(())
+}
+
+/// A master with its state on a blank disk, and a worker without any disk.
+#[test]
+#[ignore = "20 minutes without KVM; run: cargo test -p vm-tests --test boots_without_a_disk -- --include-ignored"]
+fn machines_that_boot_over_the_network_form_a_cluster() -> Result<()> {
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let programs = Programs::build()?;
+    let output = Output::make(&programs, &topology("netboot"))?;
+    output.add_pxe(&programs)?;
+    let run_dir = RunDir::new("netboot")?;
+    let room = Room::new(SERVER)?;
+    let _serve = Serve::start(&programs, &output, &room, &run_dir)?;
+
+    let mut master = machine_of(&host, "m0", 2);
+    master.tap = Some(room.tap(MAC)?);
+    master.disks = vec![disk::empty(&run_dir, "blank", DISK)?];
+    let mut worker = machine_of(&host, "n0", 2);
+    worker.tap = Some(room.tap("52:54:00:00:07:20")?);
+    let worker = Vm::start(&host, &run_dir, &worker)?;
+    let master = Vm::start(&host, &run_dir, &master)?;
+    for (name, vm) in [("m0", &master), ("n0", &worker)] {
+        let ready = wait_ready(vm).with_context(|| name.to_owned())?;
+        let boot = ready.since_boot().unwrap_or_default().as_secs_f64();
+        println!("{name}: ready {boot:.0} s after power-on by the guest's clock");
+    }
+    let nodes = master.shell(
+        "kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes --no-headers; \
+         findmnt --noheadings --output FSTYPE,SOURCE /var",
+    )?;
+    ensure!(nodes.matches(" Ready ").count() == 2, "{nodes}");
+    ensure!(
+        nodes.contains("ext4") && nodes.contains("/dev/vda1"),
+        "{nodes}"
+    );
+    let seen = worker.shell(
+        "ipvsadm -Ln; cat /etc/hosts; findmnt --noheadings --output FSTYPE /var; firstboot status",
+    )?;
+    for text in [
+        "192.168.7.10:6443",
+        "apiserver.cluster.local",
+        "tmpfs",
+        "the root is from http://192.168.7.1:8069/",
+    ] {
+        ensure!(seen.contains(text), "no `{text}` in: {seen}");
+    }
+    drop((master, worker));
     run_dir.passed();
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use build_tools::cache::Cache;
-use build_tools::debian_tree::Tree;
+use build_tools::debian_tree::{Spec, Tree};
 use build_tools::process;
 use build_tools::progress::Progress;
 use imagegen::image::archive::Archive;
@@ -37,6 +37,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const RECOVERY: &str = "cbdefghi-jklnrtuv-cbdefghi-jklnrtuv-cbdefghi-jklnrtuv-cbdefghi-jklnrtuv";
 /// "Startup finished", systemd's sd-messages.h.
 const STARTED: &str = "b07a249cd024414a82dd00cd181378ff";
+/// Where dbus.socket listens.
+const BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 /// In a file of the state.
 const MARKER: &str = "kept-in-the-encrypted-state";
 const CLOSED: &str = "== the TPM of this machine does not open its state ==";
@@ -77,7 +79,8 @@ fn tpm_opens_what_it_sealed_and_the_recovery_key_opens_it_without() -> Result<()
          {RECOVERY}}}\n"
     );
     let script = format!(
-        "mkdir /run/seed && cat >/run/seed/user-data <<'END'\n{document}END\n\
+        "systemctl start dbus.socket && export DBUS_SYSTEM_BUS_ADDRESS={BUS}\n\
+         mkdir /run/seed && cat >/run/seed/user-data <<'END'\n{document}END\n\
          touch /run/seed/meta-data && firstboot --seed /run/seed"
     );
     vm.shell(&script)?;
@@ -245,7 +248,11 @@ impl Builder {
             secure_boot: signing.is_some().then(files),
             ..ImagePlan::default()
         };
-        let tools = image::tools_for(&Cache::open()?, &plan, &Progress::stderr())?;
+        let (cache, progress) = (Cache::open()?, Progress::stderr());
+        let tools = image::tools_for(&cache, &plan, &progress)?;
+        // firstboot talks to systemd over D-Bus. Both trees are of one state of Debian.
+        let spec = Spec::new("D-Bus", "trixie", "apt", &["systemd", "dbus"]);
+        let bus = Tree::ensure(&cache, &spec, &progress)?;
         let programs = Programs::build_static()?;
         let modules = tools.path().join("usr/lib/modules");
         let release = fs::read_dir(&modules)?.next().context("no kernel")??;
@@ -258,7 +265,7 @@ impl Builder {
             work.join("root.verity"),
         );
         let out = BufWriter::new(File::create(&tar)?);
-        small_root(&tools, &programs, &plan)?.write(out)?;
+        small_root([&tools, &bus], &programs, &plan)?.write(out)?;
         verity::erofs(&tools, &tar, &root)?;
         let root_hash = verity::format(&tools, &root, &tree)?;
         let initrd = initrd::build(&tools, &release, &programs, &plan, &work)?;
@@ -323,12 +330,11 @@ impl Builder {
     }
 }
 
-/// Debian's systemd and cryptsetup from the tools tree, firstboot, and what imagegen adds for
-/// encrypted state.
-fn small_root(tools: &Tree, programs: &Path, plan: &ImagePlan) -> Result<Archive> {
+/// Debian's systemd and cryptsetup from the tools tree, D-Bus from the other one, firstboot, and
+/// what imagegen adds for encrypted state.
+fn small_root(trees: [&Tree; 2], programs: &Path, plan: &ImagePlan) -> Result<Archive> {
     let mut root = Archive::default();
-    let tree = tools.path();
-    for folder in [
+    let folders = [
         "etc",
         "usr/bin",
         "usr/sbin",
@@ -337,9 +343,12 @@ fn small_root(tools: &Tree, programs: &Path, plan: &ImagePlan) -> Result<Archive
         "usr/lib/udev",
         "usr/lib/x86_64-linux-gnu",
         "usr/share/dbus-1",
-    ] {
-        root.directory(folder, 0o755);
-        root.host_folder(folder, &tree.join(folder))?;
+    ];
+    for tree in trees {
+        for folder in folders {
+            root.directory(folder, 0o755);
+            root.host_folder(folder, &tree.path().join(folder))?;
+        }
     }
     for (link, target) in [
         ("bin", "usr/bin"),
@@ -361,7 +370,7 @@ fn small_root(tools: &Tree, programs: &Path, plan: &ImagePlan) -> Result<Archive
     }
     root.file("etc/machine-id", 0o444, Vec::new());
     root.file("etc/fstab", 0o644, Vec::new());
-    let release = fs::read(tree.join("usr/lib/os-release"))?;
+    let release = fs::read(trees[0].path().join("usr/lib/os-release"))?;
     root.file("usr/lib/os-release", 0o644, release);
     let firstboot = programs.join("firstboot");
     root.host_file("usr/bin/firstboot", 0o755, &firstboot)?;

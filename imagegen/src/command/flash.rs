@@ -6,8 +6,8 @@ use std::io::{BufRead, IsTerminal as _};
 use anyhow::{Context as _, Result, ensure};
 use build_tools::progress::Progress;
 use imagegen::cli::{Common, Flash};
-use imagegen::display;
 use imagegen::flash::{self, Disk, Kind, Source, System, Target, size_text};
+use imagegen::virtual_machine::VirtualDisk;
 
 pub(crate) fn run(common: &Common, args: &Flash) -> Result<()> {
     let source = Source::open(&super::folder(common, super::NO_IMAGE)?, &args.host)?;
@@ -126,10 +126,15 @@ fn done(source: &Source, target: &Target) -> String {
                  with a signed image).\nIts console, and `firstboot status` on it, tell how far it is."
             )
         }
-        Kind::File { .. } => format!(
-            "Next, start the virtual machine, for example on the bridge br0:\n{}",
-            display::qemu(target.path(), target.sector(), mac.as_deref())
-        ),
+        Kind::File { .. } => {
+            let disk = VirtualDisk {
+                host,
+                file: target.path(),
+                sector: target.sector(),
+                mac: mac.as_deref(),
+            };
+            format!("Next, {disk}")
+        }
     };
     format!("`{shown}` has the node image and the seed of the host `{host}`.\n{next}\n")
 }

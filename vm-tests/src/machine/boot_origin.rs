@@ -6,7 +6,7 @@ use super::qemu::{Arguments, Machine, escape};
 #[derive(Debug, Clone)]
 pub struct Tap {
     pub namespace: String,
-    /// The card of the namespace.
+    /// The tap device of the namespace.
     pub card: String,
     pub mac: String,
 }
