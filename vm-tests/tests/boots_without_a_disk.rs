@@ -211,12 +211,13 @@ fn machines_that_boot_over_the_network_form_a_cluster() -> Result<()> {
         "{nodes}"
     );
     let seen = worker.shell(
-        "ipvsadm -Ln; cat /etc/hosts; findmnt --noheadings --output FSTYPE /var; firstboot status",
+        "ipvsadm -Ln; cat /etc/hosts; findmnt --noheadings --output SOURCE /var; firstboot status",
     )?;
     for text in [
         "192.168.7.10:6443",
         "apiserver.cluster.local",
-        "tmpfs",
+        // A file system in memory.
+        "/dev/loop",
         "the root is from http://192.168.7.1:8069/",
     ] {
         ensure!(seen.contains(text), "no `{text}` in: {seen}");
