@@ -20,8 +20,10 @@ use vm_tests::machine::qemu::{DiskFile, DiskFormat, Drive};
 /// A guest's disk that names users, a static pod and a command.
 const TAKEOVER: &str = include_str!("takeover.yaml");
 
-/// Steps that every boot needs, because they start a service or wait for it.
+/// Steps that every boot needs: they start a service or wait for it, or record for a later document
+/// what the programs of this boot have read.
 const EVERY_BOOT: &[&str] = &[
+    "credentials",
     "addresses",
     "runtime",
     "kernel",
