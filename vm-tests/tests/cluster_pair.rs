@@ -8,7 +8,7 @@ use vm_tests::cluster::testbed::Testbed;
 // Forming takes most of the time, so checks that do not disturb each other share one cluster.
 #[test]
 fn two_masters_and_a_worker_form_a_cluster() -> Result<()> {
-    let Some(mut testbed) = Testbed::new("cluster_pair", "pair")? else {
+    let Some(mut testbed) = Testbed::with_image_of("cluster_pair", "pair", "one")? else {
         return Ok(());
     };
     testbed.start_all()?;

@@ -40,13 +40,32 @@ impl Testbed {
         Self::with(host, test, output).map(Some)
     }
 
+    /// Like [`Testbed::new`], with the image and the authorities of another topology, whose `image`
+    /// is the same: building one more takes over a minute.
+    pub fn with_image_of(test: &str, topology_name: &str, image_of: &str) -> Result<Option<Self>> {
+        let Some(host) = Host::or_skip()? else {
+            return Ok(None);
+        };
+        let programs = Programs::build()?;
+        let run_dir = RunDir::new(test)?;
+        let output = Output::make(&programs, &topology(image_of))?.changed(
+            &programs,
+            &topology(topology_name),
+            &run_dir.folder().join(topology_name),
+        )?;
+        Self::with_run_dir(host, run_dir, output).map(Some)
+    }
+
     /// The machines of an existing image, all off.
     pub fn prepare(test: &str, output: &Output) -> Result<Self> {
         Self::with(Host::ready()?, test, output.clone())
     }
 
     pub(crate) fn with(host: Host, test: &str, output: Output) -> Result<Self> {
-        let run_dir = RunDir::new(test)?;
+        Self::with_run_dir(host, RunDir::new(test)?, output)
+    }
+
+    fn with_run_dir(host: Host, run_dir: RunDir, output: Output) -> Result<Self> {
         let cluster = Cluster::new(&host, &run_dir, &output)?;
         if let Some(warning) = cluster.memory_warning() {
             eprintln!("{warning}");
