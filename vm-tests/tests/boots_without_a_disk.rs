@@ -104,12 +104,12 @@ fn machine_boots_over_the_network_and_is_installed() -> Result<()> {
     );
     drop(vm);
 
-    // With a blank disk, state is on it, at the second boot as well.
+    // With a blank disk, state is on it, at the second boot as well, and has the document.
     machine.disks = vec![disk::empty(&run_dir, "blank", DISK)?];
-    for boot in ["first", "second"] {
+    for (boot, from) in [("first", "boot-origin"), ("second", "kept")] {
         let vm = Vm::start(&host, &run_dir, &machine)?;
         let source = reaches_its_document(&vm)?;
-        ensure!(source == "boot-origin", "{boot}: {source}");
+        ensure!(source == from, "{boot}: {source}");
         let seen = vm.shell("findmnt --noheadings --output SOURCE /var; ls /var/lib/firstlight; ip -4 -brief address")?;
         ensure!(seen.contains("/dev/vda1"), "{boot}: {seen}");
         ensure!(seen.contains("192.168.7.10/24"), "{boot}: {seen}");
