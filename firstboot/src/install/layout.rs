@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 use userdata::contract::{ESP_PARTITION, ROOT_PARTITION, SEED_PARTITION, VERITY_PARTITION};
 
+use crate::system::disks;
 use crate::system::files::Root;
 
 const MIB: u64 = 1 << 20;
@@ -20,8 +21,7 @@ const HEADROOM: u64 = 256 * MIB;
 /// The least of a state partition, which the first boot makes.
 const STATE: u64 = 2 << 30;
 
-/// dm-verity's device, and the hash tree in memory.
-const ROOT_DEVICE: &str = "/dev/mapper/root";
+/// The hash tree in memory.
 const TREE_DEVICE: &str = "/dev/disk/by-loop-ref/firstlight-tree";
 
 /// A partition.
@@ -37,6 +37,8 @@ pub struct Part {
 /// Sizes of root and hash tree, and the root hash.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Of dm-verity.
+    root_device: PathBuf,
     root: u64,
     tree: u64,
     root_hash: String,
@@ -49,8 +51,8 @@ impl Plan {
             root_hash.len() == 64 && root_hash.bytes().all(|byte| byte.is_ascii_hexdigit()),
             "the kernel's command line has no `roothash=`"
         );
-        let size = |node: &str| -> Result<u64> {
-            let doing = || format!("reading the size of `{node}`");
+        let size = |node: &Path| -> Result<u64> {
+            let doing = || format!("reading the size of `{}`", node.display());
             let device = fs::canonicalize(root.join(node)).with_context(doing)?;
             let name = device.file_name().with_context(doing)?.to_string_lossy();
             let bytes = root.read(format!("/sys/class/block/{name}/size"))?;
@@ -58,9 +60,11 @@ impl Plan {
             // sysfs counts in 512 bytes.
             Ok(text.trim().parse::<u64>().with_context(doing)? * 512)
         };
+        let root_device = disks::node_of(root, "/")?;
         Ok(Self {
-            root: size(ROOT_DEVICE)?,
-            tree: size(TREE_DEVICE)?,
+            root: size(&root_device)?,
+            tree: size(Path::new(TREE_DEVICE))?,
+            root_device,
             root_hash: root_hash.to_owned(),
         })
     }
@@ -88,12 +92,7 @@ impl Plan {
         };
         let mut parts = vec![
             part(ESP_PARTITION, "esp", ESP_SIZE, Some(esp)),
-            part(
-                ROOT_PARTITION,
-                "root-x86-64",
-                root,
-                Some(Path::new(ROOT_DEVICE)),
-            ),
+            part(ROOT_PARTITION, "root-x86-64", root, Some(&self.root_device)),
             part(
                 VERITY_PARTITION,
                 "root-x86-64-verity",
@@ -197,6 +196,7 @@ mod tests {
 
     fn plan() -> Plan {
         Plan {
+            root_device: PathBuf::from("/dev/dm-0"),
             root: 400 * MIB,
             tree: 4 * MIB,
             root_hash: "0123456789abcdef0123456789abcdef".repeat(2),
@@ -211,7 +211,7 @@ mod tests {
             root,
             "[Partition]\nType=root-x86-64\nLabel=firstlight-root-a\nSizeMinBytes=738197504\n\
              SizeMaxBytes=738197504\nUUID=01234567-89ab-cdef-0123-456789abcdef\nReadOnly=yes\n\
-             CopyBlocks=/dev/mapper/root\n"
+             CopyBlocks=/dev/dm-0\n"
         );
         assert!(
             !parts[3].definition().contains("CopyBlocks"),

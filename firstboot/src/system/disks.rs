@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use gpt::GptConfig;
@@ -30,12 +30,26 @@ pub struct Partition {
 
 /// The block devices below the file system at `path`: of dm-verity, data and hash tree.
 pub fn below(root: &Root, path: impl AsRef<Path>) -> Result<Vec<String>> {
-    let path = path.as_ref();
+    root.list(format!("{}/slaves", numbered(path.as_ref())?))
+}
+
+/// The node of the block device with the file system at `path`. That of dm-verity has a name in
+/// `/dev/mapper` only where udev has the rules of dmsetup, which the image does not.
+pub fn node_of(root: &Root, path: impl AsRef<Path>) -> Result<PathBuf> {
+    let entry = numbered(path.as_ref())?;
+    let device =
+        fs::canonicalize(root.join(&entry)).with_context(|| format!("reading `{entry}`"))?;
+    let name = device.file_name().context("a block device has a name")?;
+    Ok(Path::new("/dev").join(name.to_string_lossy().replace('!', "/")))
+}
+
+/// The entry of sysfs for the block device with the file system at `path`.
+fn numbered(path: &Path) -> Result<String> {
     let device = fs::metadata(path)
         .with_context(|| format!("reading `{}`", path.display()))?
         .dev();
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-    root.list(format!("/sys/dev/block/{major}:{minor}/slaves"))
+    Ok(format!("/sys/dev/block/{major}:{minor}"))
 }
 
 /// With fewer free bytes a file system is full: the next journal file may take them.
