@@ -110,7 +110,10 @@ const MASTER0_STEPS: &[StepInfo] = &[
         "init-finish",
         "run kubeadm init: upload configuration, mark the control plane, add-ons",
     ),
-    step("credentials", "restart what still has earlier credentials"),
+    step(
+        "credentials",
+        "restart programs whose kubeconfig has changed",
+    ),
     step("kubelet", "start kubelet.service"),
     step("manifests", "apply the package's manifests"),
     step("node-ready", "wait until the node is Ready"),
@@ -148,7 +151,10 @@ const MASTER_STEPS: &[StepInfo] = &[
     ),
     step("node-registered", "wait for kubelet to register the node"),
     step("join-finish", "run kubeadm join: mark the control plane"),
-    step("credentials", "restart what still has earlier credentials"),
+    step(
+        "credentials",
+        "restart programs whose kubeconfig has changed",
+    ),
     step("kubelet", "start kubelet.service"),
     step("node-ready", "wait until the node is Ready"),
 ];
@@ -165,7 +171,10 @@ const NODE_STEPS: &[StepInfo] = &[
         "run kubeadm join: configure and start kubelet",
     ),
     step("node-registered", "wait for kubelet to register the node"),
-    step("credentials", "restart what still has earlier credentials"),
+    step(
+        "credentials",
+        "restart programs whose kubeconfig has changed",
+    ),
     step("kubelet", "start kubelet.service"),
     step("node-ready", "wait until the node is Ready"),
 ];

@@ -122,7 +122,7 @@ fn issuer(pem: &[u8]) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
 
 impl fmt::Display for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "restart what still has earlier credentials")
+        write!(f, "restart programs whose kubeconfig has changed")
     }
 }
 
