@@ -74,7 +74,7 @@ fn machine_of(host: &Host, name: &str, machines: usize) -> Machine {
 }
 
 #[test]
-#[ignore = "10 minutes without KVM; run: cargo test -p vm-tests --test boots_without_a_disk -- --include-ignored"]
+#[ignore = "20 minutes without KVM; run: cargo test -p vm-tests --test boots_without_a_disk -- --include-ignored"]
 fn machine_boots_over_the_network_and_is_installed() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
