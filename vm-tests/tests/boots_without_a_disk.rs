@@ -60,12 +60,8 @@ fn reaches_its_document(vm: &Vm) -> Result<String> {
     Ok(found.get(field::SOURCE).unwrap_or_default().to_owned())
 }
 
-fn machine(host: &Host) -> Machine {
-    machine_of(host, "m0", 1)
-}
-
-/// One of several machines.
-fn machine_of(host: &Host, name: &str, machines: usize) -> Machine {
+/// One of `machines` that run at the same time.
+fn machine(host: &Host, name: &str, machines: usize) -> Machine {
     Machine {
         time_scale: host.time_scale(machines),
         cpus: host.cpus(machines),
@@ -87,7 +83,7 @@ fn machine_boots_over_the_network_and_is_installed() -> Result<()> {
     let serve = Serve::start(&programs, &output, &room, &run_dir)?;
 
     // A master without a disk would have etcd in memory.
-    let mut machine = machine(&host);
+    let mut machine = machine(&host, "m0", 1);
     machine.tap = Some(room.tap(MAC)?);
     let vm = Vm::start(&host, &run_dir, &machine)?;
     let refused = vm.wait_for(&RecordMatch::id(DOCUMENT_REFUSED), &[], BOOT)?;
@@ -158,7 +154,7 @@ fn machine_boots_from_a_medium() -> Result<()> {
     process::run(imagegen.args(["--host", "m0"]).arg(&iso))?;
 
     let switch = vm_tests::net::switch::Switch::start(&run_dir)?;
-    let mut machine = machine(&host);
+    let mut machine = machine(&host, "m0", 1);
     machine.nics = vec![switch.port()?.nic(MAC)];
     machine.medium = Some(iso);
     machine.disks = vec![disk::empty(&run_dir, "blank", DISK)?];
@@ -189,10 +185,10 @@ fn machines_that_boot_over_the_network_form_a_cluster() -> Result<()> {
     let room = Room::new(SERVER)?;
     let _serve = Serve::start(&programs, &output, &room, &run_dir)?;
 
-    let mut master = machine_of(&host, "m0", 2);
+    let mut master = machine(&host, "m0", 2);
     master.tap = Some(room.tap(MAC)?);
     master.disks = vec![disk::empty(&run_dir, "blank", DISK)?];
-    let mut worker = machine_of(&host, "n0", 2);
+    let mut worker = machine(&host, "n0", 2);
     worker.tap = Some(room.tap("52:54:00:00:07:20")?);
     let worker = Vm::start(&host, &run_dir, &worker)?;
     let master = Vm::start(&host, &run_dir, &master)?;

@@ -33,7 +33,7 @@ fn flipped_byte_in_root_stops_the_boot() -> Result<()> {
     vm.wait_for_console("is corrupted", Duration::from_secs(90))?;
     // The machine either reboots (`-no-reboot` ends it) or stays in the initrd; it never becomes
     // ready.
-    let _ = vm.wait_off(Duration::from_secs(10));
+    let _ = vm.wait_off(Duration::from_secs(30));
     let records = vm.journal()?.records();
     assert!(
         !records
