@@ -129,6 +129,11 @@ impl HostNetwork {
         Ok(network)
     }
 
+    /// Gives the test an address of another host, whose servers it plays.
+    pub fn add_address(&self, address: Ipv4Addr) -> Result<()> {
+        ip(&format!("address add {address}/24 dev bridge0"))
+    }
+
     fn host(&self, name: &str) -> Result<&Holder> {
         self.hosts
             .get(name)
@@ -176,6 +181,7 @@ pub struct ControlPlane {
     folder: PathBuf,
     etcd: PathBuf,
     apiserver: PathBuf,
+    kubectl: PathBuf,
 }
 
 impl ControlPlane {
@@ -192,8 +198,14 @@ impl ControlPlane {
         Ok(Self {
             etcd: image(&cache, &package, "etcd")?,
             apiserver: image(&cache, &package, "kube-apiserver")?,
+            kubectl: package.join("bin/kubectl"),
             folder,
         })
+    }
+
+    /// The package's kubectl.
+    pub fn kubectl(&self) -> &Path {
+        &self.kubectl
     }
 
     /// A folder that stands for the root of `host` and contains the files of its document.
@@ -284,6 +296,7 @@ impl ControlPlane {
             "--enable-admission-plugins=NodeRestriction",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             "--service-cluster-ip-range=10.96.0.0/16",
+            "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
             "--requestheader-allowed-names=front-proxy-client",
             "--requestheader-username-headers=X-Remote-User",
             "--requestheader-group-headers=X-Remote-Group",
@@ -298,6 +311,8 @@ impl ControlPlane {
             ("etcd-cafile", "etcd/ca.crt"),
             ("etcd-certfile", "apiserver-etcd-client.crt"),
             ("etcd-keyfile", "apiserver-etcd-client.key"),
+            // firstboot's, see `firstboot/tests/kubeadm_config.rs`.
+            ("kubelet-certificate-authority", "ca.crt"),
             ("kubelet-client-certificate", "apiserver-kubelet-client.crt"),
             ("kubelet-client-key", "apiserver-kubelet-client.key"),
             ("proxy-client-cert-file", "front-proxy-client.crt"),
