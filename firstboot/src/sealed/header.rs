@@ -8,7 +8,13 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use userdata::contract::POLICY_KEY;
+use userdata::state_info::StateInfo;
 
+use crate::system::files::Root;
+
+/// The register that the signature of the kernel image's policy covers.
+pub(super) const SIGNED: u64 = 11;
 const MAGIC: &[u8] = b"LUKS\xba\xbe\x00\x02";
 /// Where the JSON begins, behind the binary header.
 const JSON: u64 = 4096;
@@ -24,6 +30,29 @@ pub struct Binding {
     pub signed: Vec<u64>,
     /// The registers whose values are fixed.
     pub fixed: Vec<u64>,
+}
+
+/// Fails unless every binding of the volume on `partition` demands what `info` says: systemd seals
+/// to a weaker policy where it does not find a key, and only a debug message says so.
+pub(super) fn ensure_sealed(root: &Root, partition: &Path, info: &StateInfo) -> Result<()> {
+    let policy = root.read(POLICY_KEY)?.unwrap_or_default();
+    let bindings = read(partition)?.unwrap_or_default();
+    ensure!(
+        are_sealed(&bindings, &policy, info),
+        "systemd did not seal `{}` to the policy of the kernel image; this is a bug",
+        partition.display()
+    );
+    Ok(())
+}
+
+fn are_sealed(bindings: &[Binding], policy: &[u8], info: &StateInfo) -> bool {
+    let fixed: &[u64] = if info.secure_boot { &[7, 12] } else { &[] };
+    let is_sealed = |binding: &Binding| {
+        binding.signed == [SIGNED]
+            && binding.policy_key.trim_ascii() == policy.trim_ascii()
+            && binding.fixed == fixed
+    };
+    !bindings.is_empty() && bindings.iter().all(is_sealed)
 }
 
 /// The bindings of the volume on `device`; `None` if it is not LUKS2.
@@ -57,7 +86,13 @@ pub fn read(device: &Path) -> Result<Option<Vec<Binding>>> {
 /// The fields that systemd's tokens have.
 fn bindings(header: &Value) -> Vec<Binding> {
     let tokens = header["tokens"].as_object().into_iter().flatten();
-    let ours = tokens.filter(|(_, token)| token["type"] == "systemd-tpm2");
+    // A power cut while one is removed may leave a token without its key, which opens nothing.
+    let has_key = |token: &Value| {
+        token["keyslots"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+    };
+    let ours = tokens.filter(|(_, token)| token["type"] == "systemd-tpm2" && has_key(token));
     let numbers = |value: &Value| {
         let list = value.as_array().into_iter().flatten();
         list.filter_map(Value::as_u64).collect()
@@ -95,7 +130,8 @@ mod tests {
         let path = dir.path().join("volume");
         let json = r#"{"tokens": {"0": {"type": "systemd-tpm2", "keyslots": ["1"],
             "tpm2-pcrs": [7, 12], "tpm2_pubkey_pcrs": [11], "tpm2_pubkey": "a2V5"},
-            "1": {"type": "systemd-recovery"}}}"#;
+            "1": {"type": "systemd-recovery", "keyslots": ["2"]},
+            "2": {"type": "systemd-tpm2", "keyslots": [], "tpm2-pcrs": [7]}}}"#;
         std::fs::write(&path, volume(json)).unwrap();
         let expected = Binding {
             policy_key: b"key".to_vec(),
@@ -105,6 +141,31 @@ mod tests {
         assert_eq!(read(&path).unwrap(), Some(vec![expected]));
         std::fs::write(&path, volume("{}")).unwrap();
         assert_eq!(read(&path).unwrap(), Some(Vec::new()));
+    }
+
+    #[test]
+    fn weaker_binding_is_not_sealed() {
+        let info = |secure_boot| StateInfo {
+            secure_boot,
+            ..StateInfo::default()
+        };
+        let full = Binding {
+            policy_key: b"key\n".to_vec(),
+            signed: vec![SIGNED],
+            fixed: vec![7, 12],
+        };
+        let are_sealed = |bindings: &[Binding], signed| are_sealed(bindings, b"key", &info(signed));
+        assert!(are_sealed(std::slice::from_ref(&full), true));
+        assert!(!are_sealed(&[], true));
+        let mut weaker = vec![full.clone(); 3];
+        weaker[0].policy_key.clear();
+        weaker[1].signed.clear();
+        weaker[2].fixed.pop();
+        for one in weaker {
+            assert!(!are_sealed(&[full.clone(), one], true));
+        }
+        // Without Secure Boot no register is fixed.
+        assert!(!are_sealed(std::slice::from_ref(&full), false));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount, umount};
 use userdata::contract::{FIRST_KEY_DIR, POLICY_KEY, STATE_PARTITION};
 use userdata::state_info::StateInfo;
@@ -23,8 +23,6 @@ const NAME: &str = "state.key";
 const KEY_LENGTH: usize = 52;
 /// Says that this boot has made the partition. On a tmpfs.
 pub(super) const MADE: &str = "/run/firstlight/state-made";
-/// What the signature of the kernel image's policy covers.
-const SIGNED: u64 = 11;
 
 /// `firstboot make-state`, in the place of systemd-repart alone.
 pub fn make(root: &Root) -> Result<()> {
@@ -42,18 +40,7 @@ pub fn make(root: &Root) -> Result<()> {
     make_new(&info)?;
     root.write_volatile(MADE, b"")?;
     let partition = state_partition::node(root, &disk)?;
-    // systemd seals to a weaker policy where it does not find a key.
-    let policy = root.read(POLICY_KEY)?.unwrap_or_default();
-    let bindings = header::read(&partition)?.unwrap_or_default();
-    let is_bound = |binding: &header::Binding| {
-        binding.signed == [SIGNED] && binding.policy_key.trim_ascii() == policy.trim_ascii()
-    };
-    ensure!(
-        !bindings.is_empty() && bindings.iter().all(is_bound),
-        "systemd-repart did not seal `{}` to the policy of the kernel image; this is a bug",
-        partition.display()
-    );
-    Ok(())
+    header::ensure_sealed(root, &partition, &info)
 }
 
 /// systemd-repart with a new first key, which it also copies into the partition.
@@ -67,7 +54,7 @@ fn make_new(info: &StateInfo) -> Result<()> {
             format!("--key-file={path}"),
             "--tpm2-device=auto".to_owned(),
             format!("--tpm2-public-key={POLICY_KEY}"),
-            format!("--tpm2-public-key-pcrs={SIGNED}"),
+            format!("--tpm2-public-key-pcrs={}", header::SIGNED),
             format!("--tpm2-pcrs={}", info.registers()),
         ]);
         umount(inside.as_str()).with_context(|| format!("unmounting `{inside}`"))?;

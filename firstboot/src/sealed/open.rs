@@ -69,6 +69,7 @@ fn attach(partition: &str, key: &str, options: &str) -> Result<()> {
 enum Reason {
     NoTpm,
     NoPolicy,
+    NotSealed,
     OtherPolicy,
     SecureBootOff,
     OutsideArguments,
@@ -85,6 +86,8 @@ impl Reason {
             Self::NoTpm
         } else if policy.is_empty() || !root.exists(SIGNATURE) {
             Self::NoPolicy
+        } else if bindings.is_empty() {
+            Self::NotSealed
         } else if !bindings.iter().any(is_ours) {
             Self::OtherPolicy
         } else if fixed(7) && !is_secure_boot_on(root) {
@@ -104,6 +107,10 @@ impl fmt::Display for Reason {
         match self {
             Self::NoTpm => f.write_str("this machine has no TPM 2.0 that works"),
             Self::NoPolicy => f.write_str("the kernel image has no signed policy"),
+            Self::NotSealed => f.write_str(
+                "the state is sealed to no TPM: the boot that was to seal it to this one did not \
+                 complete it",
+            ),
             Self::OtherPolicy => f.write_str(
                 "the state is sealed to images of another output folder of imagegen: another key \
                  signed the policy of this one",
@@ -133,8 +140,13 @@ fn recover(root: &Root, partition: &str, info: &StateInfo, reason: &Reason) -> R
         };
         let mode = Attributes::mode(0o600);
         root.write(KEY, key.trim_ascii(), mode)?;
-        let opened = attach(partition, KEY, "headless=true");
+        let by_key = || attach(partition, KEY, "headless=true");
+        let mut opened = by_key();
         let sealed = opened.is_ok().then(|| seal(root, partition, info));
+        if opened.is_ok() && !root.exists(OPENED) {
+            // Sealing closed it, and the TPM did not open it.
+            opened = by_key();
+        }
         root.remove(KEY)?;
         match (opened, sealed) {
             (Ok(()), sealed) => {
@@ -184,24 +196,31 @@ fn ask() -> Result<Vec<u8>> {
     Ok(key.context("asking for the recovery key")?.into_bytes())
 }
 
-/// Binds the state to the TPM of this machine and to no other. The recovery key authorises it: the
-/// machine has a new board, or its firmware has new keys.
+/// Binds the opened state to the TPM of this machine and to no other, and opens it again by that
+/// TPM. The recovery key authorises it: the machine has a new board, or its firmware has new keys.
 fn seal(root: &Root, partition: &str, info: &StateInfo) -> Result<()> {
     if let Some(obstacle) = obstacle(root, info) {
         return Err(obstacle.into());
     }
+    // First, and not in one call with the new binding: systemd-cryptenroll adds none where it finds
+    // one to the same policy, though that one is of another TPM. After a power cut between the two
+    // the recovery key opens the state.
+    command::run("systemd-cryptenroll", &["--wipe-slot=tpm2", partition])?;
     command::run(
         "systemd-cryptenroll",
         &[
             &format!("--unlock-key-file={KEY}"),
-            "--wipe-slot=tpm2",
             "--tpm2-device=auto",
             &format!("--tpm2-public-key={POLICY_KEY}"),
-            "--tpm2-public-key-pcrs=11",
+            &format!("--tpm2-public-key-pcrs={}", header::SIGNED),
             &format!("--tpm2-pcrs={}", info.registers()),
             partition,
         ],
-    )
+    )?;
+    header::ensure_sealed(root, Path::new(partition), info)?;
+    // What opens now opens at the next boot too: signature and registers are those of this boot.
+    command::run("systemd-cryptsetup", &["detach", NAME])?;
+    attach(partition, "none", TPM_OPTIONS)
 }
 
 #[cfg(test)]
@@ -224,6 +243,7 @@ mod tests {
         assert_eq!(found(), Reason::NoPolicy);
         write(SIGNATURE, b"{}");
         write(POLICY_KEY, b"other");
+        assert_eq!(Reason::find(&root, &[], ""), Reason::NotSealed);
         assert_eq!(found(), Reason::OtherPolicy);
         write(POLICY_KEY, b"key");
         assert_eq!(found(), Reason::SecureBootOff);
