@@ -120,6 +120,12 @@ mod tests {
         // Without it the upstream pause image's user has no effective capability.
         assert_eq!(container["securityContext"]["runAsUser"], 0);
         assert_eq!(container["image"], image.pause_image.as_str());
+        // A mounted file stays the old one when another replaces it, and lvscare would use the old
+        // certificate of its node.
+        let volumes = pod["spec"]["volumes"].as_array().unwrap().iter();
+        let files = volumes.filter(|volume| volume["hostPath"]["type"] == "File");
+        let files: Vec<_> = files.map(|file| &file["hostPath"]["path"]).collect();
+        assert_eq!(files, [PROGRAM]);
         assert_eq!(
             container["command"],
             json!([
