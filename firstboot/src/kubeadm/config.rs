@@ -12,7 +12,7 @@ use userdata::image_info::ImageInfo;
 use userdata::node_config::{NodeConfig, Role};
 use userdata::runtime::Runtime;
 
-use super::documents::{Api, Documents, arguments, section};
+use super::documents::{Api, Documents, arguments, default_arguments, section, shutdown_delay};
 use super::security;
 
 /// kubeadm waits this long for the control plane unless the topology says otherwise. Its own four
@@ -136,7 +136,6 @@ fn cluster(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> R
             document.entry(key).or_insert_with(|| HUNDRED_YEARS.into());
         }
     }
-
     // A base of an older format has keys that this one does not know.
     if api >= Api::V1Beta3 {
         document.remove("useHyperKubeImage");
@@ -153,6 +152,7 @@ fn cluster(documents: &mut Documents, node: &NodeConfig, image: &ImageInfo) -> R
     }
     arguments(apiserver, "extraArgs", &settings.apiserver_args, api)?;
     security::apiserver(apiserver, node.security, api)?;
+    default_arguments(apiserver, "extraArgs", shutdown_delay(), api)?;
     if api < Api::V1Beta4 {
         apiserver.insert("timeoutForControlPlane".into(), seconds(timeout(node)));
     }

@@ -52,6 +52,13 @@ impl Documents {
     }
 }
 
+/// An apiserver that stops serves for this long while `/readyz` fails, so that lvscare takes it out of
+/// its table before it refuses connections. lvscare asks every 5 s at the longest, and kubelet
+/// kills after 30 s.
+pub(super) fn shutdown_delay() -> BTreeMap<String, String> {
+    BTreeMap::from([("shutdown-delay-duration".to_owned(), "8s".to_owned())])
+}
+
 /// Sets flags that are not there already: what the package or the topology says wins.
 pub(super) fn default_arguments(
     section: &mut Map<String, Value>,
