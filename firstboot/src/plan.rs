@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::step::Step;
 use crate::step::addresses::Addresses;
 use crate::step::cluster::Membership;
+use crate::step::cluster::accepted_clients::AcceptedClients;
 use crate::step::cluster::apiserver_ready::ApiserverReady;
 use crate::step::cluster::client_authority::ClientAuthority;
 use crate::step::cluster::credentials::Credentials;
@@ -201,6 +202,7 @@ fn first_control_plane(node: &NodeConfig, image: &ImageInfo, root: &Root) -> Res
         }),
         boxed(Manifests::new(root, node)?),
         boxed(NodeReady::on_master(root, node)?),
+        boxed(AcceptedClients::new(root, node)?),
         boxed(SystemPods::new(root, node)?),
     ])
 }
@@ -234,6 +236,7 @@ fn joining_control_plane(
             unit: "kubelet.service",
         }),
         boxed(NodeReady::on_master(root, node)?),
+        boxed(AcceptedClients::new(root, node)?),
     ])
 }
 

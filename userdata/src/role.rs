@@ -118,6 +118,10 @@ const MASTER0_STEPS: &[StepInfo] = &[
     step("manifests", "apply the package's manifests"),
     step("node-ready", "wait until the node is Ready"),
     step(
+        "accepted-clients",
+        "wait until the apiserver accepts the document's clients only",
+    ),
+    step(
         "system-pods",
         "wait until the pod network, DNS and the other system pods are Ready",
     ),
@@ -157,6 +161,10 @@ const MASTER_STEPS: &[StepInfo] = &[
     ),
     step("kubelet", "start kubelet.service"),
     step("node-ready", "wait until the node is Ready"),
+    step(
+        "accepted-clients",
+        "wait until the apiserver accepts the document's clients only",
+    ),
 ];
 
 const NODE_STEPS: &[StepInfo] = &[

@@ -8,8 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 use firstboot::kube::client::Client;
 use firstboot::kube::{apply, documents, lease};
 use firstboot::report::Reporter;
-use firstboot::system::files::Root;
+use firstboot::step::Step;
+use firstboot::step::cluster::accepted_clients::AcceptedClients;
+use firstboot::system::files::{Attributes, Root};
 use serde_json::json;
+use userdata::contract::CLIENT_AUTHORITIES;
 use vm_tests::control_plane::{ADMIN, ENDPOINT, with_apiserver};
 use vm_tests::host::run_dir::RunDir;
 
@@ -59,7 +62,7 @@ type Check = (&'static str, fn(&Root) -> Result<()>);
 fn firstboot_client_works_with_a_real_apiserver() -> Result<()> {
     let run_dir = RunDir::new("speaks_to_an_apiserver")?;
     with_apiserver(&run_dir, |root, _| {
-        let checks: [Check; 6] = [
+        let checks: [Check; 7] = [
             (
                 "manifests are applied, and applying them again changes nothing",
                 manifests,
@@ -80,6 +83,10 @@ fn firstboot_client_works_with_a_real_apiserver() -> Result<()> {
             (
                 "a holder that does not renew the Lease loses it",
                 silent_holder,
+            ),
+            (
+                "a former authority of clients is waited for and no longer published",
+                former_authority,
             ),
         ];
         for (name, check) in checks {
@@ -181,5 +188,69 @@ fn silent_holder(root: &Root) -> Result<()> {
     drop(held);
     let holder = client.get(path)?.ok()?["spec"]["holderIdentity"].clone();
     ensure!(holder.as_str().unwrap_or_default().is_empty(), "{holder}");
+    Ok(())
+}
+
+/// Here `ca.crt` is the file of the apiserver's flag.
+fn former_authority(root: &Root) -> Result<()> {
+    const FLAG: &str = "/etc/kubernetes/pki/ca.crt";
+    let mode = Attributes::mode(0o644);
+    let read = |path: &str| root.read(path)?.with_context(|| format!("no `{path}`"));
+    let present = read(FLAG)?;
+    let former = read("/etc/kubernetes/pki/etcd/ca.crt")?;
+    let both = [present.clone(), former].concat();
+    let flag = "--requestheader-client-ca-file=/etc/kubernetes/pki/front-proxy-ca.crt";
+    let pod = json!({ "spec": { "containers": [{ "command": ["kube-apiserver", flag] }] } });
+    let pod = documents::to_text(&[pod]);
+    let manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+    root.write(manifest, pod.as_bytes(), mode)?;
+    let (send, receive) = channel();
+    let apply = || {
+        let (root, send) = (root.clone(), send.clone());
+        std::thread::spawn(move || {
+            let step = AcceptedClients::at(&root, ENDPOINT, true);
+            send.send(step.apply(&mut Reporter::silent(&root)))
+        });
+    };
+    let published = || -> Result<String> {
+        let path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+        let object = client(root)?.get(path)?.ok()?;
+        let text = object["data"]["client-ca-file"].as_str();
+        Ok(text.unwrap_or_default().to_owned())
+    };
+    let certificates = |text: &str| text.matches("BEGIN CERTIFICATE").count();
+
+    // The document has two, the apiserver one.
+    root.write(CLIENT_AUTHORITIES, &both, mode)?;
+    apply();
+    let early = receive.recv_timeout(Duration::from_secs(3));
+    ensure!(matches!(early, Err(RecvTimeoutError::Timeout)), "{early:?}");
+    root.write(FLAG, &both, mode)?;
+    let limit = Duration::from_secs(100);
+    receive
+        .recv_timeout(limit)
+        .context("it never accepts both")??;
+    let end = Instant::now() + limit;
+    while certificates(&published()?) < 2 {
+        ensure!(Instant::now() < end, "both are never published");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+
+    // The document has one, the apiserver two.
+    root.write(CLIENT_AUTHORITIES, &present, mode)?;
+    apply();
+    let early = receive.recv_timeout(Duration::from_secs(3));
+    ensure!(matches!(early, Err(RecvTimeoutError::Timeout)), "{early:?}");
+    root.write(FLAG, &present, mode)?;
+    let begun = Instant::now();
+    let done = receive.recv_timeout(limit);
+    done.context("it still accepts the former one")??;
+    println!("the apiserver took {:?} to read its file", begun.elapsed());
+    // The apiserver does not add it again.
+    for _ in 0..10 {
+        let text = published()?;
+        ensure!(text.as_bytes() == present, "published are {text}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
     Ok(())
 }

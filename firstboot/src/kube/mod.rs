@@ -2,6 +2,7 @@
 //!
 //! Not with kubectl: each call takes seconds of CPU time on a slow machine.
 
+pub mod accepted;
 pub mod apply;
 pub mod client;
 pub mod documents;

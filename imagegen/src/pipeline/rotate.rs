@@ -178,12 +178,8 @@ pub fn rotation(input: &Input, output: &Path) -> Result<String> {
     }
     text += "\nnext: give each host its document, one master at a time. When all are ready";
     text += match phase {
-        Phase::TrustBoth => ", run\n",
         Phase::IssueNew => " (the new `admin.conf` works already), run\n",
-        Phase::TrustNew => {
-            ", run\n  kubectl -n kube-system delete configmap extension-apiserver-authentication\n\
-             (apiservers write it again without the old authority), and then\n"
-        }
+        Phase::TrustBoth | Phase::TrustNew => ", run\n",
     };
     text += "  firstboot status --all --json > status.json    (on a master)\n  \
              imagegen pki rotate --next --status status.json    (with -t and -o)\n";

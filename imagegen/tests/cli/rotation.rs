@@ -206,7 +206,7 @@ fn stolen_worker_is_accepted_until_phase_3_and_others_always() {
     }
     let text = run(&work, &["pki", "rotate", "-t", "cluster.yaml"]);
     assert!(
-        text.contains("extension-apiserver-authentication"),
+        text.contains("phase 3 of 3") && text.contains("--next --status status.json"),
         "{text}"
     );
 

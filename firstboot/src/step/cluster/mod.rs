@@ -6,6 +6,7 @@
 //! Before that each of them runs again after a power cut: kubeadm does not replace its files
 //! atomically, so a file alone proves nothing.
 
+pub mod accepted_clients;
 pub mod apiserver_ready;
 pub mod client_authority;
 pub mod credentials;
