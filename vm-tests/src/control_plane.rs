@@ -15,13 +15,13 @@ use anyhow::{Context, Result, bail};
 use build_tools::cache::{Cache, Key};
 use build_tools::progress::Progress;
 use firstboot::kube::client::Client;
-use firstboot::system::files::Root;
+use firstboot::system::files::{Attributes, Root};
 use imagegen::package::images::ImageArchive;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::host::artifacts::Programs;
 use crate::host::process::{self, READY_TIMEOUT, Server, end};
-use crate::host::run_dir::RunDir;
+use crate::host::run_dir::{RunDir, target_dir};
 use crate::host::{NO_SKIP, is_skip_forbidden};
 
 /// A topology of three control-plane hosts.
@@ -211,22 +211,33 @@ impl ControlPlane {
     /// A folder that stands for the root of `host` and contains the files of its document.
     pub fn root(&self, host: &str) -> Result<PathBuf> {
         let root = self.folder.join(host);
-        if root.exists() {
-            return Ok(root);
-        }
-        let path = self
-            .folder
-            .join("imagegen/hosts")
-            .join(host)
-            .join("user-data");
-        let (config, _) =
-            userdata::cloud_config::CloudConfig::parse("user-data", &fs::read(&path)?)?;
-        for file in &config.value.files {
-            let at = root.join(file.path.trim_start_matches('/'));
-            fs::create_dir_all(at.parent().context("a file without a folder")?)?;
-            fs::write(&at, file.content.expose())?;
+        if !root.exists() {
+            self.take_document(host)?;
         }
         Ok(root)
+    }
+
+    /// Writes the files of the newest document of `host`, as firstboot does.
+    pub fn take_document(&self, host: &str) -> Result<()> {
+        let root = Root::new(self.folder.join(host));
+        let documents = self.folder.join("imagegen/hosts");
+        let bytes = fs::read(documents.join(host).join("user-data"))?;
+        let (config, _) = userdata::cloud_config::CloudConfig::parse("user-data", &bytes)?;
+        for file in &config.value.files {
+            let bytes = file.content.expose();
+            root.write(&file.path, bytes, Attributes::mode(file.mode))?;
+        }
+        Ok(())
+    }
+
+    /// Runs `imagegen pki rotate`.
+    pub fn rotate(&self, arguments: &[&str]) -> Result<()> {
+        let mut imagegen = Command::new(target_dir().join("debug/imagegen"));
+        imagegen.args(["pki", "rotate"]).args(arguments);
+        imagegen
+            .arg("--topology")
+            .arg(self.folder.join("cluster.yaml"));
+        process::run(imagegen.arg("--output").arg(self.folder.join("imagegen"))).map(drop)
     }
 
     /// Starts etcd on `host` with kubeadm's flags. `cluster` is `--initial-cluster`, and `existing`
@@ -287,6 +298,11 @@ impl ControlPlane {
     /// `host`.
     pub fn apiserver(&self, network: &HostNetwork, host: &str) -> Result<Server> {
         let pki = self.root(host)?.join("etc/kubernetes/pki");
+        // From the first rotation on.
+        let clients = match pki.join("clients-ca.crt").exists() {
+            true => "clients-ca.crt",
+            false => "ca.crt",
+        };
         let address = network.host(host)?.address;
         let mut command = network.host(host)?.inside();
         command.arg(self.apiserver.join("usr/local/bin/kube-apiserver"));
@@ -305,7 +321,7 @@ impl ControlPlane {
         command.arg(format!("--advertise-address={address}"));
         command.arg(format!("--etcd-servers=https://{address}:2379"));
         for (flag, file) in [
-            ("client-ca-file", "ca.crt"),
+            ("client-ca-file", clients),
             ("tls-cert-file", "apiserver.crt"),
             ("tls-private-key-file", "apiserver.key"),
             ("etcd-cafile", "etcd/ca.crt"),

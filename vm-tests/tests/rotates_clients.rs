@@ -1,0 +1,214 @@
+//! A rotation of the authority of clients with three real apiservers and without a machine: the
+//! certificate of a stolen worker opens nothing afterwards, and another worker is always served.
+//!
+//! `cluster_rotation` does the same on machines, with all other programs of a host.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use firstboot::kube::client::Client;
+use firstboot::kube::documents;
+use firstboot::report::Reporter;
+use firstboot::step::Step;
+use firstboot::step::cluster::accepted_clients::AcceptedClients;
+use firstboot::system::files::{Attributes, Root};
+use serde_json::json;
+use userdata::contract::CLIENT_AUTHORITIES;
+use vm_tests::control_plane::{ADMIN, ControlPlane, HOSTS, HostNetwork, THREE_HOSTS, in_network};
+use vm_tests::host::process::Server;
+use vm_tests::host::run_dir::RunDir;
+
+const WORKERS: &str = "\
+- { name: n0, role: node, address: 192.168.7.20/24, mac: \"52:54:00:00:07:20\" }
+- { name: n1, role: node, address: 192.168.7.21/24, mac: \"52:54:00:00:07:21\" }
+";
+const KUBELET: &str = "/etc/kubernetes/kubelet.conf";
+const NEXT: [&str; 2] = ["--next", "--unchecked"];
+const LIMIT: Duration = Duration::from_secs(90);
+
+#[test]
+fn stolen_worker_is_refused_by_three_apiservers_and_the_other_is_served() -> Result<()> {
+    let run_dir = RunDir::new("rotates_clients")?;
+    let topology = format!("{THREE_HOSTS}{WORKERS}");
+    let control_plane = ControlPlane::new(&run_dir, &topology)?;
+    in_network(&HOSTS, |network| {
+        let cluster = HOSTS.map(|(name, address)| format!("{name}=https://{address}:2380"));
+        let cluster = cluster.join(",");
+        let etcd = |(name, _)| control_plane.etcd(network, name, &cluster, false);
+        let _etcds = HOSTS.into_iter().map(etcd).collect::<Result<Vec<_>>>()?;
+        let mut masters = Masters {
+            control_plane: &control_plane,
+            network,
+            apiservers: Vec::new(),
+        };
+        for (name, _) in HOSTS {
+            let server = masters.start(name)?;
+            masters.apiservers.push(server);
+        }
+        let (stolen, other) = (root(&control_plane, "n1")?, root(&control_plane, "n0")?);
+        let end = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let requests = scope.spawn(|| served_until(&other, &end));
+            let rotated = masters.rotate(&stolen);
+            end.store(true, Ordering::Relaxed);
+            let served = requests.join().unwrap_or_else(|_| bail!("a panic"));
+            rotated?;
+            let served = served?;
+            println!("{served} requests of the other worker were answered");
+            ensure!(served > 20, "only {served} requests");
+            Ok(())
+        })
+    })?;
+    run_dir.passed();
+    Ok(())
+}
+
+fn root(control_plane: &ControlPlane, host: &str) -> Result<Root> {
+    control_plane.root(host).map(Root::new)
+}
+
+/// The HTTP status with which an apiserver answers a kubelet.
+fn ask(root: &Root, name: &str, at: Ipv4Addr) -> Result<u16> {
+    let client = Client::from_kubeconfig(root, KUBELET, &format!("{at}:6443"))?;
+    Ok(client.get(&format!("/api/v1/nodes/{name}"))?.status)
+}
+
+/// Sends requests as n0's kubelet, each on a connection of its own to the first apiserver that takes
+/// it, and counts them. A kubelet without a Node may get 404.
+fn served_until(root: &Root, end: &AtomicBool) -> Result<usize> {
+    let mut count = 0;
+    while !end.load(Ordering::Relaxed) {
+        let mut errors = Vec::new();
+        let mut turn = HOSTS
+            .iter()
+            .cycle()
+            .skip(count % HOSTS.len())
+            .take(HOSTS.len());
+        let answer = turn.find_map(|(_, address)| {
+            ask(root, "n0", *address)
+                .map_err(|error| errors.push(format!("{address}: {error:#}")))
+                .ok()
+        });
+        ensure!(
+            matches!(answer, Some(200 | 404)),
+            "request {count} got {answer:?}; {errors:?}"
+        );
+        count += 1;
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(count)
+}
+
+struct Masters<'a> {
+    control_plane: &'a ControlPlane,
+    network: &'a HostNetwork,
+    /// In the order of [`HOSTS`].
+    apiservers: Vec<Server>,
+}
+
+impl Masters<'_> {
+    /// A ready apiserver, with the manifest in which firstboot reads its flags.
+    fn start(&self, name: &str) -> Result<Server> {
+        let root = root(self.control_plane, name)?;
+        let flag = "--requestheader-client-ca-file=/etc/kubernetes/pki/front-proxy-ca.crt";
+        let pod = json!({ "spec": { "containers": [{ "command": ["kube-apiserver", flag] }] } });
+        let pod = documents::to_text(&[pod]);
+        let manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+        root.write(manifest, pod.as_bytes(), Attributes::mode(0o600))?;
+        let mut server = self.control_plane.apiserver(self.network, name)?;
+        let endpoint = endpoint(name);
+        server.wait("become ready", || {
+            let client = Client::from_kubeconfig(&root, ADMIN, &endpoint)?;
+            client.get("/readyz")?.ok()
+        })?;
+        Ok(server)
+    }
+
+    /// As `docs/operations.md` tells a person to, one host at a time.
+    fn rotate(&mut self, stolen: &Root) -> Result<()> {
+        let former = self.control_plane.root("m0")?.join("former");
+        let former = Root::new(former);
+        let admin = root(self.control_plane, "m0")?.read(ADMIN)?;
+        let admin = admin.context("m0 has no admin.conf")?;
+        former.write(ADMIN, &admin, Attributes::mode(0o600))?;
+        expect(stolen, &[200, 404])?;
+
+        self.control_plane.rotate(&["--expel", "n1"])?;
+        for (at, (name, _)) in HOSTS.into_iter().enumerate() {
+            self.control_plane.take_document(name)?;
+            // The first rotation changes a flag.
+            drop(self.apiservers.remove(at));
+            self.apiservers.insert(at, self.start(name)?);
+            self.wait_for_clients(name)?;
+        }
+        self.control_plane.take_document("n0")?;
+        expect(stolen, &[200, 404])?;
+
+        for phase in [2, 3] {
+            self.control_plane.rotate(&NEXT)?;
+            for (name, _) in HOSTS {
+                self.control_plane.take_document(name)?;
+                self.wait_for_clients(name)?;
+            }
+            self.control_plane.take_document("n0")?;
+            if phase == 2 {
+                expect(stolen, &[200, 404])?;
+            }
+        }
+        // At once: these hosts are ready.
+        expect(stolen, &[401])?;
+        for (name, _) in HOSTS {
+            let client = |root: &Root| Client::from_kubeconfig(root, ADMIN, &endpoint(name));
+            let answer = client(&former)?.get("/version")?;
+            ensure!(
+                answer.status == 401,
+                "the former administrator: {}",
+                answer.say()
+            );
+            let root = root(self.control_plane, name)?;
+            let own = root.read(CLIENT_AUTHORITIES)?.unwrap_or_default();
+            let path =
+                "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+            let published = client(&root)?.get(path)?.ok()?;
+            let published = published["data"]["client-ca-file"].as_str();
+            ensure!(
+                published.map(str::as_bytes) == Some(&own),
+                "{name} publishes {published:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// The last step of a master with a new document.
+    fn wait_for_clients(&self, name: &str) -> Result<()> {
+        let (send, receive) = channel();
+        let (root, endpoint) = (root(self.control_plane, name)?, endpoint(name));
+        thread::spawn(move || {
+            let step = AcceptedClients::at(&root, &endpoint, true);
+            send.send(step.apply(&mut Reporter::silent(&root)))
+        });
+        let done = receive.recv_timeout(LIMIT);
+        done.with_context(|| format!("{name} is not ready within {LIMIT:?}"))?
+    }
+}
+
+fn endpoint(name: &str) -> String {
+    let found = HOSTS.iter().find(|(host, _)| *host == name);
+    found.map_or_else(String::new, |(_, address)| format!("{address}:6443"))
+}
+
+/// Fails unless every apiserver answers the stolen kubelet with one of these.
+fn expect(stolen: &Root, wanted: &[u16]) -> Result<()> {
+    for (name, address) in HOSTS {
+        let status = ask(stolen, "n1", address)?;
+        ensure!(
+            wanted.contains(&status),
+            "{name} answers the stolen certificate {status}, not {wanted:?}"
+        );
+    }
+    Ok(())
+}
