@@ -233,11 +233,9 @@ impl ControlPlane {
     /// Runs `imagegen pki rotate`.
     pub fn rotate(&self, arguments: &[&str]) -> Result<()> {
         let mut imagegen = Command::new(target_dir().join("debug/imagegen"));
-        imagegen.args(["pki", "rotate"]).args(arguments);
-        imagegen
-            .arg("--topology")
-            .arg(self.folder.join("cluster.yaml"));
-        process::run(imagegen.arg("--output").arg(self.folder.join("imagegen"))).map(drop)
+        imagegen.args(["pki", "rotate", "--topology", "cluster.yaml"]);
+        imagegen.args(["--output", "imagegen"]).args(arguments);
+        process::run(imagegen.current_dir(&self.folder)).map(drop)
     }
 
     /// Starts etcd on `host` with kubeadm's flags. `cluster` is `--initial-cluster`, and `existing`
@@ -299,10 +297,8 @@ impl ControlPlane {
     pub fn apiserver(&self, network: &HostNetwork, host: &str) -> Result<Server> {
         let pki = self.root(host)?.join("etc/kubernetes/pki");
         // From the first rotation on.
-        let clients = match pki.join("clients-ca.crt").exists() {
-            true => "clients-ca.crt",
-            false => "ca.crt",
-        };
+        let clients = ["clients-ca.crt", "ca.crt"];
+        let clients = clients.into_iter().find(|name| pki.join(name).exists());
         let address = network.host(host)?.address;
         let mut command = network.host(host)?.inside();
         command.arg(self.apiserver.join("usr/local/bin/kube-apiserver"));
@@ -321,7 +317,7 @@ impl ControlPlane {
         command.arg(format!("--advertise-address={address}"));
         command.arg(format!("--etcd-servers=https://{address}:2379"));
         for (flag, file) in [
-            ("client-ca-file", clients),
+            ("client-ca-file", clients.unwrap_or_default()),
             ("tls-cert-file", "apiserver.crt"),
             ("tls-private-key-file", "apiserver.key"),
             ("etcd-cafile", "etcd/ca.crt"),
@@ -340,6 +336,19 @@ impl ControlPlane {
             command.arg(format!("--{flag}={}", pki.join(file).display()));
         }
         self.start(&format!("apiserver-{host}"), &mut command)
+    }
+
+    /// The program of the package's image `name`, on `host`.
+    pub fn program(&self, network: &HostNetwork, host: &str, name: &str) -> Result<Command> {
+        let cache = Cache::open()?;
+        let package = default_package::default_package(&cache, &Progress::stderr())?;
+        let mut command = network.host(host)?.inside();
+        command.arg(
+            image(&cache, &package, name)?
+                .join("usr/local/bin")
+                .join(name),
+        );
+        Ok(command)
     }
 
     /// Starts `command` as a server that logs to the run's folder.

@@ -1,15 +1,19 @@
 //! A rotation of the authority of clients with three real apiservers and without a machine: the
 //! certificate of a stolen worker opens nothing afterwards, and another worker is always served.
 //!
-//! `cluster_rotation` does the same on machines, with all other programs of a host.
+//! The controller manager is there too. `cluster_rotation` does the same on machines, with all other programs of a host.
 
+use std::fs;
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use firstboot::kube::client::Client;
 use firstboot::kube::documents;
 use firstboot::report::Reporter;
@@ -17,7 +21,7 @@ use firstboot::step::Step;
 use firstboot::step::cluster::accepted_clients::AcceptedClients;
 use firstboot::system::files::{Attributes, Root};
 use serde_json::json;
-use userdata::contract::CLIENT_AUTHORITIES;
+use userdata::contract::{CLIENT_AUTHORITIES, CLIENT_SIGNER_CERTIFICATE, CLIENT_SIGNER_KEY};
 use vm_tests::control_plane::{ADMIN, ControlPlane, HOSTS, HostNetwork, THREE_HOSTS, in_network};
 use vm_tests::host::process::Server;
 use vm_tests::host::run_dir::RunDir;
@@ -180,6 +184,102 @@ impl Masters<'_> {
                 "{name} publishes {published:?}"
             );
         }
+        self.check_controller_manager()
+    }
+
+    /// With the flags of firstboot the controller manager of the package starts, and signs what a
+    /// kubelet's renewal asks for by the new authority.
+    fn check_controller_manager(&self) -> Result<()> {
+        let folder = self.control_plane.root("m0")?;
+        let file = |path: &str| folder.join(path.trim_start_matches('/'));
+        let mut flags = Vec::new();
+        let ca = ["/etc/kubernetes/pki/ca.crt", "/etc/kubernetes/pki/ca.key"];
+        let clients = [CLIENT_SIGNER_CERTIFICATE, CLIENT_SIGNER_KEY];
+        for (signer, pair) in [
+            ("kubelet-client", clients),
+            ("kube-apiserver-client", clients),
+            ("kubelet-serving", ca),
+            ("legacy-unknown", ca),
+        ] {
+            for (kind, path) in ["cert", "key"].iter().zip(pair) {
+                let path = file(path).display().to_string();
+                flags.push(format!("--cluster-signing-{signer}-{kind}-file={path}"));
+            }
+        }
+        let name = "kube-controller-manager";
+        let mut command = self.control_plane.program(self.network, "m0", name)?;
+        let config = file("/etc/kubernetes/controller-manager.conf");
+        command.args(flags).args([
+            "--cluster-signing-cert-file=",
+            "--cluster-signing-key-file=",
+            "--leader-elect=false",
+            "--use-service-account-credentials=true",
+        ]);
+        command.arg(format!("--kubeconfig={}", config.display()));
+        let key = file("/etc/kubernetes/pki/sa.key");
+        command.arg(format!(
+            "--service-account-private-key-file={}",
+            key.display()
+        ));
+        let mut server = self.control_plane.start(name, &mut command)?;
+
+        let request = folder.join("request.pem");
+        let mut openssl = Command::new("openssl");
+        openssl.args([
+            "req",
+            "-new",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ]);
+        openssl.args([
+            "-nodes",
+            "-subj",
+            "/O=system:nodes/CN=system:node:n0",
+            "-keyout",
+        ]);
+        openssl
+            .arg(folder.join("request.key"))
+            .arg("-out")
+            .arg(&request);
+        ensure!(openssl.output()?.status.success(), "{openssl:?}");
+        let mut object = json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+            "metadata": { "name": "n0" },
+            "spec": {
+                "request": BASE64_STANDARD.encode(fs::read(&request)?),
+                "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+                "usages": ["digital signature", "client auth"],
+            },
+        });
+        let list = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+        let kubelet = root(self.control_plane, "n0")?;
+        let kubelet = Client::from_kubeconfig(&kubelet, KUBELET, &endpoint("m0"))?;
+        kubelet.send("POST", list, &object)?.ok()?;
+        object["status"] = json!({ "conditions": [{
+            "type": "Approved", "status": "True", "reason": "Test", "message": "of the test",
+        }]});
+        let admin = Client::from_kubeconfig(&Root::new(&folder), ADMIN, &endpoint("m0"))?;
+        admin
+            .send("PATCH", &format!("{list}/n0/approval"), &object)?
+            .ok()?;
+        let signed = server.wait("sign a request", || {
+            let found = admin.get(&format!("{list}/n0"))?.ok()?;
+            let signed = found["status"]["certificate"].as_str();
+            let signed = signed.with_context(|| format!("not signed: {}", found["status"]))?;
+            Ok(BASE64_STANDARD.decode(signed)?)
+        })?;
+        let path = folder.join("signed.pem");
+        fs::write(&path, signed)?;
+        let mut openssl = Command::new("openssl");
+        openssl.args(["verify", "-purpose", "sslclient", "-CAfile"]);
+        let verified = openssl.arg(file(CLIENT_AUTHORITIES)).arg(&path).output()?;
+        ensure!(
+            verified.status.success(),
+            "{}",
+            String::from_utf8_lossy(&verified.stderr)
+        );
         Ok(())
     }
 
