@@ -1,5 +1,5 @@
 //! DHCP and TFTP by dnsmasq, a child process: firmware asks it for a boot file, gets iPXE, and iPXE
-//! gets the address of the web server.
+//! gets the address of the web server: from a script by TFTP, else by DHCP.
 //!
 //! Only hosts of the topology are answered, so that a stranger on the network does not boot from
 //! here.
@@ -7,7 +7,6 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,68 +14,19 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use build_tools::debian_tree::Tree;
-use ipnet::Ipv4Net;
-use nix::ifaddrs::getifaddrs;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use userdata::network::MacAddress;
 
+use super::AUTOEXEC;
 use super::hosts::{Host, Hosts};
+use super::link::Link;
+use super::neighbours::Neighbours;
 use super::table::Table;
 use crate::cli::DhcpMode;
 use crate::image::live;
 
 const PROGRAM: &str = "dnsmasq";
 const PACKAGE: &str = "dnsmasq-base";
-
-/// A network card of this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    pub name: String,
-    pub address: Ipv4Addr,
-    pub prefix: u8,
-}
-
-impl Link {
-    /// The card `name` with its first IPv4 address.
-    pub fn find(name: &str) -> Result<Self> {
-        let mut known = Vec::new();
-        for entry in getifaddrs().context("listing the network cards")? {
-            let address = entry
-                .address
-                .and_then(|at| at.as_sockaddr_in().map(|at| at.ip()));
-            let mask = entry
-                .netmask
-                .and_then(|at| at.as_sockaddr_in().map(|at| at.ip()));
-            if entry.interface_name == name
-                && let (Some(address), Some(mask)) = (address, mask)
-            {
-                let prefix = ipnet::ipv4_mask_to_prefix(mask)
-                    .with_context(|| format!("the card `{name}` has the mask {mask}"))?;
-                return Ok(Self {
-                    name: name.to_owned(),
-                    address,
-                    prefix,
-                });
-            }
-            if !known.contains(&entry.interface_name) {
-                known.push(entry.interface_name);
-            }
-        }
-        match known.iter().any(|known| known == name) {
-            true => {
-                bail!("the card `{name}` has no IPv4 address; give it one of the hosts' network")
-            }
-            false => bail!("there is no card `{name}`; there are {}", known.join(", ")),
-        }
-    }
-
-    fn network(&self) -> Result<Ipv4Net> {
-        let network = Ipv4Net::new(self.address, self.prefix);
-        Ok(network
-            .with_context(|| format!("the prefix of `{}`", self.name))?
-            .trunc())
-    }
-}
 
 /// The command of dnsmasq: this machine's, else for root that of the Debian tree that `tree` makes.
 pub fn program(tree: impl FnOnce() -> Result<Tree>) -> Result<Command> {
@@ -111,8 +61,10 @@ pub fn configuration(link: &Link, mode: DhcpMode, port: u16, hosts: &[Host]) -> 
     let network = link.network()?;
     let url = format!("http://{address}:{port}");
     let (script, loader) = (live::SCRIPT, live::LOADER);
+    // With `bind-interfaces`, TFTP on a single port cannot send its first answers and no errors:
+    // each file would take firmware seconds more, and a missing one half a minute.
     let mut text = format!(
-        "port=0\nuser=nobody\ngroup=nogroup\ninterface={name}\nexcept-interface=lo\nbind-interfaces\nno-hosts\nno-resolv\n\
+        "port=0\nuser=nobody\ngroup=nogroup\ninterface={name}\nexcept-interface=lo\nbind-dynamic\nno-hosts\nno-resolv\n\
          log-dhcp\nleasefile-ro\nenable-tftp\ntftp-single-port\n\
          dhcp-userclass=set:ipxe,iPXE\n\
          dhcp-match=set:efi,option:client-arch,7\n\
@@ -191,6 +143,7 @@ impl Dhcp {
         command: Command,
         text: &str,
         loader: &Path,
+        script: &str,
         hosts: &Hosts,
         table: &Arc<Table>,
     ) -> Result<Self> {
@@ -201,13 +154,17 @@ impl Dhcp {
             .tempdir()
             .context("creating a temporary folder")?;
         let tftp = folder.path().join("tftp");
-        fs::create_dir(&tftp)
-            .and_then(|()| fs::copy(loader, tftp.join(live::LOADER)))
-            .and_then(|_| {
-                let mode = fs::Permissions::from_mode(0o644);
-                fs::set_permissions(tftp.join(live::LOADER), mode)
-            })
-            .with_context(|| format!("copying `{}`", loader.display()))?;
+        let bytes = fs::read(loader).with_context(|| format!("reading `{}`", loader.display()))?;
+        fs::create_dir(&tftp).with_context(|| format!("creating `{}`", tftp.display()))?;
+        for (name, bytes) in [
+            (live::LOADER, bytes.as_slice()),
+            (AUTOEXEC, script.as_bytes()),
+        ] {
+            let path = tftp.join(name);
+            fs::write(&path, bytes)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
+                .with_context(|| format!("writing `{}`", path.display()))?;
+        }
         let file = folder.path().join("dnsmasq.conf");
         let text = format!("{text}tftp-root={}\n", tftp.display());
         fs::write(&file, text).with_context(|| format!("writing `{}`", file.display()))?;
@@ -230,11 +187,12 @@ impl Dhcp {
         let errors = Arc::new(std::sync::Mutex::new(Vec::new()));
         if let Some(pipe) = process.stderr.take() {
             let (kept, table, known) = (errors.clone(), table.clone(), hosts.all()?);
+            let neighbours = Neighbours::default();
             tokio::spawn(async move {
                 let mut lines = BufReader::new(pipe).lines();
                 while let Ok(Some(line)) = lines.next_line().await {
                     log::debug!("{line}");
-                    follow(&line, &known, &table);
+                    follow(&line, &known, &neighbours, &table);
                     let mut kept = kept
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -277,7 +235,7 @@ impl Dhcp {
 }
 
 /// Puts what dnsmasq did for a host into the table.
-fn follow(line: &str, hosts: &[Host], table: &Table) {
+fn follow(line: &str, hosts: &[Host], neighbours: &Neighbours, table: &Table) {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     let offered = words
         .iter()
@@ -285,25 +243,30 @@ fn follow(line: &str, hosts: &[Host], table: &Table) {
     let mac = words
         .iter()
         .find_map(|word| word.parse::<MacAddress>().ok());
-    let host = mac.and_then(|mac| hosts.iter().find(|host| host.macs.contains(&mac)));
-    if let (true, Some(host)) = (offered, host) {
+    let of = |mac: &MacAddress| hosts.iter().find(|host| host.macs.contains(mac));
+    if let (true, Some(host)) = (offered, mac.as_ref().and_then(of)) {
         table.fetched(&host.name, "DHCP", None);
     }
-    // `sent /tmp/…/snponly.efi to 10.0.0.5`: the address of the topology, or any other.
-    if let Some(rest) = line.split_once("sent ").map(|(_, rest)| rest)
-        && let Some((_, to)) = rest.rsplit_once(" to ")
+    // `sent /tmp/…/snponly.efi to 10.0.0.5`. Another DHCP server may give any address.
+    if let Some((_, rest)) = line.split_once("sent ")
+        && let Some((path, to)) = rest.rsplit_once(" to ")
+        && let Some((_, file)) = path.rsplit_once('/')
     {
         let to = to.trim();
         let address: Option<std::net::IpAddr> = to.parse().ok();
-        let host = hosts
-            .iter()
-            .find(|host| address.is_some_and(|at| host.addresses.contains(&at)));
-        table.fetched(host.map_or(to, |host| &host.name), live::LOADER, None);
+        let host = address.and_then(|at| {
+            let known = neighbours.mac(at);
+            let with = || hosts.iter().find(|host| host.addresses.contains(&at));
+            known.as_ref().and_then(of).or_else(with)
+        });
+        table.fetched(host.map_or(to, |host| &host.name), file, None);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn link() -> Link {
@@ -356,11 +319,30 @@ mod tests {
     }
 
     #[test]
-    fn missing_card_is_named_with_those_that_exist() {
-        let error = format!("{:#}", Link::find("no-such-card").expect_err("missing"));
-        assert!(
-            error.contains("no-such-card") && error.contains("lo"),
-            "{error}"
-        );
+    fn files_by_tftp_are_in_the_row_of_the_host() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("arp");
+        fs::write(
+            &path,
+            "IP address HW type Flags HW address Mask Device\n\
+             192.168.7.105 0x1 0x2 52:54:00:00:07:10 * eth1\n",
+        )?;
+        let hosts = [host("m0", "52:54:00:00:07:10", "192.168.7.10")?];
+        let table = Table::new();
+        for line in [
+            "dnsmasq-dhcp: 1 PXE(eth1) 52:54:00:00:07:10 proxy",
+            // The address is of another DHCP server.
+            "dnsmasq-tftp: sent /tmp/firstlight-serve-x/tftp/snponly.efi to 192.168.7.105",
+            // A host that the kernel has forgotten.
+            "dnsmasq-tftp: sent /tmp/firstlight-serve-x/tftp/autoexec.ipxe to 192.168.7.10",
+            "dnsmasq-tftp: sent /tmp/firstlight-serve-x/tftp/snponly.efi to 192.168.7.9",
+            "dnsmasq-tftp: file /tmp/firstlight-serve-x/tftp/x not found for 192.168.7.10",
+        ] {
+            follow(line, &hosts, &Neighbours::at(&path), &table);
+        }
+        let files = ["DHCP", "snponly.efi", "autoexec.ipxe"];
+        assert_eq!(table.files("m0"), files);
+        assert_eq!(table.files("192.168.7.9"), ["snponly.efi"]);
+        Ok(())
     }
 }

@@ -28,6 +28,7 @@ use super::hosts::{self, Hosts, Refusal};
 use super::neighbours::Neighbours;
 use super::range::{Wanted, wanted};
 use super::table::Table;
+use super::{AUTOEXEC, autoexec};
 use crate::image::live;
 use crate::pipeline::pxe::PXE;
 
@@ -124,9 +125,13 @@ async fn connection(stream: TcpStream, peer: SocketAddr, server: Arc<Server>) {
     if let Err(error) = setsockopt(&stream, sockopt::TcpUserTimeout, &stall) {
         log::debug!("{peer}: {error}");
     }
+    let local = match stream.local_addr() {
+        Ok(local) => local,
+        Err(error) => return log::debug!("{peer}: {error}"),
+    };
     let service = service_fn(move |request| {
         let server = server.clone();
-        async move { Ok::<_, Infallible>(answer(&server, peer.ip(), request).await) }
+        async move { Ok::<_, Infallible>(answer(&server, peer.ip(), local, request).await) }
     });
     let result = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -139,7 +144,12 @@ async fn connection(stream: TcpStream, peer: SocketAddr, server: Arc<Server>) {
     }
 }
 
-async fn answer(server: &Server, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
+async fn answer(
+    server: &Server,
+    peer: IpAddr,
+    local: SocketAddr,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let head = request.method() == Method::HEAD;
     if !head && request.method() != Method::GET {
@@ -157,6 +167,10 @@ async fn answer(server: &Server, peer: IpAddr, request: Request<Incoming>) -> Re
                 plain(500, "the server cannot read this file")
             }
         };
+    }
+    if name == AUTOEXEC {
+        server.table.fetched(&server.host(peer), AUTOEXEC, None);
+        return small(200, autoexec(local).into_bytes(), head);
     }
     match document(server, peer, name) {
         Ok((file, bytes)) => {

@@ -8,6 +8,7 @@
 pub mod dhcp;
 pub mod hosts;
 pub mod http;
+pub mod link;
 pub mod neighbours;
 mod range;
 pub mod table;
@@ -20,13 +21,23 @@ use anyhow::{Context as _, Result, bail};
 use build_tools::cache::Cache;
 use build_tools::progress::Progress;
 
-use self::dhcp::{Dhcp, Link};
+use self::dhcp::Dhcp;
 use self::hosts::Hosts;
 use self::http::Server;
+use self::link::Link;
 use self::table::Table;
 use crate::cli::{DhcpMode, Serve};
 use crate::image::live;
 use crate::pipeline::pxe;
+
+/// The script that iPXE asks for beside itself, by TFTP or HTTP, before it asks by DHCP.
+pub const AUTOEXEC: &str = "autoexec.ipxe";
+
+/// Leads iPXE to the script of `server`. The URL is complete: `dhcp` makes iPXE forget where it is
+/// from.
+pub fn autoexec(server: SocketAddr) -> String {
+    format!("#!ipxe\ndhcp\nchain http://{server}/{}\n", live::SCRIPT)
+}
 
 /// Serves until Ctrl-C.
 pub fn run(folder: &Path, args: &Serve) -> Result<()> {
@@ -102,5 +113,6 @@ fn start(
     let program = dhcp::program(|| live::tree(&Cache::open()?, &Progress::stderr()))?;
     let loader = folder.join(pxe::PXE).join(live::LOADER);
     let text = dhcp::configuration(link, mode, http.port(), &hosts.all()?)?;
-    Dhcp::start(program, &text, &loader, hosts, table)
+    let script = autoexec((link.address, http.port()).into());
+    Dhcp::start(program, &text, &loader, &script, hosts, table)
 }

@@ -103,6 +103,18 @@ impl Table {
         self.show(host, row);
     }
 
+    /// What `host` has fetched.
+    #[cfg(test)]
+    pub fn files(&self, host: &str) -> Vec<String> {
+        let rows = self.rows();
+        let files = rows.get(host).map(|row| row.files.iter());
+        files
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
     fn rows(&self) -> MutexGuard<'_, BTreeMap<String, Row>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -24,8 +24,14 @@ until grep -q 'switch them on' serve.log && ss --no-header --udp --listening --n
   sleep 0.1
 done
 in_room() { ip netns exec client curl --silent --show-error --max-time 60 --noproxy '*' "$@"; }
-in_room --output got.efi tftp://192.168.7.1/snponly.efi
-# TFTP has the loader only, and takes nothing.
+# Without a lost packet, for which a client waits a second and more.
+in_room --max-time 3 --output got.efi tftp://192.168.7.1/snponly.efi
+in_room --max-time 3 --output got.autoexec tftp://192.168.7.1/autoexec.ipxe
+# A missing file has an answer: 68 is "not found", 28 would be silence.
+missing=0
+in_room --max-time 3 tftp://192.168.7.1/missing >/dev/null 2>&1 || missing=$?
+if [ "$missing" != 68 ]; then exit 5; fi
+# TFTP has nothing else, and takes nothing.
 # dnsmasq does not answer some of these, and curl waits.
 if in_room --max-time 3 tftp://192.168.7.1/../dnsmasq.conf >/dev/null 2>&1; then exit 2; fi
 if in_room --max-time 3 --upload-file got.efi tftp://192.168.7.1/new >/dev/null 2>&1; then exit 3; fi
