@@ -37,6 +37,8 @@ pub struct Reporter {
     status: Status,
     /// The last report of the current wait.
     last_report: Option<LastReport>,
+    /// The machine without a document that was reported last.
+    awaiting: Option<Identity>,
 }
 
 /// A step of the running list.
@@ -72,6 +74,7 @@ impl Reporter {
                 ..Status::default()
             },
             last_report: None,
+            awaiting: None,
         }
     }
 

@@ -28,10 +28,12 @@ impl Reporter {
         self.write_status();
     }
 
+    /// No source has a document for this machine.
     pub fn no_document(&mut self, machine: &Identity, reasons: Vec<String>) {
-        if self.status.phase == Phase::NoDocument && self.status.reasons == reasons {
+        if self.has_reported(machine, &reasons) {
             return;
         }
+        self.awaiting = Some(machine.clone());
         let text = reasons.join("; ");
         log::warn!(
             MESSAGE_ID = journal::DOCUMENT_AWAITED, FIRSTLIGHT_REASON = text.as_str();
@@ -41,5 +43,40 @@ impl Reporter {
         self.status.phase = Phase::NoDocument;
         self.status.reasons = reasons;
         self.publish(&format!("No document for this machine: {text}"));
+    }
+
+    /// Whether the last report is the same. The address of a network card that has appeared is what a
+    /// person needs for a document.
+    fn has_reported(&self, machine: &Identity, reasons: &[String]) -> bool {
+        self.status.phase == Phase::NoDocument
+            && self.status.reasons == reasons
+            && self.awaiting.as_ref() == Some(machine)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::files::Root;
+    use crate::system::machine::Link;
+
+    #[test]
+    fn missing_document_is_reported_again_when_a_card_appears() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reporter = Reporter::silent(&Root::new(dir.path()));
+        let mut machine = Identity::default();
+        let reasons = vec!["cidata: no disk is labelled `cidata`".to_owned()];
+        assert!(!reporter.has_reported(&machine, &reasons));
+        reporter.no_document(&machine, reasons.clone());
+        assert!(reporter.has_reported(&machine, &reasons));
+        machine.links.push(Link {
+            name: "enp1s0".to_owned(),
+            mac: "52:54:00:00:07:10".to_owned(),
+            permanent: None,
+        });
+        assert!(!reporter.has_reported(&machine, &reasons));
+        reporter.no_document(&machine, reasons.clone());
+        assert!(reporter.has_reported(&machine, &reasons));
+        assert!(!reporter.has_reported(&machine, &[]));
     }
 }
