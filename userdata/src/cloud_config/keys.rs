@@ -46,6 +46,7 @@ const SUPPORTED: &[&str] = &[
     "ssh_keys",
     "ssh_pwauth",
     "swap",
+    "system_info",
     "timezone",
     "user",
     "users",
@@ -57,7 +58,7 @@ const IMMUTABLE: &str = "the root is immutable: software comes with the image";
 const GROWS: &str = "the state partition grows automatically";
 const COSMETIC: &str = "it has no effect on the workloads of a node";
 const SSH_KEYS: &str = "host keys are generated once, on first boot";
-const CLOUD_INIT: &str = "it configures cloud-init itself";
+pub(super) const CLOUD_INIT: &str = "it configures cloud-init itself";
 
 const IGNORED: &[(&str, &str)] = &[
     ("apt_reboot_if_required", IMMUTABLE),
@@ -101,7 +102,6 @@ const IGNORED: &[(&str, &str)] = &[
     ("launch-index", CLOUD_INIT),
     ("migrate", CLOUD_INIT),
     ("reporting", CLOUD_INIT),
-    ("system_info", CLOUD_INIT),
     ("version", CLOUD_INIT),
 ];
 

@@ -196,16 +196,7 @@ fn checked(raw: raw::Top, spans: &Spans, found: &mut Diagnostics) -> CloudConfig
     }
     system::check_zone(raw.timezone.as_deref(), spans, found);
     system::swap(raw.swap, spans, found);
-    let default_user =
-        raw.user.and_then(
-            |entry| match users::entry(named_default(entry), "user", spans, found) {
-                Some(UserEntry::User(mut user)) => {
-                    users::default_sudo(&mut user, spans);
-                    Some(*user)
-                }
-                _ => None,
-            },
-        );
+    let default_user = users::default_user(raw.user, raw.system_info, spans, found);
     let users = raw.users.map(|entries| {
         let entries = entries.into_iter().enumerate();
         entries
@@ -257,17 +248,6 @@ fn checked(raw: raw::Top, spans: &Spans, found: &mut Diagnostics) -> CloudConfig
         hostname: raw.hostname,
         fqdn: raw.fqdn,
         timezone: raw.timezone,
-    }
-}
-
-/// `user: {shell: ..}` changes the default user without naming it.
-fn named_default(entry: raw::UserEntry) -> raw::UserEntry {
-    match entry {
-        raw::UserEntry::Full(mut user) => {
-            user.name.get_or_insert_with(|| "default".to_owned());
-            raw::UserEntry::Full(user)
-        }
-        named => named,
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) struct Top {
     pub(super) manage_etc_hosts: Option<Scalar>,
     pub(super) users: Option<Vec<UserEntry>>,
     pub(super) user: Option<UserEntry>,
+    pub(super) system_info: Option<SystemInfo>,
     pub(super) groups: Groups,
     pub(super) ssh_authorized_keys: OneOrMany,
     pub(super) ssh_pwauth: Option<Scalar>,
@@ -45,6 +46,13 @@ pub(super) struct Top {
     pub(super) final_message: Option<String>,
     pub(super) phone_home: Option<PhoneHome>,
     pub(super) power_state: Option<PowerState>,
+}
+
+/// Its other keys configure cloud-init itself.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct SystemInfo {
+    pub(super) default_user: Option<Box<User>>,
 }
 
 /// `default`, a name, or a mapping.

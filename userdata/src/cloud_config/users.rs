@@ -1,6 +1,7 @@
 //! `users`, `user`, `chpasswd` and the other keys that control logins.
 
 use super::flex::OneOrMany;
+use super::keys;
 use super::passwords::{self, Password};
 use super::raw;
 use crate::secret::Secret;
@@ -57,11 +58,51 @@ impl User {
     }
 }
 
-/// `user` is merged over the distribution's default user, who may become root.
-pub(super) fn default_sudo(user: &mut User, spans: &Spans) {
-    if !matches!(user.name.as_str(), "default" | "root") && spans.get("user.sudo").is_none() {
+/// `user` and `system_info.default_user` change the distribution's default user: Multipass and MAAS
+/// name the login by the second. Where both are given, this is `user`, with the name of the other
+/// unless it has one.
+pub(super) fn default_user(
+    user: Option<raw::UserEntry>,
+    system: Option<raw::SystemInfo>,
+    spans: &Spans,
+    found: &mut Diagnostics,
+) -> Option<User> {
+    const SYSTEM: &str = "system_info.default_user";
+    for key in spans
+        .keys("system_info")
+        .filter(|key| *key != "default_user")
+    {
+        let at = format!("system_info.{key}");
+        let message = format!("`{at}` is ignored: {}", keys::CLOUD_INIT);
+        found.push(spans.warning_at_key(&at, message, None));
+    }
+    let mut named = system.and_then(|system| system.default_user);
+    let (at, raw) = match (user, named.take()) {
+        (Some(raw::UserEntry::Full(mut user)), named) => {
+            user.name = user.name.or(named.and_then(|named| named.name));
+            ("user", raw::UserEntry::Full(user))
+        }
+        (Some(name), _) => ("user", name),
+        (None, Some(named)) => (SYSTEM, raw::UserEntry::Full(named)),
+        (None, None) => return None,
+    };
+    let raw = match raw {
+        // `user: {shell: ..}` changes the default user without naming it.
+        raw::UserEntry::Full(mut user) => {
+            user.name.get_or_insert_with(|| "default".to_owned());
+            raw::UserEntry::Full(user)
+        }
+        named => named,
+    };
+    let Some(UserEntry::User(mut user)) = entry(raw, at, spans, found) else {
+        return None;
+    };
+    // As the distribution's default user, who may become root.
+    let has_rule = spans.get(&format!("{at}.sudo")).is_some();
+    if !matches!(user.name.as_str(), "default" | "root") && !has_rule {
         user.sudo = vec!["ALL=(ALL) NOPASSWD:ALL".to_owned()];
     }
+    Some(*user)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -95,7 +95,6 @@ pub(crate) fn below(
         "create_hostname_file" => create_hostname_file,
         "manage_etc_hosts" => etc_hosts,
         "users" => users,
-        "user" => default_user,
         "groups" => groups,
         "ssh_authorized_keys" => ssh_authorized_keys,
         "ssh_pwauth" => ssh_pwauth,
@@ -114,6 +113,10 @@ pub(crate) fn below(
         "final_message" => final_message,
         "phone_home" => phone_home,
         "power_state" => power_state,
+    }
+    let names_user = ["user", "system_info.default_user"];
+    if !names_user.iter().any(|path| given(path)) {
+        config.default_user = vendor_config.default_user;
     }
     if !given("ca_certs") && !given("ca-certs") {
         config.ca_certs = vendor_config.ca_certs;

@@ -273,3 +273,45 @@ fn values_of_firmware_without_a_serial_number_identify_nothing() {
         assert!(!is_placeholder(value), "{value}");
     }
 }
+
+/// As Multipass and MAAS do.
+#[test]
+fn vendor_data_names_the_login() {
+    let users = |user_data: &str| {
+        let seed = Seed {
+            name: "seed",
+            user_data: user_data.as_bytes(),
+            meta_data: b"",
+            network_config: None,
+        };
+        let vendor = b"#cloud-config\nssh_authorized_keys: [ssh-rsa A a]\nusers: [default]\n\
+            system_info: {distro: ubuntu, default_user: {name: ubuntu, gecos: U}}\n";
+        let (document, notices) = Document::parse_with_vendor_data(seed, vendor)
+            .unwrap_or_else(|errors| panic!("{errors}"));
+        let notices = notices.iter().map(Diagnostic::one_line);
+        assert!(
+            notices
+                .into_iter()
+                .any(|text| text.contains("`system_info.distro` is ignored"))
+        );
+        document.users()
+    };
+    let named = users("#cloud-config\n{}\n");
+    assert_eq!(named[0].name, "ubuntu");
+    assert_eq!(named[0].gecos.as_deref(), Some("U"));
+    assert_eq!(named[0].sudo, ["ALL=(ALL) NOPASSWD:ALL"]);
+    assert_eq!(named[0].ssh_authorized_keys, ["ssh-rsa A a"]);
+    assert!(is_locked_key(&named[1].ssh_authorized_keys[0]));
+    // The user's own choice.
+    assert_eq!(users("#cloud-config\nuser: ops\n")[0].name, "ops");
+    let document = CloudConfig::parse(
+        "user-data",
+        b"#cloud-config\nuser: {shell: /bin/sh}\nsystem_info: {default_user: {name: cloud}}\n",
+    );
+    let (document, _) = document.expect("a cloud-config");
+    let user = document.value.default_user.expect("a default user");
+    assert_eq!(
+        (user.name.as_str(), user.shell.as_deref()),
+        ("cloud", Some("/bin/sh"))
+    );
+}
