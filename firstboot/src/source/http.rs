@@ -3,8 +3,9 @@
 //! 404 and 410 are a final answer. Servers that are busy, slow or gone are asked again until the
 //! deadline. A redirect leads to the same host or to HTTPS, never from HTTPS to plain HTTP.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ureq::Agent;
@@ -38,6 +39,8 @@ pub struct Http {
     agent: Agent,
     end: Instant,
     limit: u64,
+    /// Seconds by which the clock of the last server is ahead of this machine's.
+    ahead: Cell<i64>,
 }
 
 /// What one attempt says.
@@ -82,7 +85,21 @@ impl Http {
             agent,
             end: Instant::now() + total,
             limit,
+            ahead: Cell::new(0),
         })
+    }
+
+    /// Seconds by which the clock of the last server that answered is ahead of this machine's.
+    pub(super) fn ahead(&self) -> i64 {
+        self.ahead.get()
+    }
+
+    pub(super) fn set_date(&self, date: &str) {
+        let own = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+        let own = own.and_then(|since| i64::try_from(since.as_secs()).ok());
+        if let (Some(theirs), Some(own)) = (seconds(date), own) {
+            self.ahead.set(theirs - own);
+        }
     }
 
     /// The body at `url`; `None` if there is none.
@@ -152,8 +169,11 @@ impl Http {
             Err(error) => return Ok(Attempt::Again(explain(&error))),
         };
         let status = response.status().as_u16();
-        let location = response.headers().get("location");
-        let location = location.and_then(|to| to.to_str().ok()).map(str::to_owned);
+        let header = |name| response.headers().get(name)?.to_str().ok();
+        if let Some(date) = header("date") {
+            self.set_date(date);
+        }
+        let location = header("location").map(str::to_owned);
         Ok(match (status, location) {
             (200..=299, _) => {
                 let body = response.body_mut().with_config().limit(self.limit);
@@ -192,6 +212,29 @@ fn explain(error: &ureq::Error) -> String {
         ureq::Error::Io(error) => error.to_string(),
         error => error.to_string(),
     }
+}
+
+/// Seconds since 1970 of a date such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 5.6.7).
+fn seconds(date: &str) -> Option<i64> {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let words: Vec<&str> = date.split(' ').collect();
+    let [_, day, month, year, time, "GMT"] = words[..] else {
+        return None;
+    };
+    let month = MONTHS
+        .as_bytes()
+        .chunks(3)
+        .position(|name| name == month.as_bytes())?;
+    let month = i64::try_from(month).ok()?;
+    let number = |text: &str| text.parse::<u16>().ok().map(i64::from);
+    // Years that begin with March have the leap day at their end.
+    let (from_march, year) = ((month + 10) % 12, number(year)? - i64::from(month < 2));
+    let days =
+        365 * year + year / 4 - year / 100 + year / 400 + (153 * from_march + 2) / 5 + number(day)?
+            - 719_469;
+    let mut clock = time.split(':').map(number);
+    let (hours, minutes, seconds) = (clock.next()??, clock.next()??, clock.next()??);
+    Some(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 }
 
 /// Where a redirect leads, if it may.

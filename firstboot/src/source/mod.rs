@@ -12,6 +12,7 @@ pub mod directory;
 pub mod disk;
 pub mod ec2;
 pub mod http;
+mod maas;
 mod network_data;
 pub mod nocloud_net;
 pub mod openstack;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::http::Http;
+use super::maas::Maas;
 use super::{Seed, Source, SourceResult, directory, uplink};
 use crate::system::files::Root;
 use crate::system::machine::Identity;
@@ -106,15 +107,19 @@ impl Named {
         fetch(&http, from)
     }
 
-    /// A cloud-config alone.
+    /// A cloud-config alone, or one that names the metadata service of MAAS.
     fn config(&self, url: &str) -> Result<SourceResult> {
         uplink::wait(&self.root, TOTAL)?;
-        let user_data = Http::new(&self.root, TOTAL)?.get(url)?;
+        let http = Http::new(&self.root, TOTAL)?;
+        let user_data = http.get(url)?;
         let user_data = user_data.with_context(|| format!("`{url}` is not there"))?;
         ensure!(
             user_data.starts_with(b"#cloud-config"),
             "`{url}` does not begin with `#cloud-config`"
         );
+        if let Some(maas) = Maas::named_by(&user_data) {
+            return maas.read(&http, &user_data);
+        }
         Ok(SourceResult::Found(Seed {
             origin: url.to_owned(),
             user_data,
