@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::Step;
 use crate::host::HostNetwork;
 use crate::report::Reporter;
-use crate::system::files::{Attributes, Root};
+use crate::system::files::{Attributes, DesiredFile, Root};
 use crate::system::machine::{Identity, Link};
 use crate::system::{command, systemd};
 
@@ -44,14 +44,15 @@ impl Step for Network {
             self.root.remove(format!("{DIRECTORY}/{name}"))?;
             log::info!("removed `{DIRECTORY}/{name}`");
         }
-        for (name, text) in &self.network.files {
-            let path = path(name);
-            if self
-                .root
-                .write(&path, text.as_bytes(), Attributes::mode(0o644))?
-            {
-                log::info!("wrote `{path}`");
-            }
+        // All at once: a flush of the disk for each would take longer than all else before the
+        // network.
+        let files = self.network.files.iter().map(|(name, text)| DesiredFile {
+            path: path(name).into(),
+            bytes: text.clone().into_bytes(),
+            attributes: Attributes::mode(0o644),
+        });
+        for file in self.root.write_all(&files.collect::<Vec<_>>())? {
+            log::info!("wrote `{}`", file.path.display());
         }
         if self.root.is_machine() {
             let names = &self.network.names;
