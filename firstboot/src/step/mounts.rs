@@ -77,7 +77,7 @@ impl Mounts {
         let why = |mount: Mount| {
             format!(
                 "mounts: `{}` is not mounted: the folder would be on the read-only image; mount \
-                 below /var, /home, /root or /etc",
+                 below /var, /mnt, /home, /root or /etc",
                 mount.dir
             )
         };

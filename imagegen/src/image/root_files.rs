@@ -174,6 +174,7 @@ pub(super) const REMOVED: &[&str] = &[
     "var",
     "root",
     "home",
+    "mnt",
     "usr/share/man",
     "usr/share/info",
     "usr/share/locale",
@@ -215,6 +216,8 @@ const FOLDERS: &[(&str, u32)] = &[
     ("etc/cni/net.d", 0o755),
     ("etc/kubernetes/manifests", 0o755),
     ("etc/sudoers.d", 0o750),
+    // virt-install's documents write a file there, for an image with cloud-init.
+    ("etc/cloud", 0o755),
 ];
 
 /// Path and mode of folders below [`STATE`].
@@ -227,6 +230,7 @@ const STATE_FOLDERS: &[(&str, u32)] = &[
     ("lib/firstlight/etc/work", 0o755),
     ("roothome", 0o700),
     ("home", 0o755),
+    ("mnt", 0o755),
     ("log/journal", 0o755),
 ];
 
@@ -234,6 +238,8 @@ const STATE_FOLDERS: &[(&str, u32)] = &[
 const SYMLINKS: &[(&str, &str)] = &[
     ("root", "var/roothome"),
     ("home", "var/home"),
+    // Documents mount their disks there.
+    ("mnt", "var/mnt"),
     // Without them pods could not install what they bring.
     (
         "usr/lib/systemd/system/firstboot.service.requires/opt.mount",
