@@ -5,6 +5,7 @@
 
 pub mod accel;
 pub mod artifacts;
+pub mod client_tools;
 pub mod cpu_quota;
 pub mod debian_tools;
 pub mod docker;

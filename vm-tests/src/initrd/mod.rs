@@ -3,6 +3,7 @@
 //! Such a machine has no systemd, no disk and no network card, and takes three seconds under TCG.
 
 pub mod lvscare_guest;
+pub mod userdata_guest;
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +18,7 @@ use crate::host::Host;
 use crate::host::debian_tools::Kernel;
 use crate::host::process;
 use crate::host::run_dir::RunDir;
-use crate::machine::qemu::{Boot, Machine, SERIAL_PORTS};
+use crate::machine::qemu::{Boot, DiskFile, Machine, SERIAL_PORTS};
 use crate::machine::smbios::NO_TIMER_CHECK;
 use crate::machine::vm::Vm;
 
@@ -36,6 +37,8 @@ pub struct InitrdTest {
     autoload: Vec<String>,
     cpus: u32,
     memory_mib: u32,
+    disks: Vec<DiskFile>,
+    counts_instructions: bool,
 }
 
 /// The result of the program.
@@ -60,6 +63,8 @@ impl InitrdTest {
             autoload: Vec::new(),
             cpus: 1,
             memory_mib: 512,
+            disks: Vec::new(),
+            counts_instructions: false,
         }
     }
 
@@ -109,6 +114,18 @@ impl InitrdTest {
         self
     }
 
+    /// Adds a virtio disk.
+    pub fn disk(mut self, disk: DiskFile) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// The machine's clock counts instructions.
+    pub fn counts_instructions(mut self) -> Self {
+        self.counts_instructions = true;
+        self
+    }
+
     /// Boots the machine, runs the program and powers off. A non-zero exit status is an
     /// [`Outcome`]; a module that does not load or a kernel panic is an error. `deadline` is the
     /// one on a machine with KVM.
@@ -132,6 +149,8 @@ impl InitrdTest {
             memory_mib: self.memory_mib,
             cpus: self.cpus,
             reports: false,
+            disks: self.disks.clone(),
+            counts_instructions: self.counts_instructions,
             ..Machine::new(&self.name, boot)
         };
         let vm = Vm::start(host, run_dir, &machine)?;
@@ -229,30 +248,30 @@ impl InitrdTest {
     }
 }
 
-/// Compiles process 1, once per content.
 fn static_init(host: &Host) -> Result<PathBuf> {
-    host.cache().ensure(
-        "initrd-init",
-        &Key::new("initrd-init", 1).with("source", INIT_SOURCE),
-        |path| {
-            let source = path.with_extension("rs");
-            fs::write(&source, INIT_SOURCE)?;
-            let mut rustc =
-                Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-            rustc
-                .args([
-                    "--edition=2024",
-                    "--target=x86_64-unknown-linux-gnu",
-                    "-Ctarget-feature=+crt-static",
-                ])
-                .args(["-Copt-level=s", "-Cstrip=symbols", "-Cpanic=abort", "-o"])
-                .arg(path)
-                .arg(&source);
-            process::run(&mut rustc).context("compiling process 1 of initrd tests")?;
-            fs::remove_file(source)?;
-            Ok(())
-        },
-    )
+    static_program(host, "initrd-init", INIT_SOURCE)
+}
+
+/// Compiles a program of one file, once per content.
+fn static_program(host: &Host, name: &str, text: &str) -> Result<PathBuf> {
+    let key = Key::new(name, 1).with("source", text);
+    host.cache().ensure(name, &key, |path| {
+        let source = path.with_extension("rs");
+        fs::write(&source, text)?;
+        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        rustc
+            .args([
+                "--edition=2024",
+                "--target=x86_64-unknown-linux-gnu",
+                "-Ctarget-feature=+crt-static",
+            ])
+            .args(["-Copt-level=s", "-Cstrip=symbols", "-Cpanic=abort", "-o"])
+            .arg(path)
+            .arg(&source);
+        process::run(&mut rustc).with_context(|| format!("compiling `{name}` for initrd tests"))?;
+        fs::remove_file(source)?;
+        Ok(())
+    })
 }
 
 /// The files of the modules, each after its dependencies. Built-in modules have none.

@@ -7,6 +7,25 @@ use crate::host::accel::Accel;
 /// A busy host may not run a guest for seconds.
 const SHORTEST_UNDER_TCG: Duration = Duration::from_secs(10);
 
+/// The arguments of QEMU that choose who executes the guest's instructions.
+pub(super) fn processor(
+    accel: Accel,
+    counts_instructions: bool,
+) -> &'static [(&'static str, &'static str)] {
+    // Five-level page tables make every emulated memory access slower.
+    const MODEL: (&str, &str) = ("-cpu", "max,la57=off");
+    match (accel, counts_instructions) {
+        // Time that the guest sleeps passes at once.
+        (_, true) => &[
+            ("-accel", "tcg,thread=single,tb-size=512"),
+            ("-icount", "shift=0,sleep=off"),
+            MODEL,
+        ],
+        (Accel::Kvm, false) => &[("-accel", "kvm"), ("-cpu", "host")],
+        (Accel::Tcg, false) => &[("-accel", "tcg,thread=multi,tb-size=512"), MODEL],
+    }
+}
+
 /// The environment of libfaketime for a guest whose clock runs at `time_scale`.
 pub(super) fn faketime(time_scale: f64) -> [(&'static str, String); 2] {
     [

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::host::accel::Accel;
 use crate::host::debian_tools::DebianTools;
 use crate::machine::boot_origin::{self, Tap};
+use crate::machine::clock;
 use crate::machine::drive;
 pub use crate::machine::drive::Drive;
 use crate::machine::smbios::{COMMAND_PORT, JOURNAL_PORT, Smbios};
@@ -72,6 +73,8 @@ pub struct Machine {
     pub uuid: Option<String>,
     /// The SMBIOS serial number of the machine.
     pub serial: Option<String>,
+    /// The SMBIOS product name, by which clouds are known.
+    pub product: Option<String>,
     pub boot: Boot,
     pub disks: Vec<DiskFile>,
     /// A new file for all writes of the first disk; see [`crate::power_cut`].
@@ -86,6 +89,8 @@ pub struct Machine {
     pub rtc: Rtc,
     /// Guest seconds per second of the wall clock; below 1 libfaketime slows the guest's clock.
     pub time_scale: f64,
+    /// The guest's clock counts a nanosecond for each instruction, on one emulated processor.
+    pub counts_instructions: bool,
     /// The most cores of the host that the machine may use; `None` is no limit.
     pub cpu_quota: Option<f64>,
     /// Adds the journal and command ports. Guests without systemd cannot use them.
@@ -101,6 +106,7 @@ impl Machine {
             memory_mib: 3072,
             uuid: None,
             serial: None,
+            product: None,
             boot,
             disks: Vec::new(),
             write_log: None,
@@ -111,6 +117,7 @@ impl Machine {
             tpm: None,
             rtc: Rtc::Host,
             time_scale: 1.0,
+            counts_instructions: false,
             cpu_quota: None,
             reports: true,
         }
@@ -157,16 +164,8 @@ pub fn arguments(
         list.add("-global", "driver=cfi.pflash01,property=secure,value=on");
         list.add("-global", "ICH9-LPC.disable_s3=1");
     }
-    match accel {
-        Accel::Kvm => {
-            list.add("-accel", "kvm");
-            list.add("-cpu", "host");
-        }
-        Accel::Tcg => {
-            list.add("-accel", "tcg,thread=multi,tb-size=512");
-            // Five-level page tables make every emulated memory access slower.
-            list.add("-cpu", "max,la57=off");
-        }
+    for (name, value) in clock::processor(accel, machine.counts_instructions) {
+        list.add(name, value);
     }
     list.add("-smp", &machine.cpus.to_string());
     list.add("-m", &format!("{}M", machine.memory_mib));
@@ -175,6 +174,9 @@ pub fn arguments(
     }
     if let Some(serial) = &machine.serial {
         list.add("-smbios", &format!("type=1,serial={serial}"));
+    }
+    if let Some(product) = &machine.product {
+        list.add("-smbios", &format!("type=1,product={product}"));
     }
     match &machine.rtc {
         Rtc::Host => list.add("-rtc", "base=utc"),
