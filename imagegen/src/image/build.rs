@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use build_tools::cache::Cache;
 use build_tools::debian_tree::Tree;
+use build_tools::process::side_by_side;
 use build_tools::progress::Progress;
 use default_package::{SUPPLIED_CRICTL, Supplies};
 use serde::{Deserialize, Serialize};
@@ -136,23 +137,26 @@ pub fn build(
     composed.write(BufWriter::with_capacity(1 << 20, file))?;
     took("root", stage.done());
 
-    let stage = progress.stage("compressed file system");
-    let root_image = work.join("root.erofs");
-    verity::erofs(&tools, &tar, &root_image)?;
-    std::fs::remove_file(&tar).with_context(|| format!("removing `{}`", tar.display()))?;
-    took("erofs", stage.done());
-
-    let stage = progress.stage("hash tree");
-    let hash_tree = work.join("root.verity");
-    let root_hash = verity::format(&tools, &root_image, &hash_tree)?;
-    took("verity", stage.done());
-
-    let stage = progress.stage("initrd");
-    let initrd = initrd::build(&tools, &release, request.programs, request.plan, work)?;
-    took("initrd", stage.done());
+    // dracut and mkfs.erofs keep one processor busy each.
+    let (initrd, compressed) = side_by_side(
+        || -> Result<_> {
+            let stage = progress.stage("initrd");
+            let initrd = initrd::build(&tools, &release, request.programs, request.plan, work)?;
+            Ok((initrd, stage.done()))
+        },
+        || compress(&tools, &tar, work, progress),
+    );
+    let ((initrd, dracut), compressed) = (initrd?, compressed?);
+    took("erofs", compressed.erofs);
+    took("verity", compressed.verity);
+    took("initrd", dracut);
 
     let stage = progress.stage("kernel image");
-    let cmdline = uki::cmdline(&root_hash, &request.plan.console, &request.plan.cmdline);
+    let cmdline = uki::cmdline(
+        &compressed.root_hash,
+        &request.plan.console,
+        &request.plan.cmdline,
+    );
     let os_release = composed.read("usr/lib/os-release")?;
     let contents = uki::Contents {
         release: &release,
@@ -172,9 +176,9 @@ pub fn build(
     disk::write(
         &disk::Parts {
             uki: &uki,
-            root: &root_image,
-            verity: &hash_tree,
-            root_hash: &root_hash,
+            root: &compressed.root,
+            verity: &compressed.hash_tree,
+            root_hash: &compressed.root_hash,
             seed: &seed,
         },
         out,
@@ -189,7 +193,7 @@ pub fn build(
         ],
         images: &images,
         root: &composed,
-        root_hash: &root_hash,
+        root_hash: &compressed.root_hash,
     })?;
     took("sbom", stage.done());
 
@@ -200,14 +204,44 @@ pub fn build(
     };
     let report = ImageReport {
         package: facts.package_digest.clone(),
-        root_hash,
+        root_size: size(&compressed.root)?,
+        root_hash: compressed.root_hash,
         kernel_release: release,
-        root_size: size(&root_image)?,
         uki_size: size(&uki)?,
         site_packages,
         stages,
     };
     Ok((report, sbom))
+}
+
+/// The root as a file system with its hash tree.
+struct Compressed {
+    root: PathBuf,
+    hash_tree: PathBuf,
+    root_hash: String,
+    /// How long each stage took.
+    erofs: Duration,
+    verity: Duration,
+}
+
+/// Compresses the root of `tar`, which it removes.
+fn compress(tools: &Tree, tar: &Path, work: &Path, progress: &Progress) -> Result<Compressed> {
+    let stage = progress.stage("compressed file system");
+    let root = work.join("root.erofs");
+    verity::erofs(tools, tar, &root)?;
+    std::fs::remove_file(tar).with_context(|| format!("removing `{}`", tar.display()))?;
+    let erofs = stage.done();
+
+    let stage = progress.stage("hash tree");
+    let hash_tree = work.join("root.verity");
+    let root_hash = verity::format(tools, &root, &hash_tree)?;
+    Ok(Compressed {
+        root,
+        hash_tree,
+        root_hash,
+        erofs,
+        verity: stage.done(),
+    })
 }
 
 /// Every image of the package unpacked at `folder`, in the order of the archives' names.

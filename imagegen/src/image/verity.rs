@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 /// lz4 with clusters of 64 KiB: boot gains more from fast decompression than from the last tenth of
 /// size.
-const MKFS: &[&str] = &[
+pub const MKFS: &[&str] = &[
     "--quiet",
     "-zlz4hc,9",
     "-C65536",

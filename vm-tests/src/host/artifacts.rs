@@ -55,6 +55,16 @@ impl Programs {
         build_imagegen(&Progress::stderr())
     }
 
+    /// Builds imagegen as its users do, for a benchmark, and returns its path.
+    pub fn build_imagegen_release() -> Result<PathBuf> {
+        let target = target_dir();
+        let mut cargo = cargo(&target);
+        cargo.args(["build", "--release", "--package", "vm-tests"]);
+        cargo.args(["--package", "imagegen", "--bin", "imagegen"]);
+        build("imagegen", &mut cargo, &Progress::stderr())?;
+        Ok(target.join("release/imagegen"))
+    }
+
     /// Builds only the static programs, and returns their folder.
     pub fn build_static() -> Result<PathBuf> {
         build_static(&Progress::stderr())
