@@ -292,8 +292,7 @@ impl ControlPlane {
         fs::remove_dir_all(self.root(host)?.join("var/lib/etcd")).context("deleting etcd's data")
     }
 
-    /// Starts kube-apiserver on `host` at port 6443 with kubeadm's flags; it uses the etcd of
-    /// `host`.
+    /// Starts kube-apiserver on `host` at port 6443 with kubeadm's flags, over the host's etcd.
     pub fn apiserver(&self, network: &HostNetwork, host: &str) -> Result<Server> {
         let pki = self.root(host)?.join("etc/kubernetes/pki");
         // From the first rotation on.
@@ -310,6 +309,7 @@ impl ControlPlane {
             "--service-cluster-ip-range=10.96.0.0/16",
             "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
             "--requestheader-allowed-names=front-proxy-client",
+            "--shutdown-delay-duration=8s",
             "--requestheader-username-headers=X-Remote-User",
             "--requestheader-group-headers=X-Remote-Group",
             "--requestheader-extra-headers-prefix=X-Remote-Extra-",

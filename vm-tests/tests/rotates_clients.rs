@@ -5,11 +5,12 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine;
@@ -145,6 +146,7 @@ impl Masters<'_> {
         for (at, (name, _)) in HOSTS.into_iter().enumerate() {
             self.control_plane.take_document(name)?;
             // The first rotation changes a flag.
+            check_drain(&self.apiservers[at], &self.control_plane.root(name)?, name)?;
             drop(self.apiservers.remove(at));
             self.apiservers.insert(at, self.start(name)?);
             self.wait_for_clients(name)?;
@@ -294,6 +296,31 @@ impl Masters<'_> {
         let done = receive.recv_timeout(LIMIT);
         done.with_context(|| format!("{name} is not ready within {LIMIT:?}"))?
     }
+}
+
+/// An apiserver that is to end fails its health check at once, by which lvscare takes it out of its
+/// table, and still serves new connections.
+fn check_drain(apiserver: &Server, root: &Path, name: &str) -> Result<()> {
+    let root = Root::new(root);
+    let get = |path| Client::from_kubeconfig(&root, ADMIN, &endpoint(name))?.get(path);
+    ensure!(get("/readyz")?.status == 200, "{name} is not ready");
+    apiserver.terminate()?;
+    let begun = Instant::now();
+    let ready = get("/readyz")?;
+    let version = get("/version")?;
+    println!(
+        "{name} ends: /readyz {} and /version {} after {:?}",
+        ready.status,
+        version.status,
+        begun.elapsed()
+    );
+    ensure!(
+        ready.status == 500 && version.status == 200,
+        "{name} ends: {}, {}",
+        ready.say(),
+        version.say()
+    );
+    Ok(())
 }
 
 fn endpoint(name: &str) -> String {

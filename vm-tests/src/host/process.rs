@@ -6,6 +6,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// How long a server may take to become ready: tens of times what it needs on an idle host.
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -47,6 +49,12 @@ impl Server {
         };
         // sysconf(_SC_CLK_TCK) is 100 on every architecture that Linux has user space for.
         Ok(Duration::from_millis(10 * (user + system)))
+    }
+
+    /// Asks the process to end, as kubelet does before it kills one.
+    pub fn terminate(&self) -> Result<()> {
+        let id = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(id, Signal::SIGTERM).with_context(|| format!("ending {}", self.name))
     }
 
     /// See [`run_time`].
