@@ -1,22 +1,28 @@
 //! Machines that boot by real firmware from the network and from a medium, and what becomes of
 //! their state.
 
+use std::fs;
 use std::net::Ipv4Addr;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use build_tools::progress::Progress;
 use firstboot::journal::{DOCUMENT_FOUND, DOCUMENT_REFUSED, FAILED, STEP_STARTED, field};
+use imagegen::image::live;
+use imagegen::serve::{AUTOEXEC, dhcp};
 use vm_tests::cluster::wait_ready;
 use vm_tests::host::Host;
 use vm_tests::host::artifacts::{Output, Programs, topology};
 use vm_tests::host::process;
 use vm_tests::host::run_dir::RunDir;
+use vm_tests::machine::boot_origin::Tap;
 use vm_tests::machine::disk;
 use vm_tests::machine::journal::RecordMatch;
 use vm_tests::machine::qemu::{Boot, Machine};
 use vm_tests::machine::vm::Vm;
-use vm_tests::net::room::{CARD, Room};
+use vm_tests::net::room::Room;
+use vm_tests::net::serve::Serve;
 
 /// Of `topologies/one.yaml`.
 const MAC: &str = "52:54:00:00:07:10";
@@ -25,30 +31,18 @@ const DISK: u64 = 6 << 30;
 /// A download, and a boot that is slower than from a disk.
 const BOOT: Duration = Duration::from_secs(240);
 
-/// `imagegen serve`, which ends with this.
-struct Serve(Child);
+/// A room without another DHCP server.
+const FULL: &[&str] = &["--dhcp", "full"];
 
-impl Serve {
-    fn start(programs: &Programs, output: &Output, room: &Room, run_dir: &RunDir) -> Result<Self> {
-        let log = std::fs::File::create(run_dir.folder().join("serve.log"))?;
-        let mut serve = room.command(programs.imagegen.to_str().context("a path in UTF-8")?);
-        serve.arg("serve").arg(output.folder());
-        serve.args(["--interface", CARD, "--dhcp", "full", "--verbose"]);
-        serve
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        Ok(Self(serve.spawn().context("starting imagegen serve")?))
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        // It ends dnsmasq too, which a killed one could not.
-        let id = self.0.id().to_string();
-        let _ = process::run(Command::new("kill").arg(id));
-        let _ = self.0.wait();
-    }
+fn serve(
+    programs: &Programs,
+    output: &Output,
+    room: &Room,
+    run_dir: &RunDir,
+    arguments: &[&str],
+) -> Result<Serve> {
+    let log = run_dir.folder().join("serve.log");
+    Serve::start(&programs.imagegen, output.folder(), room, arguments, &log)
 }
 
 /// Waits for the document, and for the first step that it brings.
@@ -80,11 +74,15 @@ fn machine_boots_over_the_network_and_is_installed() -> Result<()> {
     output.add_pxe(&programs)?;
     let run_dir = RunDir::new("boots_without_a_disk")?;
     let room = Room::new(SERVER)?;
-    let serve = Serve::start(&programs, &output, &room, &run_dir)?;
+    let serve = serve(&programs, &output, &room, &run_dir, FULL)?;
 
-    // A master without a disk would have etcd in memory.
+    // A master without a disk would have etcd in memory. Its firmware boots by HTTP.
     let mut machine = machine(&host, "m0", 1);
-    machine.tap = Some(room.tap(MAC)?);
+    let mut tap = room.tap(MAC)?;
+    machine.tap = Some(Tap {
+        by_http: true,
+        ..tap.clone()
+    });
     let vm = Vm::start(&host, &run_dir, &machine)?;
     let refused = vm.wait_for(&RecordMatch::id(DOCUMENT_REFUSED), &[], BOOT)?;
     let reason = refused.get(field::REASON).unwrap_or_default();
@@ -99,8 +97,14 @@ fn machine_boots_over_the_network_and_is_installed() -> Result<()> {
         "{status}"
     );
     drop(vm);
+    let log = serve.log()?;
+    ensure!(
+        log.contains(" m0: snponly.efi fetched") && !log.contains(": sent /"),
+        "{log}"
+    );
 
     // With a blank disk, state is on it, at the second boot as well, and has the document.
+    machine.tap = Some(tap.clone());
     machine.disks = vec![disk::empty(&run_dir, "blank", DISK)?];
     for (boot, from) in [("first", "boot-origin"), ("second", "kept")] {
         let vm = Vm::start(&host, &run_dir, &machine)?;
@@ -123,8 +127,10 @@ fn machine_boots_over_the_network_and_is_installed() -> Result<()> {
     }
     drop(serve);
 
-    // The installed disk boots without any server.
+    // The installed disk boots without any server, as the first of the firmware's boot order.
     machine.disks.remove(0);
+    tap.after_disks = true;
+    machine.tap = Some(tap);
     let vm = Vm::start(&host, &run_dir, &machine)?;
     let source = reaches_its_document(&vm)?;
     ensure!(source == "seed-partition", "{source}");
@@ -134,6 +140,72 @@ fn machine_boots_over_the_network_and_is_installed() -> Result<()> {
         "{seen}"
     );
     drop(vm);
+    run_dir.passed();
+    Ok(())
+}
+
+/// Another DHCP server gives the addresses, `imagegen serve` the boot file and the rest.
+#[test]
+#[ignore = "5 minutes without KVM; run: cargo test -p vm-tests --test boots_without_a_disk -- --include-ignored"]
+fn machine_boots_beside_another_dhcp_server() -> Result<()> {
+    let Some(host) = Host::or_skip()? else {
+        return Ok(());
+    };
+    let programs = Programs::build()?;
+    let output = Output::make(&programs, &topology("one"))?;
+    output.add_pxe(&programs)?;
+    let run_dir = RunDir::new("boots_beside_dhcp")?;
+    let room = Room::new(SERVER)?;
+    let dnsmasq = dhcp::program(|| live::tree(host.cache(), &Progress::stderr()))?;
+    let other_log = run_dir.folder().join("other.log");
+    let range = [100, 120].map(|last| Ipv4Addr::new(192, 168, 7, last));
+    let _other = room.other_dhcp(&dnsmasq, Ipv4Addr::new(192, 168, 7, 2), range, &other_log)?;
+    let serve = serve(&programs, &output, &room, &run_dir, &[])?;
+
+    let mut machine = machine(&host, "m0", 1);
+    machine.tap = Some(room.tap(MAC)?);
+    machine.disks = vec![disk::empty(&run_dir, "blank", DISK)?];
+    let vm = Vm::start(&host, &run_dir, &machine)?;
+    let source = reaches_its_document(&vm)?;
+    ensure!(source == "boot-origin", "{source}");
+    let status = vm.shell("firstboot status")?;
+    ensure!(
+        status.contains("note: the root is from http://192.168.7.1:8069/"),
+        "{status}"
+    );
+    drop(vm);
+
+    // Every lease is of the other server, and no file.
+    let other = fs::read_to_string(other_log)?;
+    let log = serve.log()?;
+    let ours = log.lines().filter(|line| line.contains("dnsmasq-dhcp["));
+    let ours: Vec<&str> = ours.filter(|line| line.contains(MAC)).collect();
+    ensure!(
+        other.contains("DHCPACK(other1) 192.168.7.1") && !other.contains("snponly.efi"),
+        "{other}"
+    );
+    ensure!(
+        ours.iter().any(|line| line.contains("PXE(room0)"))
+            && !ours
+                .iter()
+                .any(|line| line.contains("DHCPACK") || line.contains("DHCPOFFER")),
+        "{log}"
+    );
+    let fetched = serve.fetched("m0")?;
+    let wanted = [
+        "DHCP",
+        live::LOADER,
+        AUTOEXEC,
+        live::SCRIPT,
+        live::KERNEL,
+        live::INITRD,
+        live::ROOT,
+        live::TREE,
+        "user-data",
+    ];
+    for file in wanted {
+        ensure!(fetched.iter().any(|found| found == file), "{file}\n{log}");
+    }
     run_dir.passed();
     Ok(())
 }
@@ -183,7 +255,7 @@ fn machines_that_boot_over_the_network_form_a_cluster() -> Result<()> {
     output.add_pxe(&programs)?;
     let run_dir = RunDir::new("netboot")?;
     let room = Room::new(SERVER)?;
-    let _serve = Serve::start(&programs, &output, &room, &run_dir)?;
+    let _serve = serve(&programs, &output, &room, &run_dir, FULL)?;
 
     let mut master = machine(&host, "m0", 2);
     master.tap = Some(room.tap(MAC)?);

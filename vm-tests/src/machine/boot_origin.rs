@@ -1,17 +1,23 @@
-//! What a machine boots from before any disk: the network of a namespace, and a medium.
+//! What a machine boots from besides disks: the network of a namespace, and a medium.
 
 use super::qemu::{Arguments, Machine, escape};
 
-/// A network card on a card of a network namespace, from which the machine boots first.
+/// A network card on a card of a network namespace, from which the machine boots.
 #[derive(Debug, Clone)]
 pub struct Tap {
     pub namespace: String,
     /// The tap device of the namespace.
     pub card: String,
     pub mac: String,
+    /// The firmware tries the disks first.
+    pub after_disks: bool,
+    /// The firmware boots by HTTP in place of PXE.
+    pub by_http: bool,
 }
 
-/// What the firmware boots from before any disk.
+/// Higher than that of every disk.
+const LAST: u32 = 100;
+
 pub(super) fn add(list: &mut Arguments, machine: &Machine) {
     if let Some(tap) = &machine.tap {
         let card = &tap.card;
@@ -19,13 +25,18 @@ pub(super) fn add(list: &mut Arguments, machine: &Machine) {
             "-netdev",
             &format!("tap,id=tap,ifname={card},script=no,downscript=no"),
         );
+        let place = if tap.after_disks { LAST } else { 0 };
         list.add(
             "-device",
             &format!(
-                "virtio-net-pci,netdev=tap,mac={},romfile=,bootindex=0",
+                "virtio-net-pci,netdev=tap,mac={},romfile=,bootindex={place}",
                 tap.mac
             ),
         );
+        for version in ["IPv4", "IPv6"].iter().filter(|_| tap.by_http) {
+            let name = format!("opt/org.tianocore/{version}PXESupport");
+            list.add("-fw_cfg", &format!("name={name},string=n"));
+        }
     }
     if let Some(medium) = &machine.medium {
         let file = escape(medium);

@@ -3,19 +3,23 @@
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::host::process;
+use crate::host::process::{self, Server};
 use crate::machine::boot_origin::Tap;
 
 /// The bridge of the namespace: the network card of the programs there.
 pub const CARD: &str = "room0";
 
+/// The two ends of the cable to another DHCP server.
+const OTHER: [&str; 2] = ["other0", "other1"];
+
 #[derive(Debug)]
 pub struct Room {
-    name: String,
+    namespace: Namespace,
     /// How many machines are connected.
     cables: Cell<usize>,
 }
@@ -23,35 +27,22 @@ pub struct Room {
 impl Room {
     /// A namespace whose bridge has this address, in a network of 24 bits.
     pub fn new(address: Ipv4Addr) -> Result<Self> {
-        let room = Self {
-            name: format!("firstlight-{}", std::process::id()),
-            cables: Cell::new(0),
-        };
-        process::run(Command::new("ip").args(["netns", "add", &room.name]))
-            .context("making a network namespace")?;
+        let namespace = Namespace::new(&format!("firstlight-{}", std::process::id()))?;
         let address = format!("{address}/24");
-        room.arrange(&[
-            &["link", "set", "lo", "up"],
+        namespace.arrange(&[
             &["link", "add", CARD, "type", "bridge"],
             &["address", "add", &address, "dev", CARD],
             &["link", "set", CARD, "up"],
         ])?;
-        Ok(room)
-    }
-
-    fn arrange(&self, commands: &[&[&str]]) -> Result<()> {
-        for arguments in commands {
-            process::run(self.command("ip").args(*arguments))
-                .with_context(|| format!("arranging the network namespace: {arguments:?}"))?;
-        }
-        Ok(())
+        Ok(Self {
+            namespace,
+            cables: Cell::new(0),
+        })
     }
 
     /// A program that runs in the namespace.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
-        command
+        self.namespace.run(&Command::new(program))
     }
 
     /// A new cable for a machine whose card has this MAC address.
@@ -59,21 +50,96 @@ impl Room {
         let number = self.cables.get();
         self.cables.set(number + 1);
         let card = format!("cable{number}");
-        self.arrange(&[
+        self.namespace.arrange(&[
             &["tuntap", "add", "dev", &card, "mode", "tap"],
             &["link", "set", &card, "master", CARD, "up"],
         ])?;
         Ok(Tap {
-            namespace: self.name.clone(),
+            namespace: self.namespace.0.clone(),
             card,
             mac: mac.to_owned(),
+            after_disks: false,
+            by_http: false,
+        })
+    }
+
+    /// Another machine of the network, with `address`, where `dnsmasq` gives addresses of `range`
+    /// and nothing else. Its log goes to a file.
+    pub fn other_dhcp(
+        &self,
+        dnsmasq: &Command,
+        address: Ipv4Addr,
+        range: [Ipv4Addr; 2],
+        log: &Path,
+    ) -> Result<OtherDhcp> {
+        let namespace = Namespace::new(&format!("{}-other", self.namespace.0))?;
+        let [ours, theirs] = OTHER;
+        let own = format!("{address}/24");
+        self.namespace.arrange(&[
+            &["link", "add", ours, "type", "veth", "peer", "name", theirs],
+            &["link", "set", theirs, "netns", &namespace.0],
+            &["link", "set", ours, "master", CARD, "up"],
+        ])?;
+        namespace.arrange(&[
+            &["address", "add", &own, "dev", theirs],
+            &["link", "set", theirs, "up"],
+        ])?;
+        let [first, last] = range;
+        let mut command = namespace.run(dnsmasq);
+        command.args(["--keep-in-foreground", "--log-facility=-", "--pid-file"]);
+        command.args(["--conf-file=/dev/null", "--port=0", "--user=root"]);
+        command.args(["--bind-interfaces", "--leasefile-ro", "--log-dhcp"]);
+        command.arg(format!("--interface={theirs}"));
+        command.arg(format!("--dhcp-range={first},{last},255.255.255.0,1h"));
+        let server = Server::start("the other DHCP server", log.to_owned(), &mut command)?;
+        Ok(OtherDhcp {
+            _server: server,
+            _namespace: namespace,
         })
     }
 }
 
-impl Drop for Room {
+/// A DHCP server of someone else, which ends with this.
+#[derive(Debug)]
+pub struct OtherDhcp {
+    /// Fields are dropped in order.
+    _server: Server,
+    _namespace: Namespace,
+}
+
+/// A network namespace, which ends with this.
+#[derive(Debug)]
+struct Namespace(String);
+
+impl Namespace {
+    fn new(name: &str) -> Result<Self> {
+        process::run(Command::new("ip").args(["netns", "add", name]))
+            .context("making a network namespace")?;
+        let namespace = Self(name.to_owned());
+        namespace.arrange(&[&["link", "set", "lo", "up"]])?;
+        Ok(namespace)
+    }
+
+    fn arrange(&self, commands: &[&[&str]]) -> Result<()> {
+        for arguments in commands {
+            process::run(self.run(&Command::new("ip")).args(*arguments))
+                .with_context(|| format!("arranging the network namespace: {arguments:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// `command` in the namespace. `ip` becomes the program: the process stays the one that starts.
+    fn run(&self, command: &Command) -> Command {
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", &self.0]);
+        inside.arg(command.get_program()).args(command.get_args());
+        inside
+    }
+}
+
+impl Drop for Namespace {
     fn drop(&mut self) {
-        let delete = ["netns", "delete", &self.name];
+        let delete = ["netns", "delete", &self.0];
         let _ = process::run(Command::new("ip").args(delete));
     }
 }
