@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use firstboot::journal::{DOCUMENT_AWAITED, DOCUMENT_FOUND, FAILED, field};
+use firstboot::journal::{DOCUMENT_AWAITED, DOCUMENT_FOUND, FAILED, STEP_DONE, field};
 use gpt::partition_types::LINUX_FS;
 use imagegen::image::disk::{Parts, write};
 use userdata::contract::{ROOT_PARTITION, STATE_PARTITION};
@@ -62,7 +62,9 @@ fn hosts_of_one_image_are_told_apart_and_grow_into_their_disks() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
     };
-    let output = Output::make(&Programs::build()?, &topology("lab"))?;
+    let programs = Programs::build()?;
+    let output = Output::make(&programs, &topology("lab"))?;
+    let qcow2 = output.add_qcow2(&programs)?;
     let run_dir = RunDir::new("disk_boots")?;
     let mut cluster = lab(&host, &run_dir, &output)?;
 
@@ -81,12 +83,19 @@ fn hosts_of_one_image_are_told_apart_and_grow_into_their_disks() -> Result<()> {
     assert!(grown > first + 1_900, "{first} MiB, then {grown} MiB");
     drop(vm);
 
-    // By serial number and by UUID.
+    // By serial number, and by UUID, the latter from a copy of the qcow2 file.
     drop(started(&cluster, "n0", &host, &run_dir)?);
+    let copy = run_dir.folder().join("n1-copy.qcow2");
+    fs::copy(&qcow2, &copy).with_context(|| format!("copying `{}`", qcow2.display()))?;
+    cluster.member_mut("n1")?.machine.disks[0] = DiskFile {
+        format: DiskFormat::Qcow2,
+        ..raw(&copy, Drive::Virtio)
+    };
     drop(started(&cluster, "n1", &host, &run_dir)?);
 
     // The MAC address of n0 and another serial number: no document matches, and the screen shows what
     // this machine is.
+    let late = cluster.member("m0")?.port.nic("52:54:00:00:07:10");
     let member = cluster.member_mut("n0")?;
     member.machine.serial = Some("SN-99".to_owned());
     member.machine.disks[0] = as_it_comes(&host, &run_dir, "stranger", &output)?;
@@ -105,6 +114,17 @@ fn hosts_of_one_image_are_told_apart_and_grow_into_their_disks() -> Result<()> {
     ] {
         vm.wait_for_console(text, Duration::from_secs(10))?;
     }
+    // The network card of m0 appears: this machine is m0.
+    vm.plug_nic(&late)?;
+    let found = vm.wait_for(&RecordMatch::id(DOCUMENT_FOUND), &never_ready(), DEADLINE)?;
+    ensure!(found.get(field::HOST) == Some("m0"), "{found:?}");
+    let addresses = RecordMatch::id(STEP_DONE).field(field::STEP, "addresses");
+    vm.wait_for(&addresses, &never_ready(), DEADLINE)?;
+    let seen = vm.shell("ip -4 -brief address; firstboot status")?;
+    ensure!(
+        seen.contains("192.168.7.10/24") && !seen.contains("192.168.7.20/24"),
+        "{seen}"
+    );
     drop(vm);
     run_dir.passed();
     Ok(())

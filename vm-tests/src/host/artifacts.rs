@@ -226,6 +226,14 @@ impl Output {
         run(imagegen.args(["image", "--pxe"]))
     }
 
+    /// Adds the node image as a qcow2 file, and returns its path.
+    pub fn add_qcow2(&self, programs: &Programs) -> Result<PathBuf> {
+        let mut imagegen = imagegen(programs, &self.topology, &self.folder);
+        imagegen.arg("--programs").arg(&programs.image);
+        run(imagegen.args(["image", "--qcow2"]))?;
+        Ok(self.folder.join("node.qcow2"))
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }

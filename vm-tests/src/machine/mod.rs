@@ -6,6 +6,7 @@ pub mod console;
 pub mod disk;
 mod drive;
 pub mod guest;
+mod hot_plug;
 pub mod journal;
 pub mod qemu;
 pub mod qmp;

@@ -22,7 +22,7 @@ use crate::machine::console::Console;
 use crate::machine::disk;
 use crate::machine::guest::{Guest, Output};
 use crate::machine::journal::{Journal, Record, RecordMatch};
-use crate::machine::qemu::{self, Boot, DiskFile, DiskFormat, Machine, Paths};
+use crate::machine::qemu::{self, Boot, Machine, Paths};
 use crate::machine::qmp::Qmp;
 use crate::machine::smbios;
 use crate::machine::starting_qemu::{StartingQemu, stderr_tail};
@@ -302,26 +302,6 @@ impl Vm {
     pub fn save(&self, state: &Path) -> Result<()> {
         self.qmp(|qmp| qmp.migrate("migrate", state, STATE_DEADLINE))
             .with_context(|| format!("saving machine `{}`", self.name))
-    }
-
-    /// Adds a disk to the running machine.
-    pub fn plug_disk(&self, disk: &DiskFile) -> Result<()> {
-        let format = if disk.format == DiskFormat::Raw {
-            "raw"
-        } else {
-            "qcow2"
-        };
-        self.qmp(|qmp| {
-            qmp.execute(
-                "blockdev-add",
-                json!({"node-name": "plugged", "driver": format, "read-only": disk.read_only,
-                       "file": {"driver": "file", "filename": disk.path}}),
-            )?;
-            let device = json!({"driver": "virtio-blk-pci", "id": "plugged", "drive": "plugged", "serial": disk.serial, "bus": "plug"});
-            qmp.execute("device_add", device)
-        })
-        .context("adding a disk")?;
-        Ok(())
     }
 
     /// Runs `ask` with QEMU's control socket, for commands that have no method here.
