@@ -12,17 +12,17 @@ use super::{
 };
 use crate::report::console;
 use crate::screen::Screen;
-use crate::system::command;
 use crate::system::files::{Attributes, Root};
 use crate::system::machine::Identity;
+use crate::system::{command, credentials};
 
 /// The name of the opened volume.
 const NAME: &str = "firstlight-state";
 const OPENED: &str = "/dev/mapper/firstlight-state";
 /// The recovery key while it is tried, in memory.
 const KEY: &str = "/run/firstlight/recovery.key";
-/// Where systemd puts the credentials of firmware and hypervisor.
-const CREDENTIAL: &str = "/run/credentials/@system/cryptsetup.passphrase";
+/// The credential with the recovery key, of firmware or a hypervisor.
+const CREDENTIAL: &str = "cryptsetup.passphrase";
 /// systemd-stub's signatures of the policy.
 const SIGNATURE: &str = "/.extra/tpm2-pcr-signature.json";
 /// systemd waits for a TPM that appears late.
@@ -132,7 +132,7 @@ fn recover(root: &Root, partition: &str, info: &StateInfo, reason: &Reason) -> R
     for line in screen(root, reason).lines() {
         console::write(root, &line);
     }
-    let mut credential = root.read(CREDENTIAL)?;
+    let mut credential = credentials::read(root, CREDENTIAL);
     loop {
         let key = match credential.take() {
             Some(key) => key,

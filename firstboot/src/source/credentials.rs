@@ -1,13 +1,12 @@
-//! A document in systemd's credentials, which come from SMBIOS or fw_cfg:
+//! A document in credentials of the machine, which come from SMBIOS or fw_cfg:
 //! `-smbios type=11,value=io.systemd.credential.binary:firstlight.user-data=BASE64`.
 
 use anyhow::Result;
 
 use super::{Seed, Source, SourceResult};
+use crate::system::credentials;
 use crate::system::files::Root;
 use crate::system::machine::Identity;
-
-const FOLDER: &str = "/run/credentials/@system";
 
 #[derive(Debug)]
 pub struct Credentials {
@@ -20,17 +19,17 @@ impl Source for Credentials {
     }
 
     fn read(&self, _: &Identity) -> Result<SourceResult> {
-        let get = |name: &str| self.root.read(format!("{FOLDER}/firstlight.{name}"));
-        let Some(user_data) = get("user-data")? else {
+        let get = |name: &str| credentials::read(&self.root, &format!("firstlight.{name}"));
+        let Some(user_data) = get("user-data") else {
             let reason = "no credential is called `firstlight.user-data`";
             return Ok(SourceResult::NotFound(reason.to_owned()));
         };
         Ok(SourceResult::Found(Seed {
             origin: "credentials".to_owned(),
             user_data,
-            meta_data: get("meta-data")?.unwrap_or_default(),
-            network_config: get("network-config")?,
-            vendor_data: get("vendor-data")?,
+            meta_data: get("meta-data").unwrap_or_default(),
+            network_config: get("network-config"),
+            vendor_data: get("vendor-data"),
         }))
     }
 }
@@ -48,7 +47,7 @@ mod tests {
         };
         let read = || source.read(&Identity::default()).unwrap();
         assert!(matches!(read(), SourceResult::NotFound(_)));
-        let path = format!("{FOLDER}/firstlight.user-data");
+        let path = format!("{}/firstlight.user-data", credentials::FOLDER);
         let text = b"#cloud-config\n";
         source
             .root

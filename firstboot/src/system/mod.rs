@@ -4,6 +4,7 @@
 
 pub mod accounts;
 pub mod command;
+pub mod credentials;
 pub mod disks;
 pub mod files;
 pub mod machine;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::root_files::STATE;
 use super::{
     ImageRequest, containerd, debian, disk, docker, facts, hooks, initrd, kubeadm, layers,
-    releases, root, sbom, site, uki, verity,
+    releases, root, sbom, sealed, site, uki, verity,
 };
 use crate::package::oci::{Image, ImageArchive};
 use crate::package::{BUILD_HOOK, Package, State};
@@ -152,11 +152,8 @@ pub fn build(
     took("initrd", dracut);
 
     let stage = progress.stage("kernel image");
-    let cmdline = uki::cmdline(
-        &compressed.root_hash,
-        &request.plan.console,
-        &request.plan.cmdline,
-    );
+    let arguments = sealed::arguments(request.plan);
+    let cmdline = uki::cmdline(&compressed.root_hash, &request.plan.console, &arguments);
     let os_release = composed.read("usr/lib/os-release")?;
     let contents = uki::Contents {
         release: &release,

@@ -48,6 +48,20 @@ const DEFINITION: (&str, &str) = (
     include_str!("../../assets/sealed/state.repart.conf"),
 );
 
+/// Credentials from SMBIOS are units, passwords and more, and no register that the state is sealed to
+/// measures them. firstboot reads its own without systemd.
+const NO_CREDENTIALS: &str = "systemd.import_credentials=no";
+
+/// The kernel arguments of an image: the topology's, behind those by which nothing from outside
+/// changes what runs with the state open.
+pub fn arguments(plan: &ImagePlan) -> Vec<String> {
+    let is_closed = plan.state().is_some_and(|state| state.secure_boot);
+    let own = is_closed.then(|| NO_CREDENTIALS.to_owned());
+    own.into_iter()
+        .chain(plan.cmdline.iter().cloned())
+        .collect()
+}
+
 /// Adds to an initrd what makes and opens the state.
 pub(super) fn initrd<'a>(plan: &ImagePlan, mut more: Additions<'a>) -> Additions<'a> {
     if plan.state().is_some() {
@@ -78,7 +92,40 @@ pub(super) fn recipe(plan: &ImagePlan) -> String {
         None => String::new(),
         Some(_) => format!(
             "{:?}",
-            (TOOLS, ROOT, MODULES, INSTALL, DRIVERS, FILES, DEFINITION)
+            (
+                TOOLS,
+                ROOT,
+                MODULES,
+                INSTALL,
+                DRIVERS,
+                FILES,
+                DEFINITION,
+                NO_CREDENTIALS
+            )
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::SecureBootPlan;
+    use userdata::state_info::Encryption;
+
+    #[test]
+    fn only_state_of_a_signed_image_shuts_credentials_out() {
+        let mut plan = ImagePlan {
+            cmdline: vec!["loglevel=7".to_owned()],
+            encrypt: Encryption::Tpm2,
+            ..ImagePlan::default()
+        };
+        assert_eq!(arguments(&plan), ["loglevel=7"]);
+        plan.secure_boot = Some(SecureBootPlan {
+            key: "key".to_owned(),
+            certificate: "certificate".to_owned(),
+        });
+        assert_eq!(arguments(&plan), [NO_CREDENTIALS, "loglevel=7"]);
+        plan.encrypt = Encryption::None;
+        assert_eq!(arguments(&plan), ["loglevel=7"]);
     }
 }
