@@ -55,6 +55,9 @@ impl fmt::Display for Users {
         let users: Vec<_> = self.users.iter().map(|user| user.name.as_str()).collect();
         let groups: Vec<_> = self.groups.iter().map(|one| one.name.as_str()).collect();
         match (users.is_empty(), groups.is_empty()) {
+            (true, true) if self.wants_ssh() || !self.passwords.users.is_empty() => {
+                f.write_str("set passwords")
+            }
             (true, true) => f.write_str("disable SSH and remove its keys"),
             (true, false) => write!(f, "create groups: {}", groups.join(", ")),
             (false, true) => write!(f, "create users and SSH keys: {}", users.join(", ")),
