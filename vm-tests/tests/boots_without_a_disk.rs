@@ -16,7 +16,7 @@ use vm_tests::host::Host;
 use vm_tests::host::artifacts::{Output, Programs, topology};
 use vm_tests::host::process;
 use vm_tests::host::run_dir::RunDir;
-use vm_tests::machine::boot_origin::Tap;
+use vm_tests::machine::boot_origin::{NetworkBoot, Tap};
 use vm_tests::machine::disk;
 use vm_tests::machine::journal::RecordMatch;
 use vm_tests::machine::qemu::{Boot, Machine};
@@ -129,7 +129,7 @@ fn machine_boots_over_the_network_and_is_installed() -> Result<()> {
 
     // The installed disk boots without any server, as the first of the firmware's boot order.
     machine.disks.remove(0);
-    tap.after_disks = true;
+    tap.order = NetworkBoot::AfterDisks;
     machine.tap = Some(tap);
     let vm = Vm::start(&host, &run_dir, &machine)?;
     let source = reaches_its_document(&vm)?;

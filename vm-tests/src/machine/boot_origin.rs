@@ -2,17 +2,24 @@
 
 use super::qemu::{Arguments, Machine, escape};
 
-/// A network card on a card of a network namespace, from which the machine boots.
+/// A network card on a card of a network namespace.
 #[derive(Debug, Clone)]
 pub struct Tap {
     pub namespace: String,
     /// The tap device of the namespace.
     pub card: String,
     pub mac: String,
-    /// The firmware tries the disks first.
-    pub after_disks: bool,
+    pub order: NetworkBoot,
     /// The firmware boots by HTTP in place of PXE.
     pub by_http: bool,
+}
+
+/// When the firmware boots from a network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkBoot {
+    First,
+    AfterDisks,
+    Never,
 }
 
 /// Higher than that of every disk.
@@ -25,13 +32,14 @@ pub(super) fn add(list: &mut Arguments, machine: &Machine) {
             "-netdev",
             &format!("tap,id=tap,ifname={card},script=no,downscript=no"),
         );
-        let place = if tap.after_disks { LAST } else { 0 };
+        let order = match tap.order {
+            NetworkBoot::First => ",bootindex=0".to_owned(),
+            NetworkBoot::AfterDisks => format!(",bootindex={LAST}"),
+            NetworkBoot::Never => String::new(),
+        };
         list.add(
             "-device",
-            &format!(
-                "virtio-net-pci,netdev=tap,mac={},romfile=,bootindex={place}",
-                tap.mac
-            ),
+            &format!("virtio-net-pci,netdev=tap,mac={},romfile={order}", tap.mac),
         );
         for version in ["IPv4", "IPv6"].iter().filter(|_| tap.by_http) {
             let name = format!("opt/org.tianocore/{version}PXESupport");

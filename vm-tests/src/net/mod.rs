@@ -6,3 +6,4 @@ pub mod port_forward;
 pub mod room;
 pub mod serve;
 pub mod switch;
+pub mod web;

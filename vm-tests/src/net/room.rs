@@ -2,14 +2,20 @@
 //! of the host serve them. Needs root.
 
 use std::cell::Cell;
-use std::net::Ipv4Addr;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
 
 use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, setns};
 
+use super::web::{self, Answer, Asked, Request};
+use crate::host::client_tools::ClientTools;
 use crate::host::process::{self, Server};
-use crate::machine::boot_origin::Tap;
+use crate::machine::boot_origin::{NetworkBoot, Tap};
 
 /// The bridge of the namespace: the network card of the programs there.
 pub const CARD: &str = "room0";
@@ -45,8 +51,70 @@ impl Room {
         self.namespace.run(&Command::new(program))
     }
 
-    /// A new cable for a machine whose card has this MAC address.
+    /// One more address of the programs there, such as that of a metadata service.
+    pub fn add_address(&self, address: Ipv4Addr) -> Result<()> {
+        self.namespace
+            .arrange(&[&["address", "add", &address.to_string(), "dev", CARD]])
+    }
+
+    /// Leases for machines, and nothing to boot from.
+    pub fn dhcp(&self, tools: &ClientTools, range: [Ipv4Addr; 2], log: &Path) -> Result<Server> {
+        let dnsmasq = tools.dnsmasq()?;
+        let program = dnsmasq.get_program().to_str().context("a path in UTF-8")?;
+        let mut command = self.command(program);
+        command.args(dnsmasq.get_args());
+        let [first, last] = range;
+        command.args([
+            "--conf-file=/dev/null",
+            "--no-daemon",
+            "--user=root",
+            "--port=0",
+        ]);
+        command.args(["--leasefile-ro", &format!("--interface={CARD}")]);
+        command.arg(format!("--dhcp-range={first},{last},1h"));
+        Server::start("dnsmasq", log.to_owned(), &mut command)
+    }
+
+    /// Answers HTTP requests to `address`.
+    pub fn serve(
+        &self,
+        address: SocketAddrV4,
+        answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Result<Asked> {
+        let path = format!("/run/netns/{}", self.namespace.0);
+        let namespace = File::open(&path).with_context(|| format!("opening `{path}`"))?;
+        let (ready, listening) = mpsc::channel();
+        let asked = Asked::default();
+        let log = asked.clone();
+        // A namespace belongs to a thread, and the socket stays where it was made.
+        thread::spawn(move || {
+            let listener = setns(&namespace, CloneFlags::CLONE_NEWNET)
+                .map_err(std::io::Error::from)
+                .and_then(|()| TcpListener::bind(address));
+            match listener {
+                Ok(listener) => {
+                    let _ = ready.send(Ok(()));
+                    web::serve(&listener, &log, &answer);
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            }
+        });
+        listening
+            .recv()
+            .context("waiting for the server")?
+            .with_context(|| format!("listening on {address}"))?;
+        Ok(asked)
+    }
+
+    /// A new cable for a machine whose card has this MAC address, and which boots from it first.
     pub fn tap(&self, mac: &str) -> Result<Tap> {
+        self.cable(mac, NetworkBoot::First)
+    }
+
+    /// A new cable for a machine that boots from it in this order.
+    pub fn cable(&self, mac: &str, order: NetworkBoot) -> Result<Tap> {
         let number = self.cables.get();
         self.cables.set(number + 1);
         let card = format!("cable{number}");
@@ -58,7 +126,7 @@ impl Room {
             namespace: self.namespace.0.clone(),
             card,
             mac: mac.to_owned(),
-            after_disks: false,
+            order,
             by_http: false,
         })
     }
