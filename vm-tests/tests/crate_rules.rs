@@ -8,12 +8,19 @@ use serde_json::Value;
 
 /// Each crate, and the workspace crates that it may use.
 const RULES: &[(&str, &[&str])] = &[
+    ("age-file", &[]),
     ("build-tools", &[]),
     ("default-package", &["build-tools"]),
-    ("firstboot", &["userdata", "yaml"]),
+    ("firstboot", &["age-file", "userdata", "yaml"]),
     (
         "imagegen",
-        &["build-tools", "default-package", "userdata", "yaml"],
+        &[
+            "age-file",
+            "build-tools",
+            "default-package",
+            "userdata",
+            "yaml",
+        ],
     ),
     ("lvscare", &[]),
     ("lvscare-guest", &["lvscare"]),
@@ -21,6 +28,7 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "vm-tests",
         &[
+            "age-file",
             "build-tools",
             "default-package",
             "firstboot",
