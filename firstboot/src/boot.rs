@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result, ensure};
 use userdata::contract::IMAGE_FILE;
 use userdata::image_info::ImpossibleKeys;
-use userdata::node_config::SeedPolicy;
 
 use crate::host::{self, Host};
 use crate::live;
@@ -23,6 +22,7 @@ use crate::system::files::Root;
 use crate::system::machine::Identity;
 use crate::system::uevent::{self, DeviceEvents};
 use crate::trust;
+use crate::trust::passphrase::{self, Opened, Unasked};
 use crate::trust::record::{Phase, Record};
 use crate::trust::scrub;
 
@@ -113,7 +113,9 @@ pub fn run(
     if let Some(record) = &mut record {
         record.phase = Phase::Applied;
         record.save(root)?;
-        scrub_copies(root, record, &host, &copies, report)?;
+        if let Some(node) = &host.node {
+            scrub::copies(root, record, node.seed, &copies, report)?;
+        }
     }
     if root.is_machine()
         && let Some(full) = disks::full(VAR)
@@ -128,6 +130,7 @@ pub fn run(
 fn given(root: &Root, sources: &[Box<dyn Source>], report: &mut Reporter) -> Result<Taken> {
     let found = look_once(root, sources, report);
     let (source, seed) = found.map_err(|error| refuse("", error, report))?;
+    let seed = unlock(root, source, &seed, report)?.seed;
     let (host, steps) = prepare(&seed, root).map_err(|error| refuse(source, error, report))?;
     Ok(Taken {
         source: source.to_owned(),
@@ -158,12 +161,14 @@ fn take_first(root: &Root, sources: &[Box<dyn Source>], report: &mut Reporter) -
     } else {
         look_once(root, sources, report)
     };
-    let (source, seed) = found.map_err(|error| match error.downcast_ref::<Unreachable>() {
+    let (source, delivered) = found.map_err(|error| match error.downcast_ref::<Unreachable>() {
         // The unit starts again, and the server may be there then.
         Some(_) => error,
         None => refuse("", error, report),
     })?;
-    let checked = trust::first(source, &seed).and_then(|record| {
+    let Opened { seed, lock } = unlock(root, source, &delivered, report)?;
+    let checked = trust::first(source, &seed).and_then(|mut record| {
+        record.lock = lock;
         let (host, steps) = prepare(&seed, root)?;
         trust::check_names(&record, &host)?;
         Ok((record, host, steps))
@@ -171,12 +176,21 @@ fn take_first(root: &Root, sources: &[Box<dyn Source>], report: &mut Reporter) -
     let (record, host, steps) = checked.map_err(|error| refuse(source, error, report))?;
     Ok(Taken {
         source: source.to_owned(),
-        copies: vec![seed.clone()],
+        copies: vec![delivered],
         seed,
         host,
         steps,
         record: Some(record),
         refused: Vec::new(),
+    })
+}
+
+/// The first document, opened if it is encrypted.
+fn unlock(root: &Root, source: &str, seed: &Seed, report: &mut Reporter) -> Result<Opened> {
+    passphrase::open_first(root, seed, report).map_err(|error| match error.is::<Unasked>() {
+        // The unit starts again, and asks again.
+        true => error,
+        false => refuse(source, error, report),
     })
 }
 
@@ -210,7 +224,8 @@ fn take_kept(
             kept.forget(root, number)?;
             return Ok(None);
         }
-        for (source, record) in std::mem::take(&mut found.newer) {
+        for newer in std::mem::take(&mut found.newer) {
+            let (source, record) = (newer.source, newer.record);
             let seed = record.seed();
             let checked = prepare(&seed, root).and_then(|(host, steps)| {
                 trust::check_names(&record, &host)?;
@@ -220,7 +235,7 @@ fn take_kept(
                 Ok((host, steps)) => {
                     return Ok(Some(Taken {
                         source,
-                        copies: vec![seed.clone()],
+                        copies: vec![newer.seed],
                         seed,
                         host,
                         steps,
@@ -259,36 +274,6 @@ fn take_kept(
             record: Some(kept),
         }));
     }
-}
-
-/// Removes the secrets from the seeds that have this document. Plain cloud-configs stay: other
-/// machines may share them.
-fn scrub_copies(
-    root: &Root,
-    record: &mut Record,
-    host: &Host,
-    copies: &[Seed],
-    report: &mut Reporter,
-) -> Result<()> {
-    let Some(node) = &host.node else {
-        return Ok(());
-    };
-    for seed in copies {
-        let origin = &seed.origin;
-        let text = match (node.seed, root.is_machine()) {
-            (SeedPolicy::Keep, _) => format!("{origin} keeps its secrets (`seed: keep`)"),
-            (SeedPolicy::Scrub, false) => continue,
-            (SeedPolicy::Scrub, true) => match scrub::scrub(root, seed) {
-                Ok(outcome) => outcome.describe(origin),
-                Err(error) => format!("{origin} still has the secrets of this host: {error:#}"),
-            },
-        };
-        log::info!("{text}");
-        record.secrets = Some(text);
-    }
-    record.save(root)?;
-    report.document_kept(DocumentStatus::of(record));
-    Ok(())
 }
 
 /// Decodes and checks everything, before the first byte is written.

@@ -22,6 +22,7 @@ use firstboot::step::resolv_conf;
 use firstboot::system::files::Root;
 use firstboot::system::usage;
 use firstboot::trust;
+use firstboot::trust::passphrase;
 use firstboot::trust::record::Record;
 
 /// The document is invalid: a restart does not help. `firstboot.service` names this status too.
@@ -86,7 +87,10 @@ fn print_plan(root: &Root, sources: &[Box<dyn Source>], is_given: bool) -> Resul
     };
     let seed = match kept {
         Some(kept) => kept.seed(),
-        None => boot::look_once(root, sources, &mut Reporter::silent(root))?.1,
+        None => {
+            let (_, seed) = boot::look_once(root, sources, &mut Reporter::silent(root))?;
+            passphrase::open_quietly(root, &seed)?.seed
+        }
     };
     let (_, steps) = boot::prepare(&seed, root)?;
     let mut out = std::io::stdout().lock();

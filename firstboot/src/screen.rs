@@ -52,6 +52,20 @@ impl Screen {
         }
     }
 
+    /// The document needs a passphrase.
+    pub fn encrypted(root: &Root, machine: &Identity, tried: Vec<String>) -> Self {
+        Self {
+            tried,
+            advice: vec![
+                "type the passphrase of this host, which imagegen keeps in \
+                 `pki/passphrases/NAME.key`, or give it as the credential \
+                 `firstlight.document-passphrase`"
+                    .to_owned(),
+            ],
+            ..Self::new("the document of this machine is encrypted", root, machine)
+        }
+    }
+
     /// The document is invalid or for another machine.
     pub fn refused(root: &Root, machine: &Identity, reason: &str) -> Self {
         Self {

@@ -28,6 +28,18 @@ impl Reporter {
         self.write_status();
     }
 
+    /// The document is encrypted, and a person must give the passphrase.
+    pub(crate) fn passphrase_awaited(&mut self, tried: Vec<String>) {
+        let machine = Identity::read(&self.root).unwrap_or_default();
+        self.show(&Screen::encrypted(&self.root, &machine, tried));
+        self.status.phase = Phase::Working;
+    }
+
+    pub(crate) fn passphrase_found(&mut self) {
+        (self.status.waiting, self.last_report) = (None, None);
+        self.publish("The document is open");
+    }
+
     /// No source has a document for this machine.
     pub fn no_document(&mut self, machine: &Identity, reasons: Vec<String>) {
         if self.has_reported(machine, &reasons) {

@@ -87,11 +87,15 @@ pub fn run_limited(
 
 /// As [`run`], and returns what the program prints instead of logging it.
 pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
+    output_of(program, arguments, Stdio::null())
+}
+
+fn output_of(program: &str, arguments: &[&str], input: Stdio) -> Result<String> {
     log::debug!("running `{program} {}`", arguments.join(" "));
     #[allow(clippy::disallowed_methods, reason = "the output is data, not a log")]
     let output = Command::new(program)
         .args(arguments)
-        .stdin(Stdio::null())
+        .stdin(input)
         .output()
         .with_context(|| format!("running `{program}`"))?;
     if !output.status.success() {
@@ -99,6 +103,11 @@ pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
         bail!("running `{program}`: {}: {}", output.status, error.trim());
     }
     String::from_utf8(output.stdout).with_context(|| format!("reading the output of `{program}`"))
+}
+
+/// As [`output`], of a program that asks a person; on the terminal if there is one.
+pub fn answer(program: &str, arguments: &[&str]) -> Result<String> {
+    output_of(program, arguments, Stdio::inherit())
 }
 
 /// As [`run`]; journal and errors have `shown` instead of the arguments.

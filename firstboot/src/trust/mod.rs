@@ -4,6 +4,7 @@
 //! this host by the key of the first, and with a higher generation; every other one is refused,
 //! and the machine boots as before. A machine whose first document had no signature takes no other.
 
+pub mod passphrase;
 pub mod record;
 pub mod scrub;
 
@@ -20,13 +21,22 @@ use record::{Record, Signer};
 #[derive(Debug, Default)]
 pub struct Found {
     /// Signed for this host and newer than its document, the newest first.
-    pub newer: Vec<(String, Record)>,
+    pub newer: Vec<Newer>,
     /// The document that the machine has; its secrets may be in the seed still.
     pub same: Vec<Seed>,
     /// The generation of a token that makes this machine forget its document.
     pub reset: Option<u64>,
     /// Source and reason of each refused document.
     pub refused: Vec<(String, String)>,
+}
+
+/// A newer document of this machine.
+#[derive(Debug)]
+pub struct Newer {
+    pub source: String,
+    pub record: Record,
+    /// The seed that has it, as it was delivered.
+    pub seed: Seed,
 }
 
 enum Verdict {
@@ -67,9 +77,24 @@ pub fn compare(root: &Root, kept: &Record, attempts: Vec<Attempt>) -> Found {
             found.same.push(seed);
             continue;
         }
-        match judge(root, kept, source, &seed) {
+        let opened = match passphrase::open_later(root, kept, &seed) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let reason = format!("{error:#}");
+                found.refused.push((source.to_owned(), reason));
+                continue;
+            }
+        };
+        match judge(root, kept, source, &opened.seed) {
             Ok(Verdict::Same) => found.same.push(seed),
-            Ok(Verdict::Newer(record)) => found.newer.push((source.to_owned(), *record)),
+            Ok(Verdict::Newer(mut record)) => {
+                record.lock = opened.lock.or_else(|| kept.lock.clone());
+                found.newer.push(Newer {
+                    source: source.to_owned(),
+                    record: *record,
+                    seed,
+                });
+            }
             Ok(Verdict::Reset(generation)) => {
                 found.reset = Some(found.reset.unwrap_or(0).max(generation));
             }
@@ -82,7 +107,7 @@ pub fn compare(root: &Root, kept: &Record, attempts: Vec<Attempt>) -> Found {
     let generation = |record: &Record| record.signer.as_ref().map(|signer| signer.generation);
     found
         .newer
-        .sort_by_key(|(_, record)| std::cmp::Reverse(generation(record)));
+        .sort_by_key(|newer| std::cmp::Reverse(generation(&newer.record)));
     found
 }
 

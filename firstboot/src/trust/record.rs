@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use userdata::signature::{self, Claims, Signature};
 
+use super::passphrase::Lock;
 use crate::source::Seed;
 use crate::system::files::{Attributes, Root};
 
@@ -37,6 +38,9 @@ pub struct Record {
     meta_data: Bytes,
     network_config: Option<Bytes>,
     vendor_data: Option<Bytes>,
+    /// Of a document that was encrypted. The files above are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
     /// What became of the secrets in the seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<String>,
@@ -125,6 +129,7 @@ impl Record {
             meta_data: bytes(&seed.meta_data),
             network_config: seed.network_config.as_ref().map(bytes),
             vendor_data: seed.vendor_data.as_ref().map(bytes),
+            lock: None,
             secrets: None,
         }
     }

@@ -10,11 +10,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use userdata::node_config::SeedPolicy;
 use userdata::signature::SCRUBBED_MARK;
 
+use super::record::Record;
+use crate::report::Reporter;
 use crate::source::Seed;
 use crate::source::disk::Mounted;
 use crate::source::superblock;
+use crate::status::DocumentStatus;
 use crate::system::files::Root;
 
 /// Files of ISO 9660 begin at a sector.
@@ -85,6 +89,33 @@ pub fn scrub(root: &Root, seed: &Seed) -> Result<Outcome> {
         overwrite_device(&device, &seed.user_data).with_context(doing)?;
     }
     Ok(Outcome::Scrubbed)
+}
+
+/// Removes the secrets from the seeds that have the document of a host with a role. Plain
+/// cloud-configs stay: other machines may share them.
+pub fn copies(
+    root: &Root,
+    record: &mut Record,
+    policy: SeedPolicy,
+    copies: &[Seed],
+    report: &mut Reporter,
+) -> Result<()> {
+    for seed in copies {
+        let origin = &seed.origin;
+        let text = match (policy, root.is_machine()) {
+            (SeedPolicy::Keep, _) => format!("{origin} keeps its secrets (`seed: keep`)"),
+            (SeedPolicy::Scrub, false) => continue,
+            (SeedPolicy::Scrub, true) => match scrub(root, seed) {
+                Ok(outcome) => outcome.describe(origin),
+                Err(error) => format!("{origin} still has the secrets of this host: {error:#}"),
+            },
+        };
+        log::info!("{text}");
+        record.secrets = Some(text);
+    }
+    record.save(root)?;
+    report.document_kept(DocumentStatus::of(record));
+    Ok(())
 }
 
 /// The device and the folder on it: `/dev/vdb` and `hosts/m0`.
