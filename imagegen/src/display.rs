@@ -8,6 +8,8 @@ use userdata::role::{MACHINE_STEPS, StepInfo};
 
 use crate::image::ImageReport;
 use crate::image::vfat::SECTOR;
+use crate::passphrases::Passphrases;
+use crate::pipeline::PKI;
 use crate::pki::{AUTHORITIES, Holders, LEAVES, Place};
 use crate::plan::{ClusterPlan, HostPlan};
 use crate::virtual_machine::{VirtualDisk, quoted};
@@ -269,7 +271,20 @@ pub fn next_steps(plan: &ClusterPlan, folder: &Path, program: &str) -> String {
         },
         quoted_path(&folder.join("admin.conf"))
     );
+    out += &passphrases(plan, folder);
     out
+}
+
+/// Where the passphrases of encrypted documents are; empty if they have none.
+pub fn passphrases(plan: &ClusterPlan, folder: &Path) -> String {
+    if !plan.encrypts_documents {
+        return String::new();
+    }
+    let file = Passphrases::path(PKI, "NAME");
+    format!(
+        "Each machine asks on its console for the passphrase of its document, once:\n  {}\n",
+        quoted_path(&folder.join(file))
+    )
 }
 
 fn quoted_path(path: &Path) -> String {

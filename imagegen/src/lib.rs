@@ -26,6 +26,7 @@ pub mod iso;
 pub mod kubeconfig;
 pub mod output;
 pub mod package;
+pub mod passphrases;
 mod pax;
 pub mod pipeline;
 pub mod pki;

@@ -24,6 +24,9 @@ pub struct ClusterPlan {
     /// Of the certificates of `system:masters`.
     pub admin_days: u32,
     pub seed: SeedPolicy,
+    /// With a passphrase of each host.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub encrypts_documents: bool,
     pub ssh_authorized_keys: Vec<String>,
     pub ntp: Vec<String>,
     pub kubernetes: Kubernetes,

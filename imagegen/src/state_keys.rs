@@ -27,8 +27,6 @@ const DIGITS: &[u8; 16] = b"cbdefghijklnrtuv";
 const KEY_BYTES: usize = 32;
 /// Digits between two dashes.
 const GROUP: usize = 8;
-/// Characters of a recovery key: the digits, and dashes between groups.
-const RECOVERY_LENGTH: usize = KEY_BYTES * 2 + KEY_BYTES * 2 / GROUP - 1;
 
 /// The pair that signs the policy.
 pub struct PolicyKey {
@@ -139,7 +137,7 @@ impl RecoveryKeys {
                      copy `/etc/firstlight/recovery.key` of the host to it",
                     host.name
                 ),
-                None => create_recovery()?,
+                None => random_letters(KEY_BYTES)?,
             };
             keys.insert(host.name.clone(), SecretPem::new(key));
         }
@@ -180,16 +178,17 @@ fn read(pki: &Path, name: &str) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
-fn create_recovery() -> Result<String> {
-    let mut bytes = [0; KEY_BYTES];
+/// So many random bytes in letters, in groups of 8.
+pub(crate) fn random_letters(count: usize) -> Result<String> {
+    let mut bytes = vec![0; count];
     File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut bytes))
-        .context("reading `/dev/urandom` for a recovery key")?;
+        .context("reading `/dev/urandom` for a secret")?;
     let digits = bytes
         .iter()
         .flat_map(|byte| [byte >> 4, byte & 15])
         .map(|digit| char::from(DIGITS[usize::from(digit)]));
-    let mut key = String::with_capacity(RECOVERY_LENGTH);
+    let mut key = String::new();
     for (number, digit) in digits.enumerate() {
         if number > 0 && number % GROUP == 0 {
             key.push('-');
@@ -200,7 +199,12 @@ fn create_recovery() -> Result<String> {
 }
 
 fn is_recovery_key(text: &str) -> bool {
-    text.len() == RECOVERY_LENGTH
+    is_letters(text, KEY_BYTES)
+}
+
+/// Whether [`random_letters`] could have made `text` of so many bytes.
+pub(crate) fn is_letters(text: &str, count: usize) -> bool {
+    text.len() == count * 2 + count * 2 / GROUP - 1
         && text
             .split('-')
             .all(|group| group.len() == GROUP && group.bytes().all(|b| DIGITS.contains(&b)))
@@ -219,10 +223,10 @@ mod tests {
 
     #[test]
     fn recovery_key_has_256_bits_in_groups() -> Result<()> {
-        let key = create_recovery()?;
+        let key = random_letters(KEY_BYTES)?;
         assert_eq!(key.len(), 71, "{key}");
         assert!(is_recovery_key(&key), "{key}");
-        assert_ne!(key, create_recovery()?);
+        assert_ne!(key, random_letters(KEY_BYTES)?);
         let text = format!("path: x\ncontent: \"{key}\\n\" a-b {}", &key[1..]);
         assert_eq!(recovery_keys(&text).collect::<Vec<_>>(), [key.as_str()]);
         Ok(())

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use imagegen::cli::Common;
+use imagegen::display;
 use imagegen::output::Folder;
 use imagegen::pipeline;
 
@@ -11,6 +12,7 @@ pub(crate) fn run(common: &Common) -> Result<()> {
     let request = super::request(common);
     let input = super::read(&request)?;
     let folder = Folder::open(&pipeline::output(&request, &input.plan))?;
-    super::report(&pipeline::userdata(&input, &folder)?, WHAT);
-    Ok(())
+    let outcome = pipeline::userdata(&input, &folder)?;
+    super::report(&outcome, WHAT);
+    super::print(&display::passphrases(&input.plan, &outcome.folder))
 }

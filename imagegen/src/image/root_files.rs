@@ -159,7 +159,8 @@ const MASKED: &[&str] = &[
     "dpkg-db-backup.timer", // there is no dpkg database
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
-    "ssh.socket", // firstboot enables ssh.service if the document has keys
+    "systemd-ask-password-wall.path", // ends the agent of the consoles, which firstboot asks
+    "ssh.socket",                     // firstboot enables ssh.service if the document has keys
 ];
 
 /// Parts of Debian's root that differ by build or host, or have no use in an image that is replaced

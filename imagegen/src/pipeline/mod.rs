@@ -22,7 +22,7 @@ pub use self::rotate::{Step, rotate, rotation};
 pub use self::userdata::userdata;
 
 const HOSTS: &str = "hosts";
-const PKI: &str = "pki";
+pub(crate) const PKI: &str = "pki";
 const ADMIN_CONF: &str = "admin.conf";
 const SEED: &str = "seed.img";
 const IMAGE: &str = "node.raw";

@@ -1,4 +1,4 @@
-//! The keys of encrypted state in an output folder.
+//! The keys of encrypted state and the passphrases of documents in an output folder.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use super::PKI;
 use crate::digest::digest;
 use crate::output::Folder;
 use crate::output::manifest::{self, Manifest};
+use crate::passphrases::{self, Passphrases};
 use crate::plan::ClusterPlan;
 use crate::state_keys::{self, PolicyKey, RecoveryKeys};
 
@@ -56,11 +57,24 @@ pub(super) fn recovery(
     RecoveryKeys::prepare(&folder.root().join(PKI), &plan.hosts, is_known).map(Some)
 }
 
-/// Outputs that imagegen has written once and expects ever after, even while state is not encrypted.
+/// The passphrase of each host; `None` if documents are not encrypted.
+pub(super) fn passphrases(
+    plan: &ClusterPlan,
+    folder: &Folder,
+    manifest: &Manifest,
+) -> Result<Option<Passphrases>> {
+    if !plan.encrypts_documents {
+        return Ok(None);
+    }
+    let is_known = |path: &str| manifest.outputs.contains_key(path);
+    Passphrases::prepare(&folder.root().join(PKI), &plan.hosts, is_known).map(Some)
+}
+
+/// Outputs that imagegen has written once and expects ever after, even while nothing is encrypted.
 pub(super) fn known(manifest: &Manifest) -> BTreeMap<String, String> {
-    let folder = format!("{PKI}/{}/", state_keys::FOLDER);
+    let folders = [state_keys::FOLDER, passphrases::FOLDER].map(|name| format!("{PKI}/{name}/"));
     let outputs = manifest.outputs.iter();
-    let known = outputs.filter(|(path, _)| path.starts_with(&folder));
+    let known = outputs.filter(|(path, _)| folders.iter().any(|folder| path.starts_with(folder)));
     known
         .map(|(path, digest)| (path.clone(), digest.clone()))
         .collect()

@@ -10,6 +10,7 @@ use crate::digest::digest;
 use crate::documents::{Document, Writer, admin_conf};
 use crate::output::Folder;
 use crate::output::manifest::{self, Manifest};
+use crate::passphrases::Passphrases;
 use crate::pki::folder::ENCRYPTION_KEY;
 use crate::pki::issue;
 use crate::pki::rotation::{ROTATION_FILE, Rotation, is_of_rotation};
@@ -50,6 +51,7 @@ pub(super) fn userdata_for(
     let mut pki = Pki::prepare_for(&folder.root().join(PKI), plan, rotation, today)?;
     let policy = state::policy(plan, folder, &manifest)?;
     let recovery = state::recovery(plan, folder, &manifest)?;
+    let passphrases = state::passphrases(plan, folder, &manifest)?;
     let known = state::known(&manifest);
     let index = SecretIndex::new(plan, &pki)?.with_recovery(recovery.as_ref());
     let key = format!("{PKI}/{ENCRYPTION_KEY}");
@@ -75,7 +77,13 @@ pub(super) fn userdata_for(
         let document = writer.document(host)?;
         let signer = &pki.document_key;
         let document = signer.sign(document, &plan.name, &host.name, &mut generations)?;
-        for (name, bytes, mode) in host_files(&document, &index, host)? {
+        index.check(host, &document)?;
+        // The signature is inside: only who can open the document learns what it is.
+        let document = match &passphrases {
+            Some(passphrases) => passphrases.encrypt(document, &host.name)?,
+            None => document,
+        };
+        for (name, bytes, mode) in host_files(&document, host)? {
             hosts.add(&Path::new(&host.name).join(name), &bytes, mode)?;
             record(format!("{HOSTS}/{}/{name}", host.name), &bytes);
         }
@@ -88,7 +96,8 @@ pub(super) fn userdata_for(
     }
     let policy = policy.iter().flat_map(PolicyKey::files);
     let recovery = recovery.iter().flat_map(RecoveryKeys::files);
-    for (path, bytes) in policy.chain(recovery) {
+    let passphrases = passphrases.iter().flat_map(Passphrases::files);
+    for (path, bytes) in policy.chain(recovery).chain(passphrases) {
         tree.add(&path, &bytes, 0o600)?;
         record(format!("{PKI}/{}", path.display()), &bytes);
     }
@@ -110,12 +119,7 @@ pub(super) fn userdata_for(
 }
 
 /// Name, contents and mode of the scanned document and of the seed disk of `host`.
-fn host_files(
-    document: &Document,
-    index: &SecretIndex<'_>,
-    host: &HostPlan,
-) -> Result<Vec<(&'static str, Vec<u8>, u32)>> {
-    index.check(host, document)?;
+fn host_files(document: &Document, host: &HostPlan) -> Result<Vec<(&'static str, Vec<u8>, u32)>> {
     let seed =
         seed::image(document).with_context(|| format!("creating the seed of `{}`", host.name))?;
     let mut files: Vec<_> = document

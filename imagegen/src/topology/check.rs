@@ -109,6 +109,7 @@ fn check(
     let validity_days = f.take("certificates.validity", value::validity_days(validity));
     let admin_days = admin_days(topology.certificates.admin.as_deref(), validity_days, f);
     let seed = seed(topology.seed.as_deref(), f);
+    let encrypts_documents = encrypts_documents(topology.document.encrypt.as_deref(), f);
     let ssh_authorized_keys = f.all(
         "ssh_authorized_keys",
         &topology.ssh_authorized_keys,
@@ -141,6 +142,7 @@ fn check(
         validity_days: validity_days.unwrap_or_default(),
         admin_days,
         seed,
+        encrypts_documents,
         ssh_authorized_keys,
         ntp,
         kubernetes,
@@ -188,6 +190,18 @@ fn seed(given: Option<&str>, f: &mut Findings<'_>) -> SeedPolicy {
                 "write `scrub`, which removes the secrets once the host is ready, or `keep`",
             );
             SeedPolicy::Scrub
+        }
+    }
+}
+
+fn encrypts_documents(given: Option<&str>, f: &mut Findings<'_>) -> bool {
+    match given {
+        None | Some("none") => false,
+        Some("passphrase") => true,
+        Some(other) => {
+            let message = format!("unknown encryption of documents `{other}`");
+            f.error("document.encrypt", message, "write `passphrase` or `none`");
+            false
         }
     }
 }

@@ -55,6 +55,8 @@ pub struct Topology {
     /// them, `keep` leaves them.
     #[schemars(extend("enum" = ["scrub", "keep"]))]
     pub seed: Option<String>,
+    /// How the documents of the hosts are kept secret on their way.
+    pub document: DocumentTopology,
     /// Options of the node image.
     pub image: ImageTopology,
     /// The hosts. The first master is master0.
@@ -102,6 +104,17 @@ pub struct CertificatesTopology {
     /// `validity`. After two thirds of it run `imagegen userdata` and give the masters their new
     /// documents.
     pub admin: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DocumentTopology {
+    /// `none` (default), or `passphrase`: `user-data` of each host is encrypted by age with a
+    /// passphrase of its own, which imagegen keeps in `pki/passphrases/`. The first boot of a
+    /// machine asks for it on the console, or takes it from the credential
+    /// `firstlight.document-passphrase`.
+    #[schemars(extend("enum" = ["none", "passphrase"]))]
+    pub encrypt: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

@@ -8,6 +8,7 @@ mod certificates_of_kubelets;
 mod cluster_image;
 mod commands;
 mod docs;
+mod encrypted_documents;
 mod encrypted_state;
 mod flash;
 mod foreign_folders;
