@@ -1,14 +1,39 @@
-//! The serial console, which QEMU writes to a file.
+//! The serial console, which QEMU writes to a file, and what a test types on it.
 //!
 //! It is evidence, and the only source before journald runs. Tests read everything else from the
 //! journal.
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::host::process::tail;
+
+/// A pipe that QEMU reads.
+#[derive(Debug)]
+pub struct Keyboard(File);
+
+impl Keyboard {
+    /// At a path that does not exist, for `Machine::typed`.
+    pub fn at(path: &Path) -> Result<Self> {
+        mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)
+            .with_context(|| format!("creating `{}`", path.display()))?;
+        // Open for both, so that neither side waits for the other, and no machine sees its end.
+        let pipe = OpenOptions::new().read(true).write(true).open(path);
+        let pipe = pipe.with_context(|| format!("opening `{}`", path.display()))?;
+        Ok(Self(pipe))
+    }
+
+    pub fn type_line(&mut self, text: &str) -> Result<()> {
+        let line = format!("{text}\r");
+        self.0.write_all(line.as_bytes()).context("typing")
+    }
+}
 
 #[derive(Debug, Clone)]
 pub struct Console {

@@ -84,6 +84,8 @@ pub struct Machine {
     /// An ISO image in an optical drive.
     pub medium: Option<PathBuf>,
     pub smbios: Vec<Smbios>,
+    /// The pipe of a [`Keyboard`](super::console::Keyboard).
+    pub typed: Option<PathBuf>,
     /// The folder of a TPM 2.0.
     pub tpm: Option<PathBuf>,
     pub rtc: Rtc,
@@ -114,6 +116,7 @@ impl Machine {
             tap: None,
             medium: None,
             smbios: Vec::new(),
+            typed: None,
             tpm: None,
             rtc: Rtc::Host,
             time_scale: 1.0,
@@ -276,7 +279,14 @@ fn add_disk(list: &mut Arguments, number: usize, disk: &DiskFile, log: Option<&P
 fn channels(list: &mut Arguments, machine: &Machine, paths: &Paths) {
     for (number, file) in SERIAL_PORTS.iter().enumerate() {
         let path = escape(&paths.evidence.join(file));
-        list.add("-chardev", &format!("file,id=serial{number},path={path}"));
+        // The first is the console.
+        let typed = machine.typed.as_deref().filter(|_| number == 0);
+        let typed = typed.map(|pipe| format!(",input-path={}", escape(pipe)));
+        let typed = typed.unwrap_or_default();
+        list.add(
+            "-chardev",
+            &format!("file,id=serial{number},path={path}{typed}"),
+        );
         list.add("-serial", &format!("chardev:serial{number}"));
     }
     // The harness listens and QEMU connects, so nothing has to poll for a socket file.
