@@ -45,7 +45,7 @@ fn installed() -> Machine {
 fn passphrase_opens_the_first_document_and_later_ones_of_the_same() {
     let mut machine = installed();
     assert_eq!(machine.record().signer.unwrap().generation, 5);
-    // The seed is still there, or gone; nobody is asked again.
+    // The seed is still there: the next boot asks for nothing.
     let before = machine.files();
     machine.boot().unwrap();
     assert_eq!(machine.files(), before);

@@ -90,7 +90,7 @@ fn encrypted_document_waits_for_its_passphrase() -> Result<()> {
     ensure!(!vm.console().text().contains(QUESTION));
     drop(vm);
 
-    // The hypervisor gives the right one to a new machine, and nobody is asked.
+    // The hypervisor gives the right one to a new machine, which does not ask.
     drop(cluster);
     let other_dir = RunDir::new("asks_for_passphrase_given")?;
     let mut cluster = Cluster::new(&host, &other_dir, &output)?;

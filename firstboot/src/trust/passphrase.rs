@@ -126,8 +126,11 @@ fn ask_until_open(
         if let Some(opened) = open(file, seed, &passphrase)? {
             return Ok(opened);
         }
+        // The wait begins with the first try.
+        if wrong > 0 {
+            wait.count_try();
+        }
         wrong += 1;
-        wait.count_try();
         let answer = format!("what was typed does not open the document ({wrong} wrong)");
         report.waiting(&endpoint, &answer, &wait);
     }
