@@ -18,12 +18,12 @@ use crate::report::Reporter;
 use crate::source::Seed;
 use crate::status::Wait;
 use crate::system::command;
+use crate::system::credentials;
 use crate::system::files::Root;
 use crate::system::systemd;
 
 /// From SMBIOS or fw_cfg.
 pub const CREDENTIAL: &str = "firstlight.document-passphrase";
-const CREDENTIALS: &str = "/run/credentials/@system";
 
 /// A login on a console keeps the terminal that the passphrase is typed on.
 const CONSOLES: &str = "/sys/class/tty/console/active";
@@ -63,7 +63,7 @@ pub fn open_quietly(root: &Root, seed: &Seed) -> Result<Opened> {
         return Ok(plain(seed));
     }
     let file = read(seed, MAX_WORK_FACTOR)?;
-    let given = credential(root)?;
+    let given = credential(root);
     match given
         .as_ref()
         .map(|one| open(&file, seed, one))
@@ -85,7 +85,7 @@ pub fn open_first(root: &Root, seed: &Seed, report: &mut Reporter) -> Result<Ope
         return open_quietly(root, seed);
     }
     let file = read(seed, MAX_WORK_FACTOR)?;
-    let given = credential(root)?;
+    let given = credential(root);
     if let Some(passphrase) = &given
         && let Some(opened) = open(&file, seed, passphrase)?
     {
@@ -155,7 +155,7 @@ pub fn open_later(root: &Root, kept: &Record, seed: &Seed) -> Result<Opened> {
     }
     let file = read(seed, WORK_FACTOR)?;
     let known = kept.lock.as_ref().map(|lock| lock.passphrase.clone());
-    for passphrase in known.into_iter().chain(credential(root)?) {
+    for passphrase in known.into_iter().chain(credential(root)) {
         if let Some(opened) = open(&file, seed, &passphrase)? {
             return Ok(opened);
         }
@@ -214,9 +214,9 @@ fn digest(seed: &Seed) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn credential(root: &Root) -> Result<Option<Secret<String>>> {
-    let bytes = root.read(format!("{CREDENTIALS}/{CREDENTIAL}"))?;
-    Ok(bytes.map(|bytes| secret(&String::from_utf8_lossy(&bytes))))
+fn credential(root: &Root) -> Option<Secret<String>> {
+    let bytes = credentials::read(root, CREDENTIAL)?;
+    Some(secret(&String::from_utf8_lossy(&bytes)))
 }
 
 fn secret(text: &str) -> Secret<String> {
