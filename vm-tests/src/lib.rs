@@ -21,6 +21,7 @@
 //! | --- | --- |
 //! | [`host`] | the host: accelerator, Debian tools, programs under test, evidence of a run |
 //! | [`machine`] | one QEMU machine: disks, console, journal, commands in the guest |
+//! | [`sealed_image`] | small images with encrypted state, which boot in seconds |
 //! | [`net`] | the network between machines, and ports of the host that lead into it |
 //! | [`initrd`] | machines with a kernel and one static program |
 //! | [`control_plane`] | etcd and kube-apiserver as processes of the host, without a machine |
@@ -41,4 +42,5 @@ pub mod machine;
 pub mod net;
 pub mod observe;
 pub mod power_cut;
+pub mod sealed_image;
 pub mod stats;

@@ -32,22 +32,34 @@ pub fn kernel_arguments(arguments: &str) -> Smbios {
     Smbios(format!("io.systemd.stub.kernel-cmdline-extra={arguments}"))
 }
 
+const JOURNAL_UNIT: &str = "firstlight-test-journal.service";
+const COMMAND_UNIT: &str = "firstlight-test-command.service";
+/// A drop-in may add dependencies, and every boot reaches sysinit.target.
+const WANTS: &str =
+    "[Unit]\nWants=firstlight-test-journal.service firstlight-test-command.service\n";
+
 /// The units that send the journal to the harness and run its commands.
 pub fn report_units() -> Vec<Smbios> {
-    let wants = "[Unit]\nWants=firstlight-test-journal.service firstlight-test-command.service\n";
+    let unit =
+        |name: &str, text: &str| credential(&format!("systemd.extra-unit.{name}"), text.as_bytes());
     vec![
-        credential(
-            "systemd.extra-unit.firstlight-test-journal.service",
-            journal_unit().as_bytes(),
-        ),
-        credential(
-            "systemd.extra-unit.firstlight-test-command.service",
-            command_unit().as_bytes(),
-        ),
-        // A drop-in may add dependencies, and every boot reaches sysinit.target.
+        unit(JOURNAL_UNIT, &journal_unit()),
+        unit(COMMAND_UNIT, &command_unit()),
         credential(
             "systemd.unit-dropin.sysinit.target~firstlight-test",
-            wants.as_bytes(),
+            WANTS.as_bytes(),
+        ),
+    ]
+}
+
+/// The same units as files of systemd's folder, for an image that takes no credentials.
+pub fn report_files() -> [(String, String); 3] {
+    [
+        (JOURNAL_UNIT.to_owned(), journal_unit()),
+        (COMMAND_UNIT.to_owned(), command_unit()),
+        (
+            "sysinit.target.d/firstlight-test.conf".to_owned(),
+            WANTS.to_owned(),
         ),
     ]
 }
