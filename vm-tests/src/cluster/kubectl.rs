@@ -3,6 +3,7 @@
 //! Nothing here polls: one call of kubectl costs a slow guest seconds.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -59,9 +60,7 @@ pub fn kubeconfig(
     output: &Output,
     folder: &Path,
 ) -> Result<PathBuf> {
-    // kubectl takes a colon for the end of a path.
-    let address = member.address.to_string().replace(':', "-");
-    let path = folder.join(format!("admin-{}-{address}.conf", member.name));
+    let path = kubeconfig_path(member, folder);
     if !path.exists() {
         let text = forwarded_kubeconfig(
             &fs::read_to_string(output.admin())?,
@@ -72,6 +71,20 @@ pub fn kubeconfig(
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     }
     Ok(path)
+}
+
+fn kubeconfig_path(member: &Member, folder: &Path) -> PathBuf {
+    // kubectl takes a colon for the end of a path.
+    let address = member.address.to_string().replace(':', "-");
+    folder.join(format!("admin-{}-{address}.conf", member.name))
+}
+
+/// The next call of [`kubeconfig`] reads the administrator's credentials again.
+pub fn forget_kubeconfig(member: &Member, folder: &Path) -> Result<()> {
+    match fs::remove_file(kubeconfig_path(member, folder)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// kubectl as administrator of the apiserver of `member`.

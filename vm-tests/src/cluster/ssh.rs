@@ -4,7 +4,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -91,10 +92,24 @@ fn known_hosts(local: SocketAddr, keys: &str) -> String {
 
 /// Runs `command` on the machine and returns what it printed. Never asks anything.
 pub fn run(arguments: &[String], command: &str) -> Result<String> {
-    let output = Command::new("ssh")
-        .args(["-F", "none", "-o", "BatchMode=yes"])
+    run_with(arguments, command, Stdio::null(), None)
+}
+
+/// As [`run`], with a standard input and a time limit.
+pub fn run_with(
+    arguments: &[String],
+    command: &str,
+    stdin: Stdio,
+    within: Option<Duration>,
+) -> Result<String> {
+    // timeout(1): 0 is no limit.
+    let limit = within.map_or(0, |within| within.as_secs());
+    let output = Command::new("timeout")
+        .args([&limit.to_string(), "ssh", "-F", "none"])
+        .args(["-o", "BatchMode=yes"])
         .args(arguments)
         .arg(command)
+        .stdin(stdin)
         .output()
         .context("running ssh (Debian: openssh-client)")?;
     if !output.status.success() {

@@ -135,6 +135,12 @@ impl Testbed {
         self.cluster.take_documents(&changed)
     }
 
+    /// The next kubectl reads the administrator's credentials from the output folder again.
+    pub fn forget_kubeconfigs(&self) -> Result<()> {
+        let mut members = self.cluster.members.iter();
+        members.try_for_each(|member| kubectl::forget_kubeconfig(member, self.run_dir.folder()))
+    }
+
     /// Gives a machine that is off a new disk, which contains only the image.
     pub fn wipe(&mut self, name: &str) -> Result<()> {
         let member = self.cluster.member_mut(name)?;

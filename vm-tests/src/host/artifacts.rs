@@ -219,6 +219,14 @@ impl Output {
         })
     }
 
+    /// Runs `imagegen pki rotate` on this folder, and returns what it prints.
+    pub fn rotate(&self, programs: &Programs, arguments: &[&str]) -> Result<String> {
+        let mut imagegen = imagegen(programs, &self.topology, &self.folder);
+        imagegen.args(["pki", "rotate"]).args(arguments);
+        let printed = crate::host::process::run(&mut imagegen)?;
+        Ok(String::from_utf8_lossy(&printed).into_owned())
+    }
+
     /// Adds `pxe/` to the folder, from which machines boot over the network and from media.
     pub fn add_pxe(&self, programs: &Programs) -> Result<()> {
         let mut imagegen = imagegen(programs, &self.topology, &self.folder);
