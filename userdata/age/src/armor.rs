@@ -41,7 +41,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vec<u8>, Error> {
             break;
         }
         // Only the last line is short.
-        if line.is_empty() || line.len() > COLUMNS || letters.len() % COLUMNS != 0 {
+        if line.is_empty() || line.len() > COLUMNS || !letters.len().is_multiple_of(COLUMNS) {
             return Err(Error::Damaged("a line has another length"));
         }
         letters.push_str(line);

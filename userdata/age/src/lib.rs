@@ -186,4 +186,5 @@ fn zero_nonce() -> Nonce {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test reads its vectors")]
 mod tests;

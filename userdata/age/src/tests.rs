@@ -160,9 +160,10 @@ fn other_contents_or_passphrase_have_other_keys() {
         lines(seal(b"b", PASSPHRASE)),
         lines(seal(b"a", "another")),
     ];
-    for at in 0..3 {
-        assert_ne!(all[0][at], all[1][at]);
-        assert_ne!(all[0][at], all[2][at]);
+    let [first, second, third] = &all;
+    for (part, (other, another)) in first.iter().zip(second.iter().zip(third)) {
+        assert_ne!(part, other);
+        assert_ne!(part, another);
     }
 }
 
