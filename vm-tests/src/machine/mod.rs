@@ -8,6 +8,7 @@ mod drive;
 pub mod guest;
 mod hot_plug;
 pub mod journal;
+mod options;
 pub mod qemu;
 pub mod qmp;
 pub mod smbios;

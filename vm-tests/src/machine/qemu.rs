@@ -10,6 +10,7 @@ use crate::machine::boot_origin::{self, Tap};
 use crate::machine::clock;
 use crate::machine::drive;
 pub use crate::machine::drive::Drive;
+pub(super) use crate::machine::options::{Arguments, escape};
 use crate::machine::smbios::{COMMAND_PORT, JOURNAL_PORT, Smbios};
 use crate::machine::tpm;
 
@@ -222,7 +223,7 @@ pub fn arguments(
         );
     }
     channels(&mut list, machine, paths);
-    list.0
+    list.into_words()
 }
 
 fn boot(list: &mut Arguments, machine: &Machine, tools: &DebianTools, paths: &Paths) {
@@ -281,8 +282,9 @@ fn channels(list: &mut Arguments, machine: &Machine, paths: &Paths) {
         let path = escape(&paths.evidence.join(file));
         // The first is the console.
         let typed = machine.typed.as_deref().filter(|_| number == 0);
-        let typed = typed.map(|pipe| format!(",input-path={}", escape(pipe)));
-        let typed = typed.unwrap_or_default();
+        let typed = typed.map_or(String::new(), |pipe| {
+            format!(",input-path={}", escape(pipe))
+        });
         list.add(
             "-chardev",
             &format!("file,id=serial{number},path={path}{typed}"),
@@ -302,25 +304,6 @@ fn channels(list: &mut Arguments, machine: &Machine, paths: &Paths) {
                 &format!("virtserialport,chardev={id},name={port}"),
             );
         }
-    }
-}
-
-/// In QEMU's option syntax two commas stand for one.
-pub(super) fn escape(path: &std::path::Path) -> String {
-    path.display().to_string().replace(',', ",,")
-}
-
-#[derive(Default)]
-pub(super) struct Arguments(Vec<String>);
-
-impl Arguments {
-    pub(super) fn add(&mut self, name: &str, value: &str) {
-        self.0.push(name.to_string());
-        self.0.push(value.to_string());
-    }
-
-    fn flag(&mut self, name: &str) {
-        self.0.push(name.to_string());
     }
 }
 
