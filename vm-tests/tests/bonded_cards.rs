@@ -39,7 +39,7 @@ const CARDS: &str = "
 const ENSLAVED: &str = "lan0 bond0 02:00:00:00:00:77\nlan1 bond0 02:00:00:00:00:77\n";
 
 #[test]
-#[ignore = "4 minutes without KVM; run: cargo test -p vm-tests --test bonded_cards -- --include-ignored"]
+#[ignore = "2 minutes without KVM; run: cargo test -p vm-tests --test bonded_cards -- --include-ignored"]
 fn bonded_machine_is_known_by_its_permanent_address() -> Result<()> {
     let Some(host) = Host::or_skip()? else {
         return Ok(());
@@ -86,6 +86,9 @@ fn bonded_machine_is_known_by_its_permanent_address() -> Result<()> {
         "until [ -b /dev/vdb ]; do sleep 1; done; firstboot reset",
     )?;
     ensure!(status.contains("document from cidata ("), "{status}");
+    // The journal comes a moment after the answer.
+    let last = RecordMatch::id(DOCUMENT_FOUND).field(field::SOURCE, "cidata");
+    vm.wait_for(&last, &never_ready(), DEADLINE)?;
     let sources: Vec<String> = vm
         .journal()?
         .records()
