@@ -33,7 +33,7 @@ pub struct Binding {
 }
 
 /// Fails unless every binding of the volume on `partition` demands what `info` says: systemd seals
-/// to a weaker policy where it does not find a key, and only a debug message says so.
+/// to a weaker policy where it does not find a key, and only logs that at debug level.
 pub(super) fn ensure_sealed(root: &Root, partition: &Path, info: &StateInfo) -> Result<()> {
     let policy = root.read(POLICY_KEY)?.unwrap_or_default();
     let bindings = read(partition)?.unwrap_or_default();

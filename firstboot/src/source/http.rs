@@ -89,16 +89,15 @@ impl Http {
         })
     }
 
-    /// Seconds by which the clock of the last server that answered is ahead of this machine's.
-    pub(super) fn ahead(&self) -> i64 {
-        self.ahead.get()
+    /// Seconds since 1970 by the clock of the last server that answered.
+    pub(super) fn now(&self) -> i64 {
+        seconds(SystemTime::now()).saturating_add(self.ahead.get())
     }
 
+    /// Takes the header `Date` of a server.
     pub(super) fn set_date(&self, date: &str) {
-        let own = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-        let own = own.and_then(|since| i64::try_from(since.as_secs()).ok());
-        if let (Some(theirs), Some(own)) = (seconds(date), own) {
-            self.ahead.set(theirs - own);
+        if let Ok(theirs) = httpdate::parse_http_date(date) {
+            self.ahead.set(seconds(theirs) - seconds(SystemTime::now()));
         }
     }
 
@@ -214,27 +213,10 @@ fn explain(error: &ureq::Error) -> String {
     }
 }
 
-/// Seconds since 1970 of a date such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 5.6.7).
-fn seconds(date: &str) -> Option<i64> {
-    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    let words: Vec<&str> = date.split(' ').collect();
-    let [_, day, month, year, time, "GMT"] = words[..] else {
-        return None;
-    };
-    let month = MONTHS
-        .as_bytes()
-        .chunks(3)
-        .position(|name| name == month.as_bytes())?;
-    let month = i64::try_from(month).ok()?;
-    let number = |text: &str| text.parse::<u16>().ok().map(i64::from);
-    // Years that begin with March have the leap day at their end.
-    let (from_march, year) = ((month + 10) % 12, number(year)? - i64::from(month < 2));
-    let days =
-        365 * year + year / 4 - year / 100 + year / 400 + (153 * from_march + 2) / 5 + number(day)?
-            - 719_469;
-    let mut clock = time.split(':').map(number);
-    let (hours, minutes, seconds) = (clock.next()??, clock.next()??, clock.next()??);
-    Some(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+/// Seconds since 1970; 0 before that.
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Where a redirect leads, if it may.

@@ -4,8 +4,6 @@
 //! token. That cloud-config configures the system: vendor-data and user-data of the service are
 //! above it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -92,7 +90,9 @@ impl Maas {
         if self.token_key.is_empty() {
             return http.get(&url);
         }
-        let header = self.authorization(now(http), &machine::random_word(16)?);
+        // By the server's clock: it refuses a token that is dated minutes off, and the clock of a machine
+        // without a battery is years off.
+        let header = self.authorization(http.now(), &machine::random_word(16)?);
         http.fetch("GET", &url, &[("authorization", &header)])
     }
 
@@ -124,16 +124,6 @@ impl Maas {
         let fields = fields.map(|(name, value)| format!("oauth_{name}=\"{}\"", encoded(value)));
         format!("OAuth {}", fields.join(", "))
     }
-}
-
-/// By the clock of the server: it refuses a token that is dated minutes off, and the clock of a
-/// machine without a battery is years off.
-fn now(http: &Http) -> i64 {
-    let own = SystemTime::now().duration_since(UNIX_EPOCH);
-    let own = own.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    });
-    own.saturating_add(http.ahead())
 }
 
 /// Vendor-data is a mapping that has the cloud-config in the key `cloud-init`.
@@ -195,7 +185,7 @@ mod tests {
             if request == "GET /preseed" {
                 return Reply::Body(Vec::new());
             }
-            // 1985, as the server tells.
+            // 1985, by the server's clock.
             let recent = head.contains("oauth_timestamp=\"5000000");
             if !recent || !head.contains("oauth_signature=\"%26s%2526cret\"") {
                 return Reply::Status(401);

@@ -32,8 +32,7 @@ fn virt_install() -> Result<()> {
             "\"result\": \"applied\"",
         ],
         lacks: &[],
-    })?;
-    Ok(())
+    })
 }
 
 #[test]
@@ -59,8 +58,7 @@ fn proxmox() -> Result<()> {
             "\"result\": \"applied\"",
         ],
         lacks: &[],
-    })?;
-    Ok(())
+    })
 }
 
 /// Its network is in the format of ifupdown, which is not read.
@@ -81,8 +79,7 @@ fn proxmox_configdrive2() -> Result<()> {
             "\"result\": \"applied\"",
         ],
         lacks: &[],
-    })?;
-    Ok(())
+    })
 }
 
 /// The medium is also Lima's own disk of scripts, which a script of the document mounts.
@@ -110,8 +107,7 @@ fn lima() -> Result<()> {
             "mount0 /mnt/lima-home 9p",
         ],
         lacks: &[],
-    })?;
-    Ok(())
+    })
 }
 
 #[test]
@@ -137,8 +133,7 @@ fn multipass() -> Result<()> {
             "\"result\": \"applied\"",
         ],
         lacks: &[],
-    })?;
-    Ok(())
+    })
 }
 
 #[test]
@@ -159,8 +154,7 @@ fn terraform_libvirt() -> Result<()> {
             "\"result\": \"applied\"",
         ],
         lacks: &["== /etc/ssh/authorized_keys.d/root"],
-    })?;
-    Ok(())
+    })
 }
 
 /// KubeVirt of Harvester attaches a virtio disk.
@@ -185,8 +179,7 @@ fn harvester() -> Result<()> {
             "\"result\": \"degraded\"",
         ],
         lacks: &[],
-    })?;
-    Ok(())
+    })
 }
 
 #[test]
@@ -201,8 +194,7 @@ fn openstack_config_drive() -> Result<()> {
         look: "cat /var/lib/example-configured",
         shows: OPENSTACK,
         lacks: &[],
-    })?;
-    Ok(())
+    })
 }
 
 /// cloud-localds with `--filesystem=vfat`.
@@ -230,8 +222,7 @@ fn cloud_localds() -> Result<()> {
             "\"result\": \"applied\"",
         ],
         lacks: &[],
-    })?;
-    Ok(())
+    })
 }
 
 /// systemd's credentials in SMBIOS strings.
@@ -251,6 +242,5 @@ fn credentials() -> Result<()> {
         look: "true",
         shows: &["name localds localds", "root:$", "\"result\": \"applied\""],
         lacks: &[],
-    })?;
-    Ok(())
+    })
 }

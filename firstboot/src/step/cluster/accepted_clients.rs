@@ -24,6 +24,7 @@ use crate::wait::{Backoff, endpoint, until};
 
 const PUBLISHED: &str =
     "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+const CONFIG_MAP: &str = "kube-system/extension-apiserver-authentication";
 const KEY: &str = "client-ca-file";
 /// The flag for the authority of aggregated servers, whose clients every apiserver accepts too.
 const FRONT_PROXY: &str = "--requestheader-client-ca-file=";
@@ -90,7 +91,7 @@ impl AcceptedClients {
         let client = Client::from_kubeconfig(&self.root, paths::ADMIN_CONF, &self.endpoint)?;
         let answer = client.get(PUBLISHED)?;
         // The apiserver writes it at its start.
-        ensure!(answer.status != 404, "the apiserver has not published them");
+        ensure!(answer.status != 404, "ConfigMap {CONFIG_MAP} is missing");
         let found = answer.ok()?;
         let published = found["data"][KEY].as_str().unwrap_or_default();
         let own = accepted::certificates(bundle)?;
@@ -101,7 +102,7 @@ impl AcceptedClients {
         let bundle = String::from_utf8_lossy(bundle);
         let change = json!({ "data": { KEY: bundle } });
         client.send("PATCH", PUBLISHED, &change)?.ok()?;
-        log::info!("removed former authorities of clients from the published ones");
+        log::info!("removed former client authorities from ConfigMap {CONFIG_MAP}");
         Ok(())
     }
 }
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn former_authority_and_a_missing_one_are_told_apart() {
+    fn former_authority_and_missing_one_are_named() {
         // Names in DER: CN=a, CN=b, CN=c.
         let [a, b, c] = *b"abc";
         let name = |letter: u8| {
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_the_cluster_authority_need_no_look() {
+    fn step_is_for_clusters_with_an_authority_of_clients() {
         let dir = tempfile::tempdir().unwrap();
         let step = |is_apart| AcceptedClients::at(&Root::new(dir.path()), "127.0.0.1:1", is_apart);
         assert!(step(false).is_done().unwrap());
